@@ -1,0 +1,75 @@
+"""Bring the database's schema to where the code wants it: `upgrade()`, `check()`, `downgrade()`.
+
+Works from a checkout and from an installed wheel; no ini file is needed. Several processes may upgrade at the
+same time: they take turns, and the later ones find nothing left to do.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from app.db.session import WRITE, get_engine
+from app.settings import Settings
+
+# Beside the `app` package, in a checkout as in site-packages. Not found by name: another project's
+# `migrations` may stand earlier on the path.
+SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
+# Any constant: who upgrades a PostgreSQL database holds this lock.
+ADVISORY_LOCK = 7_265_001
+
+
+def upgrade(settings: Settings | None = None, revision: str = "head") -> None:
+    """Run the migrations up to `revision`."""
+    with _config(settings) as config:
+        command.upgrade(config, revision)
+
+
+def downgrade(settings: Settings | None = None, revision: str = "base") -> None:
+    """Run the migrations down to `revision`. Down to `base` nothing of the data is left."""
+    with _config(settings) as config:
+        command.downgrade(config, revision)
+
+
+def check(settings: Settings | None = None) -> None:
+    """Raise alembic's CommandError when the schema differs from the models."""
+    with _config(settings) as config:
+        command.check(config)
+
+
+def new_revision(message: str, revision: str, settings: Settings | None = None) -> None:
+    """Write a migration from what differs between the schema and the models, for a developer to read."""
+    with _config(settings) as config:
+        command.revision(config, message=message, rev_id=revision, autogenerate=True)
+
+
+def is_current(settings: Settings | None = None) -> bool:
+    """Whether the database stands at the newest migration, for readiness."""
+    newest = ScriptDirectory(str(SCRIPTS)).get_current_head()
+    with get_engine(settings).connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() == newest
+
+
+@contextmanager
+def _config(settings: Settings | None) -> Iterator[Config]:
+    # What alembic says on stdout is for its own command line.
+    config = Config(stdout=io.StringIO())
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("file_template", "%%(year)d-%%(month).2d-%%(day).2d-%%(hour).2d%%(minute).2d_%%(slug)s")
+    config.set_main_option("path_separator", "os")
+    engine = get_engine(settings).execution_options(**{WRITE: True})
+    with engine.begin() as connection:
+        _wait_for_turn(connection)
+        config.attributes["connection"] = connection
+        yield config
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})

@@ -1,0 +1,94 @@
+"""Database sessions: `read_session()` and `write_session()`.
+
+Both are context managers, short by intent: no session stays open while anything slow happens. Rows stay
+readable after the block ends (nothing is expired, nothing is loaded lazily).
+
+`write_session` commits when the block ends and rolls back when it raises. On SQLite it begins with
+BEGIN IMMEDIATE, so that what it reads cannot change before it writes, and waits up to 30 s for its turn.
+On PostgreSQL the isolation is READ COMMITTED; code that decides on what it read locks the row.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from app.settings import Settings, get_settings
+
+WRITE = "stillhouse_write"
+BUSY_TIMEOUT_SECONDS = 30
+
+# Keyed by process too: a connection must not be shared with a forked child.
+_engines: dict[tuple[int, str], Engine] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def read_session(settings: Settings | None = None) -> Iterator[Session]:
+    """A session for reading. Whatever it changed is rolled back."""
+    with Session(get_engine(settings), expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def write_session(settings: Settings | None = None) -> Iterator[Session]:
+    """A session for writing, committed when the block ends without an error."""
+    engine = get_engine(settings).execution_options(**{WRITE: True})
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def get_engine(settings: Settings | None = None) -> Engine:
+    """The engine of this process for the settings' database, made at the first call."""
+    url = (settings or get_settings()).database_url
+    key = (os.getpid(), url)
+    with _lock:
+        if key not in _engines:
+            _engines[key] = create_database_engine(url)
+        return _engines[key]
+
+
+def dispose_engines() -> None:
+    """Close the connections of this process, for tests and for a clean exit."""
+    with _lock:
+        for key in [key for key in _engines if key[0] == os.getpid()]:
+            _engines.pop(key).dispose()
+
+
+def create_database_engine(url: str) -> Engine:
+    """An engine with the settings that each database needs."""
+    if make_url(url).get_backend_name() != "sqlite":
+        # A connection that died while idle (restart, failover) is replaced instead of failing a request.
+        # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting.
+        limits = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=limits)
+    database = make_url(url).database
+    if database and database != ":memory:":
+        os.makedirs(os.path.dirname(database) or ".", exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=10, max_overflow=20)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver would begin transactions by itself, deferred ones; _begin_sqlite does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # FULL, not NORMAL: with NORMAL a commit survives the death of any process but the last ones may be
+    # undone by a power cut, and a job that was answered with 202 must not vanish. One fsync per commit is
+    # cheap beside what a job does.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

@@ -1,0 +1,23 @@
+"""A worker's hold on one row: what it got from the database when it claimed work."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["dataset", "teacher", "job"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Work that this worker holds until its lease runs out; every write names `id` and `run_token`."""
+
+    kind: Kind
+    id: str
+    run_token: str
+    # How often the row has been claimed, this time included.
+    attempt: int
+
+
+@dataclass(frozen=True)
+class RenewResult:
+    # The row's status at the renewal: this is how a worker learns of `cancelling`.
+    status: str

@@ -1,0 +1,50 @@
+"""A Celery transport over a folder: kombu's ``filesystem`` transport with whole messages.
+
+kombu writes a message into its final file, where a consumer can meet it half-written, and takes messages by
+moving them to the machine's temporary folder, which may be another file system. Here both are one rename inside
+the queue's own folder, so a message is read once and whole, or not at all.
+"""
+
+import os
+import time
+import uuid
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, filesystem
+from kombu.utils.json import dumps, loads
+
+SCHEME = "stillhouse-folder"
+
+
+class Channel(filesystem.Channel):
+    # kombu itself names the second parameter in two ways.
+    def _put(self, queue: str, payload: dict[str, Any], **_options: Any) -> None:  # type: ignore[override]
+        folder = Path(self.data_folder_out)
+        name = f"{time.time_ns()}_{uuid.uuid4().hex}"
+        aside = folder / f"{name}.{queue}.part"
+        aside.write_text(dumps(payload), encoding="utf-8")
+        aside.rename(folder / f"{name}.{queue}.msg")
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002 - never waits
+        folder = Path(self.data_folder_in)
+        for name in sorted(os.listdir(folder)):
+            if name.partition(".")[2] != f"{queue}.msg":
+                continue
+            taken = folder / f"{name}.taken-{uuid.uuid4().hex}"
+            try:
+                (folder / name).rename(taken)
+            except FileNotFoundError:
+                continue  # another consumer was faster
+            text = taken.read_text(encoding="utf-8")
+            taken.unlink()
+            return loads(text)
+        raise Empty
+
+
+class Transport(filesystem.Transport):
+    Channel = Channel
+
+
+TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"

@@ -1,0 +1,111 @@
+"""The queue: it says "there is work", nothing more. The jobs' state is in the database.
+
+Call `wake()` after the commit. Messages may be lost, late or doubled; the sweep sends what is missing. So a
+broker that is down costs seconds of delay and no request: `wake` logs it and returns False.
+
+`celery_config(settings)` is what client and worker have in common.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu import Connection
+from kombu.exceptions import ChannelError
+
+from app import folder_queue
+from app.settings import Settings, get_settings
+
+QUEUE = "stillhouse"
+WAKE_TASK = "stillhouse.wake"
+
+# Nobody needs more hints than this to be waiting, however long no worker ran.
+MAX_BACKLOG = 100
+CLIENT_TIMEOUT_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Celery settings for the queue of these settings. Makes the folders of a folder queue."""
+    config: dict[str, Any] = {
+        "broker_url": settings.broker_url,
+        "broker_transport_options": {},
+        "task_default_queue": QUEUE,
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        # Over a folder, every worker that ever ran would leave a mailbox behind.
+        "worker_enable_remote_control": False,
+        "worker_hijack_root_logger": False,
+        "enable_utc": True,
+    }
+    folder = settings.queue_dir
+    if folder is not None:
+        config["broker_url"] = f"{folder_queue.SCHEME}://"
+        config["broker_transport_options"] = _folder_options(folder)
+    return config
+
+
+def wake(settings: Settings | None = None, *, waiting: int | None = None) -> bool:
+    """Tell the workers that there is work. Never raises; returns whether the broker was reached.
+
+    Sends one hint, or with `waiting` as many as are missing to have that many in the queue.
+    """
+    settings = settings or get_settings()
+    try:
+        app = _client(settings)
+        with app.connection_for_write() as connection:
+            backlog = _backlog(connection)
+            missing = 1 if waiting is None else waiting - backlog
+            for _ in range(max(0, min(missing, MAX_BACKLOG - backlog))):
+                app.send_task(WAKE_TASK, queue=QUEUE, connection=connection, retry=False)
+    except Exception as error:
+        # Whatever is wrong with the broker, the caller's work is committed and the sweep will send a hint.
+        log.warning("wake_failed", error=str(error), error_type=type(error).__name__)
+        return False
+    return True
+
+
+def check(settings: Settings | None = None) -> None:
+    """Raise what is wrong, within seconds, when the broker cannot be reached."""
+    with _client(settings or get_settings()).connection_for_write() as connection:
+        _backlog(connection)
+
+
+def _client(settings: Settings) -> Celery:
+    config = celery_config(settings)
+    if settings.queue_dir is None:
+        # For the sender only: the worker waits on its socket, and longer than this.
+        config["broker_transport_options"] = {
+            "socket_connect_timeout": CLIENT_TIMEOUT_SECONDS,
+            "socket_timeout": CLIENT_TIMEOUT_SECONDS,
+            "retry_on_timeout": False,
+            "max_retries": 0,
+        }
+    config["broker_connection_retry"] = False
+    # set_as_current would make this the app of the worker's own tasks, were it ever called there.
+    app = Celery("stillhouse-client", set_as_current=False)
+    app.config_from_object(config)
+    return app
+
+
+def _folder_options(folder: Path) -> dict[str, Any]:
+    messages, control = folder / "messages", folder / "control"
+    for path in (messages, control):
+        path.mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(messages),
+        "data_folder_out": str(messages),
+        "control_folder": str(control),
+        # How often an idle worker looks into the folder.
+        "polling_interval": 0.25,
+    }
+
+
+def _backlog(connection: Connection) -> int:
+    try:
+        return int(connection.default_channel.queue_declare(queue=QUEUE, passive=True).message_count)
+    except ChannelError:
+        return 0  # Redis: an empty queue is no queue

@@ -1,0 +1,84 @@
+"""Checkpoints: what a job can be continued from. Recorded after their files are stored."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.db.models import Checkpoint, Job
+from app.db.types import db_now
+from app.domain.files import StoredFile
+from app.domain.leases import Claim
+from app.repositories import cleanups
+from app.repositories.fence import held_by, hold, lost
+
+
+def record(session: Session, claim: Claim, *, step: int, object_prefix: str, files: Sequence[StoredFile]) -> None:
+    """Record a checkpoint whose files are stored under `object_prefix`; the attempt was not fruitless.
+
+    Raises LeaseLost, having written nothing, when the claim no longer holds.
+    """
+    touched = session.scalar(
+        update(Job)
+        .where(held_by(claim))
+        .values(fruitless_attempts=0)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    if touched is None:
+        raise lost(claim)
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = insert(Checkpoint).values(
+        job_id=claim.id,
+        step=step,
+        object_prefix=object_prefix,
+        files=list(files),
+        size_bytes=sum(file["size_bytes"] for file in files),
+        created_at=db_now(),
+    )
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Checkpoint.job_id, Checkpoint.step],
+            set_={name: statement.excluded[name] for name in ("object_prefix", "files", "size_bytes", "created_at")},
+        )
+    )
+
+
+def latest(session: Session, job_id: str) -> Checkpoint | None:
+    """The checkpoint to continue from: the one of the highest step."""
+    return session.scalar(
+        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
+    )
+
+
+def list_for_job(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """The job's checkpoints, newest step first."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())).all()
+
+
+def drop_older(session: Session, claim: Claim, *, keep: int = 2) -> Sequence[str]:
+    """Forget all but the `keep` newest checkpoints and return their object prefixes.
+
+    The sweep deletes the objects. Raises LeaseLost when the claim no longer holds.
+    """
+    hold(session, claim)
+    return _drop(session, list_for_job(session, claim.id)[keep:])
+
+
+def drop(session: Session, claim: Claim, *, step: int) -> Sequence[str]:
+    """Forget one checkpoint, because its files turned out to be damaged; the next older one is used."""
+    hold(session, claim)
+    return _drop(session, [row for row in list_for_job(session, claim.id) if row.step == step])
+
+
+def drop_all(session: Session, job_id: str) -> None:
+    """Forget the checkpoints of a job that will never be continued."""
+    _drop(session, list_for_job(session, job_id))
+
+
+def _drop(session: Session, rows: Sequence[Checkpoint]) -> Sequence[str]:
+    for row in rows:
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == row.job_id, Checkpoint.step == row.step))
+        cleanups.schedule(session, row.object_prefix, delay_seconds=0)
+    return [row.object_prefix for row in rows]

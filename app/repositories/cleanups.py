@@ -1,0 +1,92 @@
+"""Parts of the object store that the sweep has to look through, because a row stopped naming something there.
+
+Schedule in the same transaction that stops naming it. The sweep deletes only what no row names at that time
+(see app/sweep.py), so scheduling too much is harmless. An upload that might be cut off before its row exists
+schedules its own root first, with a delay longer than any upload.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.db.models import Artifact, Checkpoint, Dataset, Job, ObjectCleanup, Teacher
+from app.db.types import db_now
+from app.storage import keys
+
+# A worker whose token was taken notices at its next heartbeat and stops; until then it may still write.
+SETTLE_SECONDS = 120.0
+# For uploads: longer than receiving one takes.
+UPLOAD_SECONDS = 24 * 3600.0
+
+
+def schedule(session: Session, object_prefix: str, *, delay_seconds: float = SETTLE_SECONDS) -> None:
+    """Have the sweep look through `object_prefix` after the delay; a later time replaces an earlier one."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = insert(ObjectCleanup).values(object_prefix=object_prefix, due_at=db_now(delay_seconds))
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[ObjectCleanup.object_prefix], set_={"due_at": statement.excluded.due_at}
+        )
+    )
+
+
+def due(session: Session, *, limit: int) -> Sequence[ObjectCleanup]:
+    """The prefixes whose time has come, oldest first."""
+    return session.scalars(
+        select(ObjectCleanup).where(ObjectCleanup.due_at <= db_now()).order_by(ObjectCleanup.due_at).limit(limit)
+    ).all()
+
+
+def done(session: Session, cleanup: ObjectCleanup) -> None:
+    """Forget a prefix that was looked through, unless it was scheduled anew meanwhile."""
+    session.execute(
+        delete(ObjectCleanup)
+        .where(ObjectCleanup.object_prefix == cleanup.object_prefix, ObjectCleanup.due_at == cleanup.due_at)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def named_under(session: Session, object_prefix: str) -> set[str]:
+    """The keys and folders that rows name, among those that an object under `object_prefix` could lie in.
+
+    Under the root of a job, dataset or teacher the folder of the current run token counts as named: its worker
+    writes there before it can record what it wrote.
+    """
+    kind, _, rest = object_prefix.partition("/")
+    row_id, _, inner = rest.partition("/")
+    match kind:
+        case "jobs":
+            named = _named_by_job(session, row_id)
+        case "datasets":
+            named = _named_by_dataset(session, row_id)
+        case "teachers":
+            named = _named_by_teacher(session, row_id)
+        case _:
+            return {object_prefix}
+    model: Any = {"jobs": Job, "datasets": Dataset, "teachers": Teacher}[kind]
+    run_token = session.scalar(select(model.run_token).where(model.id == row_id))
+    if run_token is not None and not inner:
+        named.add(keys.inside(object_prefix, run_token))
+    return named
+
+
+def _named_by_job(session: Session, job_id: str) -> set[str]:
+    prefixes = session.scalars(select(Checkpoint.object_prefix).where(Checkpoint.job_id == job_id))
+    artifacts = session.scalars(select(Artifact.object_key).where(Artifact.job_id == job_id))
+    return {*prefixes, *artifacts}
+
+
+def _named_by_dataset(session: Session, dataset_id: str) -> set[str]:
+    row = session.execute(select(Dataset.object_prefix).where(Dataset.id == dataset_id)).one_or_none()
+    if row is None:
+        return set()
+    uploads = keys.dataset_uploads(dataset_id)
+    return {uploads} if row.object_prefix is None else {uploads, row.object_prefix}
+
+
+def _named_by_teacher(session: Session, teacher_id: str) -> set[str]:
+    prefix = session.scalar(select(Teacher.object_prefix).where(Teacher.id == teacher_id))
+    return set() if prefix is None else {prefix}

@@ -1,0 +1,250 @@
+"""Every query on jobs.
+
+Services call create, get, list_page, request_cancel and delete_terminal. Workers call the functions that take a
+Claim: each writes only while the job carries the claim's run token, and raises LeaseLost, having written
+nothing, once it does not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, delete, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from app.db.models import IdempotencyKey, Job
+from app.db.types import clean_json, db_now
+from app.domain.jobs import TERMINAL, JobStatus, check_transition, sources
+from app.domain.leases import Claim
+from app.repositories import artifacts as artifact_rows
+from app.repositories import checkpoints, cleanups, events
+from app.repositories.artifacts import ArtifactRow
+from app.repositories.events import NewEvent
+from app.repositories.fence import held_by, hold, lost
+from app.repositories.pages import Page, fetch_page
+from app.storage import keys
+
+LIVE_STATUSES = tuple(status for status in JobStatus if status not in TERMINAL)
+
+
+@dataclass(frozen=True)
+class CancelResult:
+    # The status after the call.
+    status: JobStatus
+    # False when the call changed nothing: the job was over, or already cancelling.
+    changed: bool
+
+
+def create(
+    session: Session,
+    *,
+    job_id: str,
+    teacher_id: str,
+    dataset_id: str,
+    student: dict[str, Any],
+    method: dict[str, Any],
+    training: dict[str, Any],
+    teacher_tuning: dict[str, Any] | None = None,
+    baselines: Sequence[dict[str, Any]] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> Job:
+    """Insert a queued job and its first event."""
+    job = Job(
+        id=job_id,
+        status=JobStatus.QUEUED,
+        teacher_id=teacher_id,
+        dataset_id=dataset_id,
+        student=student,
+        method=method,
+        training=training,
+        teacher_tuning=teacher_tuning,
+        baselines=list(baselines),
+        job_metadata=dict(metadata or {}),
+        event_sequence=1,
+    )
+    session.add(job)
+    session.flush()
+    events.write(session, job_id, first=1, events=[_status_event(JobStatus.QUEUED)])
+    return job
+
+
+def get(session: Session, job_id: str) -> Job | None:
+    return session.get(Job, job_id, populate_existing=True)
+
+
+def list_page(
+    session: Session,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    statuses: Sequence[str] | None = None,
+    metadata: Mapping[str, str | None] | None = None,
+) -> Page[Job]:
+    """A page of jobs, newest first. `metadata` maps each key asked for to its value, or to None for any."""
+    query = select(Job)
+    if statuses:
+        query = query.where(Job.status.in_(statuses))
+    for key, value in (metadata or {}).items():
+        query = query.where(_metadata_matches(session, key, value))
+    return fetch_page(session, query, Job, limit=limit, after=after)
+
+
+def live_using(session: Session, *, dataset_id: str | None = None, teacher_id: str | None = None) -> Sequence[str]:
+    """The ids of up to five jobs that are not over and use the dataset or the teacher, for a message."""
+    query = select(Job.id).where(Job.status.in_(LIVE_STATUSES))
+    if dataset_id is not None:
+        query = query.where(Job.dataset_id == dataset_id)
+    if teacher_id is not None:
+        query = query.where(Job.teacher_id == teacher_id)
+    return session.scalars(query.order_by(Job.created_at, Job.id).limit(5)).all()
+
+
+def request_cancel(session: Session, job_id: str) -> CancelResult | None:
+    """Cancel a waiting job at once, ask a running one to stop. None when there is no such job."""
+    status = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
+    if status is None:
+        return None
+    current = JobStatus(status)
+    for target in (JobStatus.CANCELLED, JobStatus.CANCELLING):
+        # From `cancelling` only the worker, or the sweep in its place, goes on to `cancelled`.
+        if current in sources(target) and current is not JobStatus.CANCELLING:
+            switch_status(session, target, Job.id == job_id)
+            return CancelResult(target, changed=True)
+    return CancelResult(current, changed=False)
+
+
+def delete_terminal(session: Session, job_id: str) -> JobStatus | None:
+    """Delete a job that is over, with all that hangs on it; the sweep removes its objects.
+
+    Returns the job's status: if it is not terminal, nothing was deleted. None when there is no such job.
+    """
+    status = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
+    if status is None:
+        return None
+    if JobStatus(status) in TERMINAL:
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.job_id == job_id))
+        session.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
+        cleanups.schedule(session, keys.job_root(job_id))
+    return JobStatus(status)
+
+
+def update_progress(
+    session: Session,
+    claim: Claim,
+    *,
+    phase: str | None,
+    round: int | None,
+    rounds: int | None,
+    progress: float,
+    eta_seconds: float | None,
+    metrics: Mapping[str, float | None] | None = None,
+) -> None:
+    """Write where the job stands. `progress` is 0..1; `metrics` are merged into the last values."""
+    hold(session, claim)
+    values: dict[str, Any] = {
+        "phase": phase,
+        "round": round,
+        "rounds": rounds,
+        "progress": min(1.0, max(0.0, clean_json(float(progress)) or 0.0)),
+        "eta_seconds": clean_json(eta_seconds),
+    }
+    if metrics:
+        last = session.scalars(select(Job.last_metrics).where(held_by(claim))).one()
+        values["last_metrics"] = {**last, **metrics}
+    session.execute(update(Job).where(held_by(claim)).values(values).execution_options(synchronize_session=False))
+
+
+def add_events(session: Session, claim: Claim, new_events: Sequence[NewEvent]) -> int:
+    """Add events in the order given and return the sequence of the last one."""
+    hold(session, claim)
+    return events.append(session, claim.id, new_events)
+
+
+def finish_succeeded(
+    session: Session, claim: Claim, *, result: dict[str, Any], artifacts: Sequence[ArtifactRow]
+) -> JobStatus:
+    """End the job as succeeded with its artifacts, or as cancelled if a cancel came first."""
+    if JobStatus(hold(session, claim)) is JobStatus.CANCELLING:
+        return finish_cancelled(session, claim)
+    artifact_rows.add(session, claim.id, artifacts)
+    # The student is done: nothing is ever continued from here.
+    checkpoints.drop_all(session, claim.id)
+    return _finish(session, claim, JobStatus.SUCCEEDED, {"result": result, "progress": 1.0})
+
+
+def finish_failed(session: Session, claim: Claim, *, code: str, message: str) -> JobStatus:
+    """End the job as failed, or as cancelled if a cancel came first. The message says what to change."""
+    if JobStatus(hold(session, claim)) is JobStatus.CANCELLING:
+        return finish_cancelled(session, claim)
+    return _finish(session, claim, JobStatus.FAILED, {"error_code": code, "error_message": message})
+
+
+def finish_cancelled(session: Session, claim: Claim) -> JobStatus:
+    """End a job that was asked to stop. Raises IllegalTransition if nobody asked."""
+    check_transition(JobStatus(hold(session, claim)), JobStatus.CANCELLED)
+    checkpoints.drop_all(session, claim.id)
+    return _finish(session, claim, JobStatus.CANCELLED, {})
+
+
+def switch_status(
+    session: Session, new: JobStatus, *where: ColumnElement[bool], values: Mapping[str, Any] | None = None
+) -> Sequence[Claim]:
+    """The only function that changes a job's status, in one conditional UPDATE.
+
+    Changes the rows that meet `where` and may legally become `new`, together with what goes with the status
+    (lease, times, an event), and returns them. No row returned means that none met the conditions.
+    """
+    changes: dict[str, Any] = {"status": new, "event_sequence": Job.event_sequence + 1}
+    if new is JobStatus.RUNNING:
+        changes["started_at"] = func.coalesce(Job.started_at, db_now())
+    elif new not in (JobStatus.CANCELLING, JobStatus.PAUSING):
+        # Nobody works on it any more.
+        changes |= {"run_token": None, "lease_expires_at": None, "eta_seconds": None}
+    if new in TERMINAL:
+        changes["finished_at"] = db_now()
+    rows = session.execute(
+        update(Job)
+        .where(Job.status.in_(sorted(sources(new))), *where)
+        .values({**changes, **(values or {})})
+        .returning(Job.id, Job.run_token, Job.attempt, Job.event_sequence, Job.error_code)
+        .execution_options(synchronize_session=False)
+    ).all()
+    for row in rows:
+        event = _status_event(new, row.attempt, row.error_code)
+        events.write(session, row.id, first=row.event_sequence, events=[event])
+        if new in TERMINAL:
+            cleanups.schedule(session, keys.job_root(row.id))
+    return [Claim(kind="job", id=row.id, run_token=row.run_token or "", attempt=row.attempt) for row in rows]
+
+
+def uncounted_attempt() -> dict[str, Any]:
+    """Values that take back the counting of a claim that was handed back."""
+    return {
+        "attempt": Job.attempt - 1,
+        "fruitless_attempts": case(
+            (Job.fruitless_attempts > 0, Job.fruitless_attempts - 1), else_=Job.fruitless_attempts
+        ),
+    }
+
+
+def _finish(session: Session, claim: Claim, status: JobStatus, values: Mapping[str, Any]) -> JobStatus:
+    if not switch_status(session, status, held_by(claim), values=values):
+        raise lost(claim)
+    return status
+
+
+def _status_event(status: JobStatus, attempt: int = 0, error_code: str | None = None) -> NewEvent:
+    payload: dict[str, Any] = {"status": str(status), "terminal": status in TERMINAL, "attempt": attempt}
+    if error_code is not None:
+        payload["error_code"] = error_code
+    return {"type": "status", "payload": payload}
+
+
+def _metadata_matches(session: Session, key: str, value: str | None) -> ColumnElement[bool]:
+    if session.get_bind().dialect.name == "postgresql":
+        found = func.jsonb_extract_path_text(Job.job_metadata, key)
+        return found.is_not(None) if value is None else found == value
+    # Not a JSON path: SQLite's paths cannot name every key.
+    pair = func.json_each(Job.job_metadata).table_valued("key", "value")
+    query = select(1).select_from(pair).where(pair.c.key == key)
+    return exists(query if value is None else query.where(pair.c.value == value))

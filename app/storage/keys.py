@@ -1,0 +1,76 @@
+"""The only builder of object keys. Every path that a worker writes carries its run token.
+
+Functions that name a folder return it without a slash at the end.
+"""
+
+import re
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+CACHE_ROOT = "cache"
+
+
+def dataset_root(dataset_id: str) -> str:
+    return _join("datasets", dataset_id)
+
+
+def dataset_uploads(dataset_id: str) -> str:
+    return _join("datasets", dataset_id, "uploads")
+
+
+def dataset_upload(dataset_id: str, split: str, suffix: str) -> str:
+    """`suffix` as in the file's name, such as ``.csv.gz``."""
+    return _join("datasets", dataset_id, "uploads", f"{split}{suffix}")
+
+
+def dataset_prepared(dataset_id: str, run_token: str) -> str:
+    return _join("datasets", dataset_id, run_token, "prepared")
+
+
+def teacher_root(teacher_id: str) -> str:
+    return _join("teachers", teacher_id)
+
+
+def teacher_files(teacher_id: str, run_token: str) -> str:
+    return _join("teachers", teacher_id, run_token)
+
+
+def job_root(job_id: str) -> str:
+    return _join("jobs", job_id)
+
+
+def job_checkpoint(job_id: str, run_token: str, step: int) -> str:
+    return _join("jobs", job_id, run_token, "checkpoints", f"{step:08d}")
+
+
+def job_artifact(job_id: str, run_token: str, name: str) -> str:
+    """`name` is the artifact's path inside the student's folder; it may hold slashes."""
+    return _join("jobs", job_id, run_token, "artifact", *name.split("/"))
+
+
+def cache_folder(kind: str, content_key: str) -> str:
+    return _join(CACHE_ROOT, kind, content_key)
+
+
+def cache_file(kind: str, content_key: str, file: str) -> str:
+    return _join(CACHE_ROOT, kind, content_key, *file.split("/"))
+
+
+def inside(prefix: str, path: str) -> str:
+    """The key of a file at the relative `path` under a folder that a row names."""
+    return f"{prefix}/{_join(*path.split('/'))}"
+
+
+def is_under(key: str, prefix: str) -> bool:
+    """Whether the key is the prefix itself or lies in that folder."""
+    return key == prefix or key.startswith(f"{prefix}/")
+
+
+def _join(*segments: str) -> str:
+    for segment in segments:
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError(
+                f"{segment!r} cannot be part of an object key: letters, digits, '.', '_' and '-' only, "
+                "not starting with a dot"
+            )
+    return "/".join(segments)

@@ -1,0 +1,251 @@
+"""Objects in a folder, in S3 or in what else obstore reaches, behind one small class.
+
+Keys come from `app.storage.keys`. A write shows up whole or not at all. Reading or measuring an object that
+is not there raises ObjectMissing. The plain functions block; those named ``*_async`` and `open_writer_async`
+are for routes that stream.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, from_url
+
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+    from obstore.store import ObjectStore as Backend
+
+STREAM_CHUNK_BYTES = 1024 * 1024
+# S3 takes parts of 5 MiB and more.
+UPLOAD_CHUNK_BYTES = 8 * 1024 * 1024
+UPLOAD_CONCURRENCY = 4
+# As many as S3 deletes in one request.
+DELETE_BATCH = 1000
+
+# The folder backend writes `name#1` and renames it when it is whole.
+_UNFINISHED = re.compile(r"#\d+$")
+
+
+class ObjectMissing(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"there is no object {key!r}")
+        self.key = key
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+class ObjectStore:
+    """One object store, reached by URL: ``file:///folder``, ``s3://bucket/prefix``, ``gs://`` or ``az://``."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 30.0, retries: int = 5) -> None:
+        self.url = url
+        # Folders are ours to make; buckets are the operator's.
+        self.folder = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+        self._backend: Backend
+        if self.folder is not None:
+            self._backend = LocalStore(self.folder, mkdir=True)
+        else:
+            self._backend = from_url(
+                url,
+                config=cast(Any, _s3_config(url)),
+                client_options=_client_options(timeout_seconds),
+                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=60)},
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(settings.object_store_url)
+
+    def put_file(self, key: str, path: Path) -> int:
+        """Store a file and return its size in bytes."""
+        obstore.put(self._backend, key, path, chunk_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY)
+        self._make_durable(key)
+        return path.stat().st_size
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        obstore.put(self._backend, key, content)
+        self._make_durable(key)
+
+    def get_file(self, key: str, path: Path) -> int:
+        """Write the object to `path`, whose folders are made, and return its size in bytes."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = 0
+        with path.open("wb") as file:
+            for chunk in self.stream(key):
+                size += file.write(chunk)
+        return size
+
+    def get_bytes(self, key: str) -> bytes:
+        try:
+            return bytes(obstore.get(self._backend, key).bytes())
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to, not including, `end`."""
+        try:
+            return bytes(obstore.get_range(self._backend, key, start=start, end=end))
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+
+    def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The object's bytes in chunks, from `start` up to, not including, `end`."""
+        try:
+            result = obstore.get(self._backend, key, options=_options(start, end))
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+        for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
+            yield bytes(chunk)
+
+    async def stream_async(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """As `stream`, for a route. An empty range gives no chunk."""
+        if end is not None and end <= start:
+            return
+        try:
+            result = await obstore.get_async(self._backend, key, options=_options(start, end))
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+        async for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
+            yield bytes(chunk)
+
+    @asynccontextmanager
+    async def open_writer_async(self, key: str) -> AsyncIterator["AsyncWriter"]:
+        """A writer with ``await writer.write(chunk)``. The object appears when the block ends without an
+        error; with an error, also with a cancelled request, nothing is left of it."""
+        async with obstore.open_writer_async(
+            self._backend, key, buffer_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
+        ) as writer:
+            yield AsyncWriter(writer)
+        if self.folder is not None:
+            await asyncio.to_thread(self._make_durable, key)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """The objects inside the folder `prefix`."""
+        for page in obstore.list(self._backend, prefix, chunk_size=1000):
+            for meta in page:
+                yield StoredObject(meta["path"], meta["size"], meta["last_modified"])
+
+    def size(self, key: str) -> int:
+        """The object's size in bytes."""
+        try:
+            return obstore.head(self._backend, key)["size"]
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.size(key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        """What writers that were killed left inside the folder `prefix`; `list` does not show it.
+
+        On S3 nothing is seen here: give the bucket a rule that ends incomplete multipart uploads.
+        """
+        if self.folder is None:
+            return
+        for path in sorted((self.folder / prefix).rglob("*")):
+            if _UNFINISHED.search(path.name) and path.is_file():
+                yield path.relative_to(self.folder).as_posix()
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that is not there is no error. A folder keeps no empty folders."""
+        if self.folder is not None:
+            for key in keys:
+                self._delete_file(self.folder, self.folder / key)
+            return
+        remaining = [*keys]
+        while remaining:
+            obstore.delete(self._backend, remaining[:DELETE_BATCH])
+            remaining = remaining[DELETE_BATCH:]
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every object inside the folder `prefix` and return how many there were."""
+        keys = [stored.key for stored in self.list(prefix)]
+        self.delete([*keys, *self.unfinished(prefix)])
+        return len(keys)
+
+    def check(self) -> None:
+        """Raise what is wrong, within seconds, when the store cannot be reached."""
+        probe = self if self.folder is not None else ObjectStore(self.url, timeout_seconds=2.0, retries=0)
+        next(iter(probe.list("health")), None)
+
+    def _make_durable(self, key: str) -> None:
+        # The backend renames a finished file into place but does not sync it: after a power cut a row could
+        # name a file without its bytes.
+        if self.folder is None:
+            return
+        path = self.folder / key
+        while True:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            if path == self.folder:
+                return
+            path = path.parent
+
+    @staticmethod
+    def _delete_file(folder: Path, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == folder:
+                return
+            try:
+                parent.rmdir()
+            except OSError:
+                return  # not empty, or somebody else removed it
+
+
+class AsyncWriter:
+    """What `open_writer_async` gives."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self.size_bytes = 0
+
+    async def write(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
+        await self._writer.write(chunk)
+
+
+def _options(start: int, end: int | None) -> Any:
+    if end is not None:
+        return {"range": (start, end)}
+    return {"range": {"offset": start}} if start else {}
+
+
+def _s3_config(url: str) -> dict[str, str] | None:
+    """Endpoint and keys come from the usual AWS_* variables; S3-compatible servers need a region too."""
+    if not url.startswith("s3:"):
+        return None
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return {"region": region}
+
+
+def _client_options(timeout_seconds: float) -> "ClientConfig":
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return {
+        "timeout": timedelta(seconds=timeout_seconds),
+        "connect_timeout": timedelta(seconds=min(5.0, timeout_seconds)),
+        "allow_http": endpoint.startswith("http://"),
+    }

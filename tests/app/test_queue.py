@@ -1,0 +1,124 @@
+"""Hints through a folder and through a real Redis, and what happens when nobody answers."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+
+from app import queue
+from app.queue import MAX_BACKLOG, QUEUE, WAKE_TASK, celery_config
+from app.settings import get_settings
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.servers import free_port, redis_server
+
+
+@contextmanager
+def connected() -> Iterator[Connection]:
+    config = celery_config(get_settings())
+    with Connection(config["broker_url"], transport_options=config["broker_transport_options"]) as connection:
+        yield connection
+
+
+def take_messages() -> list[Any]:
+    """Every message in the queue, taken as a worker takes it."""
+    taken = []
+    with connected() as connection:
+        channel = connection.channel()
+        while (message := channel.basic_get(QUEUE, no_ack=True)) is not None:
+            taken.append(message)
+    return taken
+
+
+class TestWake:
+    @pytest.mark.usefixtures("broker")
+    def test_sends_the_task_by_name(self) -> None:
+        assert queue.wake()
+        (message,) = take_messages()
+        assert message.headers["task"] == WAKE_TASK == "stillhouse.wake"
+        assert take_messages() == []
+
+    @pytest.mark.usefixtures("broker")
+    def test_tops_up_to_what_waits(self) -> None:
+        queue.wake()
+        queue.wake(waiting=4)
+        queue.wake(waiting=3)
+        queue.wake(waiting=0)
+        assert len(take_messages()) == 4
+
+    @pytest.mark.usefixtures("broker")
+    def test_does_not_pile_up_while_no_worker_runs(self) -> None:
+        queue.wake(waiting=10 * MAX_BACKLOG)
+        assert queue.wake()
+        assert len(take_messages()) == MAX_BACKLOG
+
+    def test_survives_a_broker_that_is_down(self, change_settings: ChangeSettings) -> None:
+        change_settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+        started = time.monotonic()
+        assert not queue.wake()
+        assert time.monotonic() - started < 2
+
+    def test_survives_a_broker_that_does_not_answer(self, change_settings: ChangeSettings) -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            change_settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+            started = time.monotonic()
+            assert not queue.wake()
+            assert time.monotonic() - started < 2.5
+
+    def test_survives_a_folder_that_cannot_be_written(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        change_settings(broker_url=f"filesystem://{tmp_path}/file/queue")
+        assert not queue.wake()
+
+    def test_works_again_when_the_broker_is_back(self, change_settings: ChangeSettings) -> None:
+        port = free_port()
+        change_settings(broker_url=f"redis://127.0.0.1:{port}/0")
+        with redis_server(port):
+            assert queue.wake()
+        assert not queue.wake()
+        with redis_server(port):
+            assert queue.wake()
+            assert len(take_messages()) == 1
+
+
+class TestCheck:
+    @pytest.mark.usefixtures("broker")
+    def test_is_silent_when_the_broker_answers(self) -> None:
+        queue.check()
+
+    def test_raises_when_it_does_not(self, change_settings: ChangeSettings) -> None:
+        change_settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+        with pytest.raises(Exception, match="refused"):
+            queue.check()
+
+
+@pytest.mark.usefixtures("filesystem_broker")
+class TestFolderTransport:
+    def test_gives_each_message_to_one_of_many_consumers(self) -> None:
+        queue.wake(waiting=40)
+        with ThreadPoolExecutor(4) as pool:
+            taken = list(pool.map(lambda _number: take_messages(), range(4)))
+        ids = [message.headers["id"] for batch in taken for message in batch]
+        assert len(ids) == len(set(ids)) == 40
+
+    def test_never_shows_half_a_message(self) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            senders = [pool.submit(lambda: [queue.wake() for _ in range(10)]) for _ in range(2)]
+            taken = 0
+            while not all(sender.done() for sender in senders):
+                taken += len(take_messages())
+        assert taken + len(take_messages()) == 20
+
+    def test_leaves_no_files_behind(self) -> None:
+        queue.wake(waiting=3)
+        take_messages()
+        folder = get_settings().queue_dir
+        assert folder is not None
+        assert list((folder / "messages").iterdir()) == []

@@ -1,0 +1,332 @@
+"""The sweep over both databases and, where objects go, both stores."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from app import queue
+from app.db.session import read_session, write_session
+from app.domain.leases import Claim
+from app.repositories import cleanups, datasets, idempotency, jobs
+from app.repositories.artifacts import ArtifactRow
+from app.repositories.checkpoints import drop_older, record
+from app.settings import get_settings
+from app.storage import keys
+from app.storage.store import ObjectStore
+from app.sweep import SweepThread, sweep_once
+from tests.app.test_queue import take_messages
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import (
+    SHA256,
+    add_dataset,
+    add_job,
+    add_teacher,
+    claimed,
+    expire,
+    make_cleanups_due,
+    read_dataset,
+    read_job,
+    ready_dataset,
+    ready_teacher,
+)
+from tests.fixtures.racing import race
+from tests.fixtures.servers import free_port
+
+
+def cancel(job_id: str) -> None:
+    with write_session() as session:
+        jobs.request_cancel(session, job_id)
+
+
+def write_checkpoint(store: ObjectStore, claim: Claim, step: int) -> str:
+    """Store and record a checkpoint of one file. Gives the file's key."""
+    prefix = keys.job_checkpoint(claim.id, claim.run_token, step)
+    key = keys.inside(prefix, "state.json")
+    store.put_bytes(key, b"{}")
+    with write_session() as session:
+        files = [{"path": "state.json", "size_bytes": 2, "sha256": SHA256}]
+        record(session, claim, step=step, object_prefix=prefix, files=files)  # type: ignore[arg-type]
+    return key
+
+
+def stored(store: ObjectStore, prefix: str) -> list[str]:
+    return sorted(item.key for item in store.list(prefix))
+
+
+@pytest.mark.usefixtures("database", "filesystem_broker")
+class TestExpiredLeases:
+    def test_puts_a_job_whose_worker_died_back_and_wakes_the_others(self) -> None:
+        job_id = add_job()
+        expire(claimed())
+        report = sweep_once()
+        assert report.expired.requeued == [("job", job_id)]
+        assert (report.waiting, report.woke) == (1, True)
+        assert len(take_messages()) == 1
+        assert read_job(job_id).status == "queued"
+
+    def test_ends_a_job_whose_worker_died_while_it_was_cancelled(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        cancel(job_id)
+        expire(claim)
+        assert sweep_once().expired.cancelled == [("job", job_id)]
+        assert read_job(job_id).status == "cancelled"
+        assert take_messages() == []
+
+    def test_gives_up_what_keeps_losing_its_workers(self, change_settings: ChangeSettings) -> None:
+        change_settings(max_attempts=2)
+        job_id = add_job()
+        expire(claimed())
+        sweep_once()
+        expire(claimed())
+        assert sweep_once().expired.failed == [("job", job_id)]
+        job = read_job(job_id)
+        assert (job.status, job.error_code) == ("failed", "worker_lost")
+        assert job.error_message is not None
+        assert "lower training.batch_size" in job.error_message
+
+    def test_lets_live_leases_be(self) -> None:
+        job_id = add_job()
+        claimed()
+        report = sweep_once()
+        assert report.expired.requeued == []
+        assert (report.waiting, report.woke) == (0, False)
+        assert read_job(job_id).status == "running"
+
+    def test_does_no_harm_when_many_sweep_at_once(self) -> None:
+        made = [add_job() for _ in range(3)]
+        for _ in made:
+            expire(claimed())
+        reports = race(3, lambda _number: sweep_once())
+        requeued = [row_id for report in reports for _kind, row_id in report.expired.requeued]
+        assert sorted(requeued) == sorted(made)
+
+
+@pytest.mark.usefixtures("sqlite_database")
+class TestWake:
+    @pytest.mark.usefixtures("broker")
+    def test_makes_up_for_a_lost_message(self) -> None:
+        """Committed, but the API died before it sent the hint."""
+        add_job(), add_dataset()
+        assert sweep_once().woke
+        assert len(take_messages()) == 2
+
+    @pytest.mark.usefixtures("broker")
+    def test_does_not_repeat_what_already_waits(self) -> None:
+        add_job()
+        queue.wake()
+        for _ in range(3):
+            sweep_once()
+        assert len(take_messages()) == 1
+
+    def test_is_tried_again_while_the_broker_is_down(self, change_settings: ChangeSettings) -> None:
+        change_settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+        job_id = add_job()
+        expire(claimed())
+        report = sweep_once()
+        assert report.expired.requeued == [("job", job_id)]
+        assert not report.woke
+
+
+@pytest.mark.usefixtures("database", "filesystem_broker")
+class TestIdempotencyKeys:
+    def test_drops_the_old_ones(self, change_settings: ChangeSettings) -> None:
+        change_settings(idempotency_hours=0.00001)
+        with write_session() as session:
+            idempotency.take(session, key="k", body_sha256=SHA256, job_id="job_a", hours=24)
+        time.sleep(0.1)
+        assert sweep_once().keys_dropped == 1
+        assert sweep_once().keys_dropped == 0
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestObjects:
+    def test_keeps_the_artifact_alone_of_a_job_that_succeeded(self, object_store: ObjectStore) -> None:
+        job_id = add_job()
+        lost = claimed()
+        write_checkpoint(object_store, lost, 1)
+        object_store.put_bytes(keys.job_artifact(job_id, lost.run_token, "config.json"), b"half")
+        expire(lost)
+        sweep_once()
+        winner = claimed()
+        write_checkpoint(object_store, winner, 2)
+        artifact = keys.job_artifact(job_id, winner.run_token, "config.json")
+        object_store.put_bytes(artifact, b"{}")
+        object_store.put_bytes(keys.job_artifact(job_id, winner.run_token, "scratch.bin"), b"unnamed")
+        with write_session() as session:
+            row = ArtifactRow("config.json", artifact, 2, SHA256)
+            jobs.finish_succeeded(session, winner, result={}, artifacts=[row])
+        make_cleanups_due()
+        report = sweep_once()
+        assert stored(object_store, keys.job_root(job_id)) == [artifact]
+        assert report.objects_deleted == 4
+
+    def test_waits_until_a_worker_without_token_has_stopped(self, folder_object_store: ObjectStore) -> None:
+        job_id = add_job()
+        key = write_checkpoint(folder_object_store, claimed(), 1)
+        cancel(job_id)
+        with write_session() as session:
+            jobs.finish_cancelled(session, Claim("job", job_id, read_job(job_id).run_token or "", 1))
+            # What the job's end dropped goes at once; what else may lie there, later.
+            late = keys.inside(keys.job_root(job_id), "late.bin")
+            folder_object_store.put_bytes(late, b"")
+        sweep_once()
+        assert not folder_object_store.exists(key)
+        assert folder_object_store.exists(late)
+        make_cleanups_due()
+        sweep_once()
+        assert not folder_object_store.exists(late)
+
+    def test_keeps_what_a_running_job_needs(self, object_store: ObjectStore) -> None:
+        """The checkpoint of the lost worker is what the new one goes on from."""
+        job_id = add_job()
+        lost = claimed()
+        old = write_checkpoint(object_store, lost, 1)
+        expire(lost)
+        sweep_once()
+        holder = claimed()
+        unrecorded = keys.inside(keys.job_checkpoint(job_id, holder.run_token, 2), "state.json")
+        object_store.put_bytes(unrecorded, b"being written")
+        with write_session() as session:
+            cleanups.schedule(session, keys.job_root(job_id), delay_seconds=0)
+        assert sweep_once().objects_deleted == 0
+        assert stored(object_store, keys.job_root(job_id)) == sorted([old, unrecorded])
+
+    def test_deletes_dropped_checkpoints_of_a_running_job(self, object_store: ObjectStore) -> None:
+        job_id = add_job()
+        claim = claimed()
+        written = [write_checkpoint(object_store, claim, step) for step in (1, 2, 3)]
+        with write_session() as session:
+            drop_older(session, claim, keep=2)
+        assert sweep_once().objects_deleted == 1
+        assert stored(object_store, keys.job_root(job_id)) == written[1:]
+
+    def test_deletes_all_of_a_deleted_job(self, object_store: ObjectStore) -> None:
+        job_id = add_job()
+        claim = claimed()
+        write_checkpoint(object_store, claim, 1)
+        with write_session() as session:
+            jobs.finish_failed(session, claim, code="nan_loss", message="m")
+        with write_session() as session:
+            jobs.delete_terminal(session, job_id)
+        make_cleanups_due()
+        sweep_once()
+        assert stored(object_store, keys.job_root(job_id)) == []
+
+    def test_keeps_the_checkpoints_of_a_failed_job(self, folder_object_store: ObjectStore) -> None:
+        job_id = add_job()
+        claim = claimed()
+        key = write_checkpoint(folder_object_store, claim, 1)
+        with write_session() as session:
+            jobs.finish_failed(session, claim, code="nan_loss", message="m")
+        make_cleanups_due()
+        sweep_once()
+        assert stored(folder_object_store, keys.job_root(job_id)) == [key]
+
+    def test_keeps_a_ready_dataset_and_drops_what_failed_attempts_left(self, object_store: ObjectStore) -> None:
+        dataset_id = add_dataset()
+        lost = claimed()
+        half = keys.inside(keys.dataset_prepared(dataset_id, lost.run_token), "train.parquet")
+        object_store.put_bytes(half, b"half")
+        expire(lost)
+        sweep_once()
+        winner = claimed()
+        whole = keys.inside(keys.dataset_prepared(dataset_id, winner.run_token), "train.parquet")
+        upload = keys.dataset_upload(dataset_id, "train", ".csv")
+        for key in (whole, upload):
+            object_store.put_bytes(key, b"rows")
+        ready_dataset(winner)
+        make_cleanups_due()
+        sweep_once()
+        assert stored(object_store, keys.dataset_root(dataset_id)) == sorted([whole, upload])
+
+    def test_deletes_all_of_a_deleted_dataset_and_teacher(self, object_store: ObjectStore) -> None:
+        dataset_id, teacher_id = add_dataset(), add_teacher()
+        claims = [claimed(), claimed()]
+        object_store.put_bytes(keys.dataset_upload(dataset_id, "train", ".csv"), b"rows")
+        kept = keys.inside(keys.teacher_files(teacher_id, claims[1].run_token), "config.json")
+        object_store.put_bytes(kept, b"{}")
+        ready_teacher(claims[1])
+        with write_session() as session:
+            datasets.remove(session, dataset_id)
+        make_cleanups_due()
+        sweep_once()
+        assert stored(object_store, keys.dataset_root(dataset_id)) == []
+        assert stored(object_store, keys.teacher_root(teacher_id)) == [kept]
+
+    def test_removes_an_upload_whose_request_was_cut_off(self, object_store: ObjectStore) -> None:
+        """The root is scheduled before the first byte, the row would have come after the last."""
+        root = keys.dataset_root("dts_never")
+        with write_session() as session:
+            cleanups.schedule(session, root, delay_seconds=cleanups.UPLOAD_SECONDS)
+        object_store.put_bytes(keys.dataset_upload("dts_never", "train", ".csv"), b"rows")
+        assert sweep_once().objects_deleted == 0
+        make_cleanups_due()
+        assert sweep_once().objects_deleted == 1
+        assert stored(object_store, root) == []
+
+    def test_removes_what_a_killed_writer_left_half_written(self, folder_object_store: ObjectStore) -> None:
+        job_id = add_job()
+        cancel(job_id)
+        folder = folder_object_store.folder
+        assert folder is not None
+        half = folder / "jobs" / job_id / "t" / "artifact" / "model.safetensors#1"
+        half.parent.mkdir(parents=True)
+        half.write_bytes(b"half")
+        make_cleanups_due()
+        sweep_once()
+        assert not half.exists()
+        assert not half.parents[2].exists()
+
+    def test_looks_at_nothing_twice(self, folder_object_store: ObjectStore) -> None:
+        assert folder_object_store.folder is not None
+        cancel(add_job())
+        make_cleanups_due()
+        sweep_once()
+        with read_session() as session:
+            assert cleanups.due(session, limit=10) == []
+
+    def test_leaves_what_it_does_not_know(self, folder_object_store: ObjectStore) -> None:
+        key = keys.cache_file("projections", "abc", "points.bin")
+        folder_object_store.put_bytes(key, b"1")
+        with write_session() as session:
+            cleanups.schedule(session, keys.CACHE_ROOT, delay_seconds=0)
+        sweep_once()
+        assert folder_object_store.exists(key)
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestSweepThread:
+    def test_finishes_what_a_dead_worker_left(self, change_settings: ChangeSettings) -> None:
+        change_settings(sweep_seconds=0.1)
+        job_id = add_job()
+        claimed(lease_seconds=0.2)
+        sweeper = SweepThread(get_settings())
+        sweeper.start()
+        try:
+            deadline = time.monotonic() + 10
+            while read_job(job_id).status != "queued" and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            sweeper.stop()
+        assert read_job(job_id).status == "queued"
+        assert not sweeper.is_alive()
+
+    def test_outlives_a_store_that_is_away(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        change_settings(sweep_seconds=0.05, object_store_url=(tmp_path / "file" / "x").as_uri())
+        cancel(add_job())
+        make_cleanups_due()
+        dataset_id = add_dataset()
+        sweeper = SweepThread(get_settings())
+        sweeper.start()
+        try:
+            time.sleep(0.3)
+            claimed(lease_seconds=0.01)
+            deadline = time.monotonic() + 10
+            while read_dataset(dataset_id).run_token is not None and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            sweeper.stop()
+        assert read_dataset(dataset_id).run_token is None

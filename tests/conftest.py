@@ -1,0 +1,15 @@
+"""What every test can ask for.
+
+`database`, `object_store` and `broker` run a test against both kinds of each, the servers real and started on
+first use; `sqlite_database`, `postgres_database`, `folder_object_store`, `s3_object_store`, `filesystem_broker`
+and `redis_broker` name one. All point the settings of the test at what they give, by environment variables, so
+processes that a test starts find the same.
+"""
+
+pytest_plugins = [
+    "tests.fixtures.network",
+    "tests.fixtures.environment",
+    "tests.fixtures.database",
+    "tests.fixtures.storage",
+    "tests.fixtures.broker",
+]
