@@ -1,0 +1,149 @@
+"""The engine as its parent sees it: exit codes, the last event, and how it ends when nobody is left."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.worker.distill.tiny_runs import events_of, make_run, start_engine
+from worker.distill import exit_codes
+from worker.distill.checkpoint import list_checkpoints
+from worker.distill.events import EventLog
+
+
+def wait_for(folder: Path, event: str, engine: "subprocess.Popen[bytes]") -> None:
+    while not events_of(folder, event):
+        assert engine.poll() is None, f"the engine ended before its first {event}"
+        time.sleep(0.01)
+
+
+class TestExit:
+    def test_success_is_zero_and_the_last_event_carries_the_result(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd")
+        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
+        last = events_of(folder)[-1]
+        assert last["type"] == "succeeded"
+        assert set(last["result"]) >= {"teacher", "student", "baselines", "content_sha256", "seconds", "hardware"}
+
+    def test_a_failure_has_its_code_and_a_sentence(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd", student__layers=9)
+        assert start_engine(folder, stderr=subprocess.PIPE).wait() == exit_codes.FAILED
+        last = events_of(folder)[-1]
+        assert (last["type"], last["code"]) == ("failed", "invalid_job")
+        assert "choose 1 to 4" in last["message"]
+
+    @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is part of util-linux")
+    def test_a_full_disk_has_its_own_code(self, tmp_path: Path) -> None:
+        """A limit on file size makes the same system call fail as a full disk does."""
+        folder = make_run(tmp_path / "run", "kd")
+        engine = start_engine(folder, "prlimit", "--fsize=40000", stderr=subprocess.PIPE)
+        assert engine.wait() == exit_codes.DISK_FULL
+        last = events_of(folder)[-1]
+        assert (last["type"], last["code"]) == ("failed", "disk_full")
+        assert "then post the job again" in last["message"]
+
+    def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        engine = start_engine(tmp_path / "nowhere", stderr=subprocess.PIPE)
+        _, errors = engine.communicate()
+        assert engine.returncode == exit_codes.FAILED
+        assert b"nowhere is not a folder" in errors
+
+
+class TestExplain:
+    def test_an_allocation_that_fails_is_out_of_memory(self) -> None:
+        import torch
+
+        from worker.distill.__main__ import _explain
+
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(10**15)
+        explained = _explain(caught.value)
+        assert explained.code == "out_of_memory"
+        assert "training.batch_size" in str(explained)
+
+    @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="/dev/full is Linux's")
+    def test_no_space_left_is_disk_full(self) -> None:
+        from worker.distill.__main__ import _explain
+
+        with pytest.raises(OSError, match="No space") as caught, open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+        assert _explain(caught.value).code == "disk_full"
+
+
+class TestParent:
+    def test_the_engine_dies_when_the_pipe_from_its_parent_closes(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd", training__epochs=500.0)
+        environment = os.environ | {"STILLHOUSE_ENGINE_PARENT_PIPE": "1"}
+        engine = start_engine(folder, stdin=subprocess.PIPE, env=environment)
+        wait_for(folder, "metric", engine)
+        assert engine.stdin is not None
+        engine.stdin.close()
+        assert engine.wait(timeout=5) != exit_codes.SUCCEEDED
+
+    def test_the_projection_dies_with_its_engine(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "sage", training__epochs=500.0)
+        engine = start_engine(folder, start_new_session=True)
+        try:
+            while not (found := _processes_with(str(folder / "projection-"))):
+                assert engine.poll() is None
+                time.sleep(0.01)
+        finally:
+            engine.send_signal(signal.SIGKILL)  # the engine alone, not its group
+        engine.wait()
+        deadline = time.monotonic() + 10
+        while _processes_with(str(folder / "projection-")):
+            assert time.monotonic() < deadline, f"{found} outlived the engine"
+            time.sleep(0.05)
+
+
+class TestCheckpointFolder:
+    def test_only_the_last_two_are_kept(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd", checkpoint_seconds=0.0)
+        start_engine(folder).wait()
+        assert len(events_of(folder, "checkpoint")) > 5
+        assert len(list_checkpoints(folder / "checkpoints")) == 2
+
+    def test_numbers_rise_across_stages_so_the_newest_is_the_last(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd", tuned=True, checkpoint_seconds=0.0)
+        start_engine(folder).wait()
+        numbers = [event["step"] for event in events_of(folder, "checkpoint")]
+        assert numbers == sorted(set(numbers))
+
+    def test_a_half_written_one_is_not_seen(self, tmp_path: Path) -> None:
+        (tmp_path / ".00000007.partial").mkdir()
+        (tmp_path / ".00000007.partial" / "state.json").write_text("{}")
+        (tmp_path / "00000003").mkdir()
+        assert list_checkpoints(tmp_path) == []
+
+
+class TestEventLog:
+    def test_a_torn_last_line_is_closed_before_the_next_event(self, tmp_path: Path) -> None:
+        path = tmp_path / "events.jsonl"
+        path.write_text('{"type": "phase"}\n{"type": "met')
+        log = EventLog(path)
+        log.emit("progress", loss=float("nan"))
+        log.close()
+        lines = path.read_text().splitlines()
+        assert lines[1] == '{"type": "met'
+        assert '"loss": null' in lines[2]
+
+    def test_is_readable_without_torch(self) -> None:
+        program = "import sys, worker.distill.events, worker.distill.cache, worker.distill.exit_codes; "
+        program += "sys.exit('torch' in sys.modules or 'umap' in sys.modules or 'numpy' in sys.modules)"
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def _processes_with(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found

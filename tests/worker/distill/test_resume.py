@@ -1,0 +1,130 @@
+"""A run killed at any moment and resumed ends with the same bits as one never killed."""
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
+from worker.distill import exit_codes
+from worker.distill.checkpoint import list_checkpoints
+
+# Long enough that kills land in the middle, small enough for seconds.
+LONG = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
+
+
+def content_of(artifact: Path) -> tuple[str, bytes]:
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    return manifest["content_sha256"], (artifact / "model.safetensors").read_bytes()
+
+
+def kill_after_checkpoints(folder: Path, count: int, chance: random.Random) -> None:
+    """Start the engine, SIGKILL it a random moment after `count` new checkpoints."""
+    before = len(events_of(folder, "checkpoint"))
+    engine = start_engine(folder)
+    try:
+        while len(events_of(folder, "checkpoint")) < before + count:
+            assert engine.poll() is None, "the engine ended before it could be killed: make the run longer"
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.08))
+    finally:
+        engine.kill()
+    assert engine.wait() == -signal.SIGKILL
+
+
+class TestExactResume:
+    @pytest.mark.parametrize("method", ["sage", "kd", "fine_tune"])
+    def test_a_run_killed_twice_ends_with_the_same_weights(
+        self, method: str, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", method, **LONG))
+        folder = make_run(tmp_path / "killed", method, **LONG)
+        chance = random.Random(method)
+        kill_after_checkpoints(folder, chance.randint(1, 3), chance)
+        kill_after_checkpoints(folder, chance.randint(1, 3), chance)
+        resumed = run_engine(folder)
+        assert content_of(resumed) == content_of(undisturbed)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True, True]
+
+    def test_a_run_with_tuning_and_a_baseline_killed_in_each_stage_ends_the_same(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        whole = {"tuned": True, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
+            "checkpoint_seconds": 0.02
+        }
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        folder = make_run(tmp_path / "killed", "sage", **whole)
+        for phase in ("teacher_tuning", "training", "baseline"):
+            kill_in_phase(folder, phase)
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+
+    def test_metrics_replayed_after_a_kill_have_the_same_values(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        folder = make_run(tmp_path / "run", "kd", **LONG)
+        kill_after_checkpoints(folder, 2, random.Random(1))
+        run_engine(folder)
+        values: dict[tuple[str, int], set[float]] = {}
+        for event in events_of(folder, "metric"):
+            values.setdefault((event["series"], event["step"]), set()).add(event["value"])
+        assert all(len(seen) == 1 for seen in values.values())
+
+    def test_another_thread_count_keeps_the_checkpoints_own(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
+        folder = make_run(tmp_path / "killed", "kd", **LONG)
+        kill_after_checkpoints(folder, 2, random.Random(2))
+        job = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps(job | {"threads": 2}))
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+
+    def test_a_resume_under_other_libraries_says_that_it_is_not_exact(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        folder = make_run(tmp_path / "run", "kd", **LONG)
+        kill_after_checkpoints(folder, 2, random.Random(3))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            state["environment"]["libraries"]["torch"] = "2.0.0"
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        run_engine(folder)
+        assert events_of(folder, "resumed")[-1]["exact_resume"] is False
+        assert "libraries" in events_of(folder, "warning")[-1]["message"]
+
+
+class TestStop:
+    def test_sigterm_writes_a_checkpoint_and_says_stopped(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        long_run = {"training__epochs": 12.0}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **long_run))
+        folder = make_run(tmp_path / "stopped", "kd", **long_run)
+        engine = start_engine(folder)
+        while not events_of(folder, "metric"):
+            time.sleep(0.005)
+        engine.terminate()
+        assert engine.wait(timeout=20) == exit_codes.STOPPED
+        assert len(list_checkpoints(folder / "checkpoints")) == 1
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+
+
+def kill_in_phase(folder: Path, phase: str) -> None:
+    """SIGKILL once a checkpoint was written in `phase` by this process."""
+    seen = len(events_of(folder))
+    engine = start_engine(folder)
+    try:
+        while True:
+            fresh = events_of(folder)[seen:]
+            entered = [i for i, event in enumerate(fresh) if event["type"] == "phase" and event["phase"] == phase]
+            if entered and any(event["type"] == "checkpoint" for event in fresh[entered[0] :]):
+                break
+            assert engine.poll() is None, f"the engine ended before it could be killed in {phase}"
+            time.sleep(0.002)
+    finally:
+        engine.kill()
+    engine.wait()

@@ -1,0 +1,226 @@
+"""Whole runs of the engine on tiny models: what every method has in common, and what comes out."""
+
+import json
+import math
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from tests.fixtures.tiny_models import write_classifier
+from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
+from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch
+
+Runner = Callable[[Path], Path]
+
+
+def manifest_of(artifact: Path) -> dict[str, Any]:
+    return json.loads((artifact / "manifest.json").read_text())
+
+
+def weights_of(artifact: Path) -> bytes:
+    return (artifact / "model.safetensors").read_bytes()
+
+
+class TestBudget:
+    @pytest.mark.parametrize("method", ["sage", "random_anchors", "oversample"])
+    def test_every_method_presents_as_many_rows_as_plain_distillation(
+        self, method: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        baselines = [METHODS["kd"], METHODS["fine_tune"]]
+        artifact = run_engine(make_run(tmp_path / "run", method, baselines=baselines, training__epochs=2.5))
+        arms = manifest_of(artifact)["arms"]
+        presented = {name: arm["rows_presented"] for name, arm in arms.items()}
+        assert presented == {"student": 375, "baseline.kd": 375, "baseline.fine_tune": 375}
+        added = [record["extra_rows"] for record in arms["student"]["rounds"] if "extra_rows" in record]
+        # Two rounds share what the warm-up epoch leaves; a ratio of 0.5 makes a third of each round added rows.
+        assert sum(added) == pytest.approx((375 - 150) / 3, abs=2)
+
+    def test_sage_without_synthetic_rows_is_plain_distillation_bit_for_bit(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        plain = run_engine(make_run(tmp_path / "kd", "kd"))
+        without = run_engine(make_run(tmp_path / "sage", "sage", method__synthetic_ratio=0.0))
+        assert weights_of(without) == weights_of(plain)
+
+
+class TestEarlyStopping:
+    def test_sage_stops_when_the_student_has_nothing_left_to_learn(self, tmp_path: Path, run_engine: Runner) -> None:
+        stubborn = {"method__rounds": 8, "method__early_stopping": True, "training__learning_rate": 1e-9}
+        folder = make_run(tmp_path / "run", "sage", training__epochs=6.0, **stubborn)
+        arms = manifest_of(run_engine(folder))["arms"]
+        assert len(arms["student"]["rounds"]) < 9
+        assert events_of(folder, "round")[-1]["stopped_early"] is True
+
+
+class TestArtifact:
+    @pytest.mark.parametrize("family", ["bert", "distilbert"])
+    def test_loads_with_plain_transformers_and_answers_as_measured(
+        self, family: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        artifact = run_engine(make_run(tmp_path / "run", "kd", family=family, training__epochs=8.0))
+        model = AutoModelForSequenceClassification.from_pretrained(artifact)
+        tokenizer = AutoTokenizer.from_pretrained(artifact)
+        assert type(model).__module__.startswith("transformers.")
+        import pyarrow.parquet as parquet
+
+        rows = parquet.read_table(tmp_path / "run/dataset/test.parquet").to_pydict()
+        with torch.inference_mode():
+            logits = model(**tokenizer(rows["text"], padding=True, return_tensors="pt")).logits
+        accuracy = float((logits.argmax(1).numpy() == np.array(rows["label"])).mean())
+        measured = json.loads((artifact / "metrics.json").read_text())["student"]["test"]["accuracy"]
+        assert accuracy == pytest.approx(measured)
+        answer = pipeline("text-classification", model=model, tokenizer=tokenizer)(rows["text"][0])[0]
+        assert answer["label"] in LABELS
+
+    def test_the_student_has_the_layers_asked_for_and_the_teachers_table(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        artifact = run_engine(make_run(tmp_path / "run", "kd"))
+        student = load_file(artifact / "model.safetensors")
+        teacher = load_file(tmp_path / "run/teacher/model.safetensors")
+        assert {name.split(".")[3] for name in student if ".encoder.layer." in name} == {"0", "1"}
+        table = "bert.embeddings.word_embeddings.weight"
+        assert torch.equal(student[table], teacher[table])
+
+    def test_equal_runs_have_equal_content_and_another_seed_another(self, tmp_path: Path, run_engine: Runner) -> None:
+        first, second = (manifest_of(run_engine(make_run(tmp_path / name, "sage"))) for name in ("a", "b"))
+        other = manifest_of(run_engine(make_run(tmp_path / "c", "sage", training__seed=12)))
+        assert first["content_sha256"] == second["content_sha256"]
+        assert first["content_sha256"] != other["content_sha256"]
+
+    def test_the_manifest_names_every_file_with_its_hash(self, tmp_path: Path, run_engine: Runner) -> None:
+        import hashlib
+
+        artifact = run_engine(make_run(tmp_path / "run", "fine_tune"))
+        listed = {entry["path"]: entry for entry in manifest_of(artifact)["files"]}
+        assert set(listed) == {file.name for file in artifact.iterdir()} - {"manifest.json"}
+        for name, entry in listed.items():
+            content = (artifact / name).read_bytes()
+            assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+            assert entry["size_bytes"] == len(content)
+
+    def test_the_archive_holds_the_folder_without_times_or_owners(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "fine_tune")
+        artifact = run_engine(folder)
+        with tarfile.open(folder / "artifact.tar.gz") as archive:
+            entries = archive.getmembers()
+        assert [entry.name for entry in entries] == sorted(f"student/{file.name}" for file in artifact.iterdir())
+        assert {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries} == {(0, 0, 0, "")}
+
+    def test_pairs_of_texts_are_distilled_too(self, tmp_path: Path, run_engine: Runner) -> None:
+        artifact = run_engine(make_run(tmp_path / "run", "sage", has_pairs=True))
+        tokenizer = AutoTokenizer.from_pretrained(artifact)
+        model = AutoModelForSequenceClassification.from_pretrained(artifact)
+        encoded = tokenizer("the cat", "a dog", return_tensors="pt")
+        assert model(**encoded).logits.shape == (1, len(LABELS))
+
+
+class TestLearning:
+    def test_the_training_loss_falls(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "fine_tune", training__epochs=24.0)
+        run_engine(folder)
+        losses = [e["value"] for e in events_of(folder, "metric") if e["series"] == "student/train_loss"]
+        assert losses[-1] < 0.7 * losses[0]
+
+    def test_progress_rises_to_the_end(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "sage", tuned=True, baselines=[METHODS["kd"]])
+        run_engine(folder)
+        shares = [event["progress"] for event in events_of(folder, "progress")]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1.0)
+
+
+class TestCache:
+    def test_a_second_job_on_the_same_pair_neither_tunes_nor_asks_the_teacher_again(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        first = make_run(tmp_path / "first", "sage", tuned=True)
+        content = weights_of(run_engine(first))
+        second = make_run(tmp_path / "second", "sage", tuned=True)
+        (first / "cache").rename(second / "cache")
+        assert weights_of(run_engine(second)) == content
+        phases = {event["phase"] for event in events_of(second, "phase")}
+        assert phases.isdisjoint({"teacher_tuning", "teacher_outputs", "projection"})
+
+    def test_wanted_names_what_a_run_leaves_behind(self, tmp_path: Path, run_engine: Runner) -> None:
+        from worker.distill.cache import wanted
+
+        folder = make_run(tmp_path / "run", "sage", tuned=True)
+        run_engine(folder)
+        left = {(entry.parent.name, entry.name) for entry in (folder / "cache").glob("*/*")}
+        assert left >= set(wanted(json.loads((folder / "job.json").read_text())))
+
+
+class TestLabels:
+    def test_a_teacher_with_the_same_labels_in_another_order_is_rearranged(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a teacher that is right under its own numbering would teach nonsense under ours."""
+        straight = run_engine(make_run(tmp_path / "straight", "kd"))
+        folder = make_run(tmp_path / "turned", "kd")
+        turned = write_classifier(folder / "turned", VOCABULARY, LABELS)
+        _turn_labels(turned)
+        job = json.loads((folder / "job.json").read_text())
+        job["teacher"]["path"] = "turned"
+        (folder / "job.json").write_text(json.dumps(job))
+        assert weights_of(run_engine(folder)) == weights_of(straight)
+
+    def test_a_teacher_of_other_labels_is_refused_by_name(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "kd")
+        write_classifier(folder / "teacher", VOCABULARY, ["ham", "spam"])
+        with pytest.raises(TeacherLabelMismatch, match=r"'ham', 'spam'.*add teacher_tuning"):
+            run_engine(folder)
+
+    def test_an_encoder_that_was_never_tuned_is_refused(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "kd", tuned=True, teacher_tuning=None)
+        with pytest.raises((TeacherLabelMismatch, InvalidJob), match="teacher_tuning"):
+            run_engine(folder)
+
+
+class TestBadJobs:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"student__layers": 9}, "student.layers is 9.*choose 1 to 4"),
+            ({"training__max_length": 64}, "max_length is 64.*32 tokens"),
+            ({"method": {"type": "sagee"}}, "'sagee' is not known; known are sage"),
+            ({"method": {"type": "kd", "temperature": 2.0, "alpha": 0.9, "beta": 1}}, "unknown beta"),
+            ({"method": {"type": "kd", "temperature": 2.0}}, "lacks alpha"),
+            ({"training__epochs": "3"}, "training.epochs is '3'"),
+            ({"training__precision": "fp8"}, "training.precision is 'fp8'.*bf16"),
+            ({"format_version": 2}, "format_version 2"),
+            ({"colour": "red"}, "unknown colour"),
+        ],
+    )
+    def test_is_refused_with_the_value_and_the_way_out(
+        self, changes: dict[str, Any], message: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        with pytest.raises(InvalidJob, match=message):
+            run_engine(make_run(tmp_path / "run", "kd", **changes))
+
+    def test_a_loss_that_is_not_a_number_ends_the_run_and_no_checkpoint_holds_it(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        folder = make_run(tmp_path / "run", "kd", training__learning_rate=math.inf, checkpoint_seconds=0.0)
+        with pytest.raises(NanLoss, match="lower the learning rate"):
+            run_engine(folder)
+        for weights in (folder / "checkpoints").glob("*/model.safetensors"):
+            assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+
+
+def _turn_labels(folder: Path) -> None:
+    """Reverse the classes of a saved classifier: its head and its label names together."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight.flip(0).clone())
+        model.classifier.bias.copy_(model.classifier.bias.flip(0).clone())
+    model.config.id2label = dict(enumerate(reversed(LABELS)))
+    model.config.label2id = {label: index for index, label in enumerate(reversed(LABELS))}
+    model.save_pretrained(folder)

@@ -1,0 +1,102 @@
+import numpy as np
+
+from worker.distill.projection import Projection, fit_coordinates
+from worker.distill.selection import uniform_region
+from worker.distill.synthesis import Synthesizer
+
+
+def projection(rows: int = 200, width: int = 16) -> Projection:
+    """Points on a curved sheet, so that the map (its parameters) and the vectors fit together."""
+    generator = np.random.default_rng(0)
+    coordinates = generator.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    lift = generator.normal(size=(4, width)).astype(np.float32)
+    curved = np.column_stack([coordinates, np.sin(2 * coordinates)])
+    return Projection((curved @ lift).astype(np.float32), coordinates)
+
+
+def draw(seed: int, count: int = 300):  # type: ignore[no-untyped-def]
+    synthesizer = Synthesizer(projection(), neighbors=8)
+    region = uniform_region(200)
+    return synthesizer, synthesizer.draw(region, count, np.random.default_rng(seed))
+
+
+class TestDraw:
+    def test_each_point_lies_between_its_row_and_one_of_the_rows_neighbours(self) -> None:
+        synthesizer, points = draw(seed=1)
+        starts, ends = points.drawn.T
+        assert all(end in synthesizer.neighbors[start] for start, end in points.drawn)
+        coordinates = synthesizer.projection.coordinates
+        along = coordinates[ends] - coordinates[starts]
+        offset = points.coordinates - coordinates[starts]
+        cross = along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0]
+        share = (along * offset).sum(1) / (along**2).sum(1)
+        np.testing.assert_allclose(cross, 0, atol=1e-5)
+        assert (share > -1e-4).all()
+        assert (share < 1 + 1e-4).all()
+
+    def test_one_seed_gives_one_set(self) -> None:
+        _, first = draw(seed=1)
+        _, second = draw(seed=1)
+        _, other = draw(seed=2)
+        np.testing.assert_array_equal(first.shifts, second.shifts)
+        np.testing.assert_array_equal(first.anchors, second.anchors)
+        assert not np.array_equal(first.shifts, other.shifts)
+
+    def test_gives_as_many_points_as_asked(self) -> None:
+        _, points = draw(seed=1, count=123)
+        assert len(points.anchors) == 123
+
+    def test_a_point_is_near_the_row_that_lends_its_tokens(self) -> None:
+        synthesizer, points = draw(seed=1)
+        vectors = synthesizer.projection.vectors[points.anchors] + points.shifts
+        to_all = np.linalg.norm(synthesizer.projection.vectors[None] - vectors[:, None], axis=2)
+        own = np.linalg.norm(points.shifts, axis=1)
+        assert (own <= to_all.min(1) + 1e-5).mean() > 0.9
+
+    def test_points_far_from_any_real_row_are_refused(self) -> None:
+        """Harm: the teacher labels vectors that no text could give, and the student learns them."""
+        flat = projection()
+        torn = flat.vectors.copy()
+        torn[:1] *= 1_000  # a row that has neighbours on the map and nowhere near in input space
+        synthesizer = Synthesizer(Projection(torn, flat.coordinates), neighbors=8)
+        points = synthesizer.draw(uniform_region(200), 300, np.random.default_rng(0))
+        assert np.linalg.norm(points.shifts, axis=1).max() <= synthesizer._keep_distance
+        assert synthesizer._keep_distance < 1_000
+
+
+class TestInvert:
+    def test_a_point_on_a_real_row_comes_back_close_to_its_vector(self) -> None:
+        synthesizer = Synthesizer(projection(), neighbors=8)
+        vectors, _ = synthesizer.invert(synthesizer.projection.coordinates)
+        error = np.linalg.norm(vectors - synthesizer.projection.vectors, axis=1)
+        spread = np.linalg.norm(synthesizer.projection.vectors, axis=1).mean()
+        assert np.median(error) < 0.1 * spread
+
+    def test_a_point_far_from_the_data_is_finite(self) -> None:
+        synthesizer = Synthesizer(projection(), neighbors=8)
+        vectors, _ = synthesizer.invert(np.array([[1e6, 1e6]], np.float32))
+        assert np.isfinite(vectors).all()
+
+    def test_twins_do_not_divide_by_zero(self) -> None:
+        twins = Projection(np.ones((20, 4), np.float32), np.zeros((20, 2), np.float32))
+        vectors, _ = Synthesizer(twins, neighbors=5).invert(np.zeros((1, 2), np.float32))
+        np.testing.assert_allclose(vectors, 1.0)
+
+
+class TestFitCoordinates:
+    def test_the_same_vectors_give_the_same_map(self) -> None:
+        vectors = projection().vectors
+        np.testing.assert_array_equal(fit_coordinates(vectors), fit_coordinates(vectors))
+
+    def test_heaps_stay_apart_on_the_map(self) -> None:
+        generator = np.random.default_rng(0)
+        heaps = np.repeat(generator.normal(size=(3, 16)) * 20, 50, 0)
+        vectors = (heaps + generator.normal(size=heaps.shape)).astype(np.float32)
+        coordinates = fit_coordinates(vectors).reshape(3, 50, 2)
+        centres = coordinates.mean(1)
+        spread = np.linalg.norm(coordinates - centres[:, None], axis=2).max()
+        gaps = [np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+        assert min(gaps) > spread
+
+    def test_a_handful_of_rows_is_laid_out_without_umap(self) -> None:
+        assert fit_coordinates(np.eye(4, dtype=np.float32)).shape == (4, 2)

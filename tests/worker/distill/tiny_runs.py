@@ -1,0 +1,149 @@
+"""Run folders for the engine that take seconds: a tiny teacher, a few hundred rows, a job.json."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from tests.fixtures.tiny_models import write_classifier, write_encoder
+
+WORDS = {
+    "animal": ["cat", "dog", "horse", "otter", "crow", "trout"],
+    "colour": ["red", "green", "violet", "amber", "grey", "teal"],
+    "fruit": ["apple", "pear", "plum", "fig", "cherry", "quince"],
+}
+FILLERS = ["i", "met", "a", "the", "very", "old", "new", "one", "here", "there", "and", "then"]
+LABELS = sorted(WORDS)
+VOCABULARY = sorted({*FILLERS, *(word for group in WORDS.values() for word in group)})
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sage": {
+        "type": "sage",
+        "temperature": 2.0,
+        "alpha": 0.9,
+        "rounds": 2,
+        "warmup_epochs": 1.0,
+        "synthetic_ratio": 0.5,
+        "neighbors": 5,
+        "anchor_quantile": 0.2,
+        "early_stopping": False,
+    },
+    "kd": {"type": "kd", "temperature": 2.0, "alpha": 0.9},
+    "fine_tune": {"type": "fine_tune"},
+    "random_anchors": {
+        "type": "random_anchors",
+        "temperature": 2.0,
+        "alpha": 0.9,
+        "rounds": 2,
+        "warmup_epochs": 1.0,
+        "synthetic_ratio": 0.5,
+        "neighbors": 5,
+    },
+    "oversample": {
+        "type": "oversample",
+        "temperature": 2.0,
+        "alpha": 0.9,
+        "rounds": 2,
+        "warmup_epochs": 1.0,
+        "oversample_ratio": 0.5,
+        "neighbors": 5,
+        "anchor_quantile": 0.2,
+    },
+}
+TUNING = {
+    "epochs": 2.0,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "seed": 7,
+}
+
+
+def make_run(
+    folder: Path,
+    method_type: str = "kd",
+    *,
+    family: str = "bert",
+    tuned: bool = False,
+    has_pairs: bool = False,
+    checkpoint_seconds: float = 3_600.0,
+    train_rows: int = 150,
+    **changes: Any,
+) -> Path:
+    """A run folder; `changes` replace whole entries of job.json, or single fields by "section.field" keys."""
+    folder.mkdir(parents=True)
+    teacher = folder / "teacher"
+    if tuned:
+        write_encoder(teacher, VOCABULARY)
+    else:
+        write_classifier(teacher, VOCABULARY, LABELS, family=family)
+    _write_dataset(folder / "dataset", has_pairs, {"train": train_rows, "validation": 60, "test": 60})
+    job: dict[str, Any] = {
+        "format_version": 1,
+        "job_id": "job_tiny",
+        "teacher": {"path": "teacher", "sha256": f"teacher-{family}-{tuned}"},
+        "dataset": {"path": "dataset", "sha256": f"dataset-{has_pairs}-{train_rows}"},
+        "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers"},
+        "method": METHODS[method_type],
+        "baselines": [],
+        "training": {
+            "epochs": 3.0,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "warmup_ratio": 0.1,
+            "weight_decay": 0.01,
+            "max_length": 24,
+            "precision": "fp32",
+            "seed": 11,
+            "deterministic": False,
+        },
+        "teacher_tuning": TUNING if tuned else None,
+        "threads": 1,
+        "checkpoint": {"every_seconds": checkpoint_seconds, "keep": 2},
+    }
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        if field:
+            job[section] = job[section] | {field: value}
+        else:
+            job[section] = value
+    (folder / "job.json").write_text(json.dumps(job))
+    return folder
+
+
+def events_of(folder: Path, *types: str) -> list[dict[str, Any]]:
+    """The whole events so far, of `types` only where any are named."""
+    if not (folder / "events.jsonl").exists():
+        return []
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return [event for event in events if not types or event["type"] in types]
+
+
+def start_engine(folder: Path, *prefix: str, **settings: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*prefix, sys.executable, "-m", "worker.distill", str(folder)], **settings)
+
+
+def _write_dataset(folder: Path, has_pairs: bool, rows: dict[str, int]) -> None:
+    folder.mkdir()
+    for split, count in rows.items():
+        chance = random.Random(split)
+        texts, labels = [], []
+        for index in range(count):
+            label = index % len(LABELS)
+            words = chance.choices(FILLERS, k=chance.randint(2, 7))
+            words.insert(chance.randrange(len(words) + 1), chance.choice(WORDS[LABELS[label]]))
+            texts.append(" ".join(words))
+            labels.append(label)
+        columns: dict[str, Any] = {"text": texts, "label": pa.array(labels, pa.int32())}
+        if has_pairs:
+            columns["text_pair"] = [" ".join(chance.choices(FILLERS, k=4)) for _ in texts]
+        parquet.write_table(pa.table(columns), folder / f"{split}.parquet")
+    summary = {"format_version": 1, "labels": LABELS, "has_pairs": has_pairs, "rows": rows, "sha256": "tiny"}
+    (folder / "dataset.json").write_text(json.dumps(summary))

@@ -1,0 +1,93 @@
+"""The engine as a program: `python -m worker.distill RUN_DIR`.
+
+Reads RUN_DIR/job.json and the folders it names; writes events.jsonl, checkpoints/, cache/ and artifact/.
+It knows no database, no queue and no network, so it runs the same under a worker, in a debugger and by
+hand. How it ends: exit_codes.py and the last event.
+"""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from worker.distill import exit_codes
+from worker.distill.errors import DiskFull, EngineError, OutOfMemory, Stopped
+from worker.distill.events import EVENTS_FILE, EventLog
+from worker.distill.parent import die_with_parent
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.distill", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="folder with job.json")
+    folder: Path = parser.parse_args().run_dir
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if os.environ.get("STILLHOUSE_ENGINE_PARENT_PIPE") == "1":
+        die_with_parent()
+    # OpenMP's threads spin while they wait, so a second busy process (the projection) would cost a training
+    # step many times its own share. Read when torch loads the library, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Deterministic cuBLAS needs this before CUDA starts; without training.deterministic it costs nothing.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything was laid in the run folder
+    if not folder.is_dir():
+        print(f"{folder} is not a folder: pass the run folder that holds job.json.", file=sys.stderr)
+        return exit_codes.FAILED
+    events = EventLog(folder / EVENTS_FILE)
+    try:
+        from worker.distill.loop import distil  # torch: seconds, so after the signal handler stands
+
+        distil(folder, events, stop.is_set)
+    except Stopped:
+        return exit_codes.STOPPED
+    except Exception as error:
+        return _fail(error, events)
+    return exit_codes.SUCCEEDED
+
+
+def _fail(error: Exception, events: EventLog) -> int:
+    explained = _explain(error)
+    if not isinstance(error, EngineError):
+        traceback.print_exc()
+    try:
+        events.emit("failed", code=explained.code, message=str(explained))
+    except OSError:  # no room even for a line: the exit code says it
+        print(f"{explained.code}: {explained}", file=sys.stderr)
+    return exit_codes.DISK_FULL if isinstance(explained, DiskFull) else exit_codes.FAILED
+
+
+def _explain(error: Exception) -> EngineError:
+    """The failure that a person can act on behind what a library raised."""
+    text = str(error)
+    if isinstance(error, EngineError):
+        return error
+    if _is_out_of_memory(error, text):
+        return OutOfMemory(
+            f"memory ran out ({text.splitlines()[0] if text else 'allocation failed'}): lower "
+            "training.batch_size or training.max_length, or run on a larger worker."
+        )
+    if (isinstance(error, OSError) and error.errno in _NO_ROOM) or "No space left on device" in text:
+        where = getattr(error, "filename", None) or "the run folder"
+        return DiskFull(
+            f"the worker's disk has no room left while writing {where}: free space under STILLHOUSE_WORK_DIR or "
+            "give the worker a larger disk, then post the job again."
+        )
+    if "File too large" in text:  # safetensors reports a file-size limit as text only
+        return DiskFull("a file grew past the limit that the worker's system sets: raise it, then post the job again.")
+    return EngineError(f"{type(error).__name__}: {text}")
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""From row numbers to padded tensors, and in which order.
+
+A row number below the split's length is a real row; from there on it names a synthetic row, which
+stands on the tokens of its anchor (a real row) and adds one vector to them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worker.distill import seed as seeds
+from worker.distill.data import Split
+
+# Rows are sorted by length inside a window of so many batches: wide enough that padding all but
+# vanishes, narrow enough that a batch is still a random draw.
+_SORT_WINDOW_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class SyntheticRows:
+    """Points that no text has: an anchor's token vectors, moved so that their mean is the point."""
+
+    anchors: np.ndarray  # (synthetic,) int64 row of the training split
+    shifts: np.ndarray  # (synthetic, width) float32: the point less the anchor's pooled vector
+    teacher_logits: np.ndarray  # (synthetic, classes) float32
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded on the right; tensors lie on the run's device."""
+
+    ids: torch.Tensor  # (rows, length) int64
+    mask: torch.Tensor  # (rows, length) bool
+    segments: torch.Tensor  # (rows, length) int64
+    is_special: torch.Tensor  # (rows, length) bool, padding included
+    labels: torch.Tensor  # (rows,) int64; of a synthetic row its anchor's, which nobody vouches for
+    has_label: torch.Tensor  # (rows,) bool: real rows
+    teacher_logits: torch.Tensor | None  # (rows, classes)
+    shifts: torch.Tensor | None  # (rows, width); None where every row is real
+
+
+def epoch_order(seed: int, arm: str, epoch: int, rows: int) -> np.ndarray:
+    """(rows,) the permutation of one epoch."""
+    return seeds.generator(seed, arm, "order", epoch).permutation(rows)
+
+
+def stream_of_rows(seed: int, arm: str, rows: int, start: int, count: int) -> np.ndarray:
+    """(count,) rows from position `start` of an endless sequence of epochs: none repeats within an epoch."""
+    pieces: list[np.ndarray] = []
+    position = start
+    while position < start + count:
+        epoch, offset = divmod(position, rows)
+        take = min(rows - offset, start + count - position)
+        pieces.append(epoch_order(seed, arm, epoch, rows)[offset : offset + take])
+        position += take
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+
+def arrange(rows: np.ndarray, lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Shuffle `rows` into batches of like length; `lengths` (rows,) are the token counts beside them."""
+    order = generator.permutation(len(rows))
+    window = batch_size * _SORT_WINDOW_BATCHES
+    batches = []
+    for start in range(0, len(order), window):
+        piece = order[start : start + window]
+        piece = piece[np.argsort(lengths[piece], kind="stable")]
+        batches += [piece[i : i + batch_size] for i in range(0, len(piece), batch_size)]
+    return [rows[batches[i]] for i in generator.permutation(len(batches))]
+
+
+def in_length_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
+    """All rows, longest first, for passes without a gradient: the first batch shows the peak memory."""
+    order = np.argsort(-split.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def collate(
+    rows: np.ndarray,
+    split: Split,
+    device: torch.device,
+    *,
+    teacher_logits: np.ndarray | None = None,
+    synthetic: SyntheticRows | None = None,
+) -> Batch:
+    """Gather `rows` into one padded batch; `teacher_logits` (split rows, classes) are those of the real rows."""
+    is_real = rows < len(split)
+    text_rows = rows
+    shifts = None
+    logits = None if teacher_logits is None else teacher_logits[np.where(is_real, rows, 0)]
+    if synthetic is not None and not is_real.all():
+        drawn = rows[~is_real] - len(split)
+        text_rows = rows.copy()
+        text_rows[~is_real] = synthetic.anchors[drawn]
+        shifts = np.zeros((len(rows), synthetic.shifts.shape[1]), np.float32)
+        shifts[~is_real] = synthetic.shifts[drawn]
+        if logits is not None:
+            logits[~is_real] = synthetic.teacher_logits[drawn]
+    lengths = split.lengths[text_rows]
+    positions = np.arange(lengths.max())
+    mask = positions < lengths[:, None]
+    tokens = np.where(mask, split.offsets[text_rows][:, None] + positions, 0)
+
+    def place(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    return Batch(
+        ids=place(np.where(mask, split.ids[tokens], 0).astype(np.int64)),
+        mask=place(mask),
+        segments=place(np.where(mask, split.segments[tokens], 0).astype(np.int64)),
+        is_special=place(split.is_special[tokens] | ~mask),
+        labels=place(split.labels[text_rows]),
+        has_label=place(is_real),
+        teacher_logits=None if logits is None else place(logits),
+        shifts=None if shifts is None else place(shifts),
+    )

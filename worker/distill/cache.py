@@ -1,0 +1,102 @@
+"""What outlives a job: tuned teachers, teacher outputs and projections, each under the hash of its inputs.
+
+A key depends on nothing that only the device knows, so the worker can compute it without torch,
+fetch what another job left, and hand it to the engine as files. What does depend on the device (the
+precision that "auto" became) is in the file's name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from worker.distill.config import JobConfig
+
+# Part of every key: raise it when the numbers that the code below a key computes change.
+CODE_VERSION = 1
+
+TUNED_TEACHERS = "tuned_teachers"
+TEACHER_OUTPUTS = "teacher_outputs"
+PROJECTIONS = "projections"
+
+
+def tuned_teacher_key(job: JobConfig) -> str | None:
+    """The teacher after `teacher_tuning`; None where the job tunes nothing."""
+    if job.teacher_tuning is None:
+        return None
+    return _key(
+        teacher=job.teacher.sha256,
+        dataset=job.dataset.sha256,
+        tuning=vars(job.teacher_tuning),
+        max_length=job.training.max_length,
+        precision=job.training.precision,
+    )
+
+
+def teacher_outputs_key(job: JobConfig) -> str:
+    """The logits of the (tuned) teacher over every row of the dataset."""
+    return _key(
+        teacher=job.teacher.sha256,
+        tuned=tuned_teacher_key(job),
+        dataset=job.dataset.sha256,
+        max_length=job.training.max_length,
+    )
+
+
+def projection_key(job: JobConfig) -> str:
+    """Coordinates of the pooled input vectors, which tuning leaves alone: the embedding table is frozen."""
+    return _key(
+        teacher=job.teacher.sha256,
+        dataset=job.dataset.sha256,
+        max_length=job.training.max_length,
+        umap=version("umap-learn"),
+    )
+
+
+def wanted(raw_job: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The (kind, key) pairs that a run of the parsed job.json would use if it found them."""
+    job = JobConfig.parse(raw_job)
+    pairs = [(TEACHER_OUTPUTS, teacher_outputs_key(job)), (PROJECTIONS, projection_key(job))]
+    if tuned := tuned_teacher_key(job):
+        pairs.append((TUNED_TEACHERS, tuned))
+    return pairs
+
+
+class Cache:
+    """The run's own copy of the cache: RUN_DIR/cache/{kind}/{key}/."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: str, key: str) -> Path:
+        return self.folder / kind / key
+
+    def find(self, kind: str, key: str, file: str) -> Path | None:
+        path = self.path(kind, key) / file
+        return path if path.exists() else None
+
+    def begin(self, kind: str, key: str) -> Path:
+        """An empty folder to write an entry's files into; `commit` makes them visible together."""
+        temporary = self.path(kind, key).with_suffix(".partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        return temporary
+
+    def commit(self, kind: str, key: str) -> str:
+        """Move the entry's files into place; returns the folder's path relative to the run folder."""
+        final = self.path(kind, key)
+        temporary = final.with_suffix(".partial")
+        final.mkdir(parents=True, exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, final / file.name)
+        temporary.rmdir()
+        return str(final.relative_to(self.folder.parent))
+
+
+def _key(**ingredients: Any) -> str:
+    text = json.dumps({"code": CODE_VERSION, **ingredients}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

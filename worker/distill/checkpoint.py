@@ -1,0 +1,182 @@
+"""A checkpoint: everything that a resumed run needs to end as the run it replaces would have.
+
+A folder `checkpoints/{number:08d}` of safetensors and one JSON file. It is written aside, every file and
+the folder fsynced, then renamed: a folder of that name is whole. Random states are absent on purpose:
+each stream is a function of the seed and the position (seed.py), and the position is here.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from worker.distill.batches import SyntheticRows
+from worker.distill.strategies.base import RoundPlan
+
+_FORMAT_VERSION = 1
+_STATE_FILE = "state.json"
+
+
+@dataclass
+class ArmPosition:
+    """Where an arm's training stands. Every field is required, so none is forgotten on a resume."""
+
+    round: int
+    batch_in_round: int
+    step: int  # optimiser steps taken
+    rows_presented: int
+    best_round: int  # -1 before the first validation
+    best_accuracy: float
+    best_loss: float
+    rounds_without_gain: int
+    window_loss_sum: float  # of the steps since the last logged training loss
+    window_steps: int
+    strategy: dict[str, Any]
+    rounds_done: list[dict[str, Any]]  # one record per finished round
+
+
+@dataclass
+class ArmState:
+    """An arm in the middle of its training."""
+
+    position: ArmPosition
+    weights: dict[str, torch.Tensor]  # of the trainable parameters
+    best_weights: dict[str, torch.Tensor]  # empty before the first validation
+    optimizer: dict[str, torch.Tensor]  # "{parameter}/{state}"
+    plan: RoundPlan | None  # of the round under way
+
+
+@dataclass
+class RunState:
+    """A whole run: the arms that are done, and the one under way."""
+
+    number: int  # of the checkpoint: optimiser steps of all arms, and more than any checkpoint before
+    steps_before: int  # optimiser steps of the arms that are done
+    environment: dict[str, Any]
+    inputs: dict[str, str]  # what the run began with, by content hash
+    finished: dict[str, dict[str, Any]]  # arm -> its record
+    finished_weights: dict[str, dict[str, torch.Tensor]]  # arm -> best weights
+    arm: str | None
+    arm_state: ArmState | None
+
+
+def save_checkpoint(folder: Path, state: RunState, *, keep: int) -> Path:
+    """Write `state` under `folder`, durably, and drop all but the last `keep`; returns the new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{state.number:08d}"
+    temporary = folder / f".{state.number:08d}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    _write(temporary, state)
+    for file in temporary.iterdir():
+        _fsync(file)
+    _fsync(temporary)
+    os.rename(temporary, final)
+    _fsync(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if (path / _STATE_FILE).exists())
+
+
+def load_latest(folder: Path) -> RunState | None:
+    """The newest checkpoint, or None; what a kill left half-written has another name and is ignored."""
+    found = list_checkpoints(folder)
+    return _read(found[-1]) if found else None
+
+
+def _write(folder: Path, state: RunState) -> None:
+    record: dict[str, Any] = {
+        "format_version": _FORMAT_VERSION,
+        "number": state.number,
+        "steps_before": state.steps_before,
+        "environment": state.environment,
+        "inputs": state.inputs,
+        "finished": state.finished,
+        "arm": state.arm,
+        "arm_position": None,
+        "plan_facts": None,
+    }
+    for arm, weights in state.finished_weights.items():
+        save_file(weights, folder / _finished_file(arm))
+    if state.arm_state is not None:
+        arm_state = state.arm_state
+        record["arm_position"] = asdict(arm_state.position)
+        save_file(arm_state.weights, folder / "model.safetensors")
+        save_file(arm_state.best_weights, folder / "best.safetensors")
+        save_file(arm_state.optimizer, folder / "optimizer.safetensors")
+        if arm_state.plan is not None:
+            record["plan_facts"] = arm_state.plan.facts
+            save_arrays(_plan_arrays(arm_state.plan), folder / "round.safetensors")
+    (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+
+
+def _read(folder: Path) -> RunState:
+    record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    if record["format_version"] != _FORMAT_VERSION:
+        raise ValueError(
+            f"checkpoint {folder.name} has format {record['format_version']}, this engine reads "
+            f"{_FORMAT_VERSION}: finish the job with the release that began it, or start it anew."
+        )
+    arm_state = None
+    if record["arm_position"] is not None:
+        plan_file = folder / "round.safetensors"
+        arm_state = ArmState(
+            position=ArmPosition(**{field.name: record["arm_position"][field.name] for field in fields(ArmPosition)}),
+            weights=load_file(folder / "model.safetensors"),
+            best_weights=load_file(folder / "best.safetensors"),
+            optimizer=load_file(folder / "optimizer.safetensors"),
+            plan=_read_plan(load_arrays(plan_file), record["plan_facts"]) if plan_file.exists() else None,
+        )
+    return RunState(
+        number=record["number"],
+        steps_before=record["steps_before"],
+        environment=record["environment"],
+        inputs=record["inputs"],
+        finished=record["finished"],
+        finished_weights={arm: load_file(folder / _finished_file(arm)) for arm in record["finished"]},
+        arm=record["arm"],
+        arm_state=arm_state,
+    )
+
+
+def _finished_file(arm: str) -> str:
+    return f"finished-{arm}.safetensors"
+
+
+def _plan_arrays(plan: RoundPlan) -> dict[str, np.ndarray]:
+    arrays = {"rows": plan.rows}
+    if plan.synthetic is not None:
+        arrays |= {
+            "anchors": plan.synthetic.anchors,
+            "shifts": plan.synthetic.shifts,
+            "teacher_logits": plan.synthetic.teacher_logits,
+        }
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _read_plan(arrays: dict[str, np.ndarray], facts: dict[str, float]) -> RoundPlan:
+    synthetic = None
+    if "anchors" in arrays:
+        synthetic = SyntheticRows(arrays["anchors"], arrays["shifts"], arrays["teacher_logits"])
+    return RoundPlan(arrays["rows"], synthetic, facts)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

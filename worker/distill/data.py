@@ -1,0 +1,96 @@
+"""The prepared dataset as token ids: three splits, each one flat array with offsets.
+
+A flat array costs what the tokens cost: no padding is stored and no Python object stands per row, so a
+million rows fit. The folder's format is the worker's preparation's (parquet and dataset.json).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from worker.distill.errors import InvalidJob
+
+SPLITS = ("train", "validation", "test")
+_TOKENISER_BATCH_ROWS = 2_000
+_EXAMPLES = 50
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split; row i holds tokens offsets[i]..offsets[i+1]."""
+
+    ids: np.ndarray  # (tokens,) int32
+    segments: np.ndarray  # (tokens,) int8
+    is_special: np.ndarray  # (tokens,) bool: [CLS], [SEP]
+    offsets: np.ndarray  # (rows + 1,) int64
+    labels: np.ndarray  # (rows,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,) tokens in each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    labels: list[str]
+    has_pairs: bool
+    splits: dict[str, Split]
+    examples: dict[str, list[tuple[str, ...]]]  # the first texts (or pairs) of each split, to time the student on
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+
+def load_dataset(folder: Path, tokenizer: Any, max_length: int) -> Dataset:
+    """Tokenise every split that the prepared `folder` has, cutting rows at `max_length` tokens."""
+    try:
+        summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidJob(f"{folder} holds no dataset.json: it is not a prepared dataset.") from None
+    splits, examples = {}, {}
+    for name in SPLITS:
+        file = folder / f"{name}.parquet"
+        if file.exists():
+            splits[name], examples[name] = _load_split(file, tokenizer, max_length)
+    return Dataset(summary["labels"], summary["has_pairs"], splits, examples)
+
+
+def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, list[tuple[str, ...]]]:
+    ids, segments, special, lengths, labels = [], [], [], [], []
+    examples: list[tuple[str, ...]] = []
+    for batch in parquet.ParquetFile(file).iter_batches(batch_size=_TOKENISER_BATCH_ROWS):
+        columns = batch.to_pydict()
+        encoded = tokenizer(
+            columns["text"],
+            columns.get("text_pair"),
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+        )
+        ids += [np.fromiter(row, np.int32) for row in encoded["input_ids"]]
+        segments += [np.fromiter(row, np.int8) for row in encoded["token_type_ids"]]
+        special += [np.fromiter(row, bool) for row in encoded["special_tokens_mask"]]
+        lengths += [len(row) for row in encoded["input_ids"]]
+        labels.append(np.asarray(columns["label"], np.int64))
+        if not examples:
+            texts = [columns[name] for name in ("text", "text_pair") if name in columns]
+            examples = list(zip(*texts, strict=True))[:_EXAMPLES]
+    split = Split(
+        ids=np.concatenate(ids),
+        segments=np.concatenate(segments),
+        is_special=np.concatenate(special),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=np.concatenate(labels),
+    )
+    return split, examples

@@ -1,0 +1,35 @@
+"""Failures the engine can explain. The code goes to the job's row, the message to a person."""
+
+
+class EngineError(Exception):
+    """A failure with a code of its own; the message names the value and the way out."""
+
+    code = "internal_error"
+
+
+class InvalidJob(EngineError):
+    code = "invalid_job"
+
+
+class NanLoss(EngineError):
+    code = "nan_loss"
+
+
+class OutOfMemory(EngineError):
+    code = "out_of_memory"
+
+
+class DiskFull(EngineError):
+    code = "disk_full"
+
+
+class TeacherLabelMismatch(EngineError):
+    code = "teacher_label_mismatch"
+
+
+class VectorInterfaceMismatch(EngineError):
+    code = "vector_interface_mismatch"
+
+
+class Stopped(Exception):
+    """Not a failure: raised at a safe point after SIGTERM."""

@@ -1,0 +1,102 @@
+"""What a model is worth on real text, through token ids: the path that the shipped student takes."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.distill.batches import collate, in_length_order
+from worker.distill.data import Split
+from worker.distill.device import Compute
+from worker.distill.vectors import forward_ids
+
+EVALUATION_BATCH_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Accuracy and macro-averaged F1 over all classes of the split, mean cross-entropy in nats."""
+
+    accuracy: float
+    macro_f1: float
+    loss: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: torch.nn.Module,
+    split: Split,
+    compute: Compute,
+    *,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """(rows, classes) float32 in evaluation mode; `after_batch` hears how many rows each batch had."""
+    model.eval()
+    logits: np.ndarray | None = None
+    for rows in in_length_order(split, EVALUATION_BATCH_ROWS):
+        batch = collate(rows, split, compute.device)
+        with compute.autocast():
+            output = forward_ids(model, batch).float().cpu().numpy()
+        if logits is None:
+            logits = np.empty((len(split), output.shape[1]), np.float32)
+        logits[rows] = output
+        after_batch(len(rows))
+    assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
+    return logits
+
+
+def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
+    predicted = logits.argmax(1)
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return Quality(
+        accuracy=float((predicted == labels).mean()),
+        macro_f1=_macro_f1(predicted, labels),
+        loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+    )
+
+
+def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+    """Share of rows on which both models choose the same class."""
+    return float((logits.argmax(1) == teacher_logits.argmax(1)).mean())
+
+
+@torch.inference_mode()
+def measure_latency(
+    model: torch.nn.Module, tokenizer: Any, examples: list[tuple[str, ...]], max_length: int
+) -> dict[str, float]:
+    """p50 and p95 in milliseconds of one example at a time, tokenisation included, on the model's device.
+
+    An example is a text or a pair of texts. Ten warm up and are not counted.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    durations_ms = []
+    for position in range(len(examples) + 10):
+        start = time.perf_counter()
+        example = examples[position % len(examples)]
+        encoded = tokenizer(*example, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+        model(**encoded).logits.cpu()
+        durations_ms.append((time.perf_counter() - start) * 1_000)
+    counted = sorted(durations_ms[10:])
+    if len(counted) == 1:
+        counted *= 2
+    return {
+        "p50": round(statistics.median(counted), 3),
+        "p95": round(statistics.quantiles(counted, n=20)[-1], 3),
+    }
+
+
+def _macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    scores = []
+    for label in np.union1d(predicted, labels):
+        hits = ((predicted == label) & (labels == label)).sum()
+        scores.append(2 * hits / ((predicted == label).sum() + (labels == label).sum()))
+    return float(np.mean(scores))

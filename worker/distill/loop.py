@@ -1,0 +1,395 @@
+"""A distillation from beginning to end. Read this first.
+
+    load -> tune the teacher (if asked) -> its outputs, once -> train the student and each baseline
+         -> measure -> export
+
+Each training is an "arm" (train.py); where one stands is in the checkpoints, so that a run killed at
+any moment and resumed ends as one never killed. What is computed once and outlives the job (the tuned
+teacher, its outputs, the projection) lies in the cache under the hash of its inputs.
+"""
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from worker.distill import cache as caches
+from worker.distill.cache import Cache
+from worker.distill.checkpoint import ArmState, RunState, load_latest, save_checkpoint
+from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig
+from worker.distill.data import Dataset, load_dataset
+from worker.distill.device import choose_compute, environment, hardware
+from worker.distill.errors import Stopped
+from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
+from worker.distill.events import EventLog
+from worker.distill.export import pack, write_artifact
+from worker.distill.families import family_of, word_table
+from worker.distill.labelling import label_points
+from worker.distill.methods import build_method
+from worker.distill.objectives import CrossEntropy, Objective
+from worker.distill.progress import FORWARD, TRAINING, Progress
+from worker.distill.projection import PROJECTION_FOLDER, Projection, ProjectionFit
+from worker.distill.strategies.base import StrategyContext
+from worker.distill.strategies.real_rows import RealRows
+from worker.distill.student import SharedTableStudent
+from worker.distill.synthesis import Points, Synthesizer
+from worker.distill.teacher import check_length, load_teacher, load_tokenizer
+from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule, load_weights
+from worker.distill.vectors import check_vector_interface, pooled_vectors
+
+TUNING = "teacher_tuning"
+STUDENT = "student"
+_COORDINATES_FILE = "coordinates.safetensors"
+
+
+def distil(folder: Path, events: EventLog, stop_requested: Callable[[], bool]) -> None:
+    """Run the job in `folder` to its end, or raise Stopped soon after `stop_requested` says so."""
+    Run(folder, events, stop_requested).execute()
+
+
+class Run:
+    def __init__(self, folder: Path, events: EventLog, stop_requested: Callable[[], bool]) -> None:
+        self.folder = folder
+        self.events = events
+        self.stop_requested = stop_requested
+        self.raw_job: dict[str, Any] = {}
+        self.progress = Progress(events)
+        self.cache = Cache(folder / "cache")
+        self.started = time.monotonic()
+        self.last_checkpoint = time.monotonic()
+
+    def execute(self) -> None:
+        self.progress.enter("preparing")
+        self._load()
+        self._plan_progress()
+        self.projection_fit = self._start_projection()
+        self._tune_teacher()
+        self.teacher_logits = self._teacher_outputs()
+        self._train_arm(STUDENT, self.job.method, "training")
+        for baseline in self.job.baselines:
+            self._train_arm(f"baseline.{baseline.type}", baseline, "baseline")
+        result = self._measure()
+        self._export(result)
+        self.events.emit("succeeded", result=result)
+
+    # -- loading ------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        self.job = JobConfig.load(self.folder / "job.json")
+        self.raw_job = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        resumed = load_latest(self.folder / "checkpoints")
+        threads = resumed.environment["threads"] if resumed else self.job.threads
+        self.compute = choose_compute(self.job.training, threads)
+        self.environment = environment(self.compute)
+        self.finished: dict[str, dict[str, Any]] = resumed.finished if resumed else {}
+        self.finished_weights = resumed.finished_weights if resumed else {}
+        self.steps_before = resumed.steps_before if resumed else 0
+        self.last_number = resumed.number if resumed else -1
+        self.resumed_arm = resumed.arm if resumed else None
+        self.resumed_state = resumed.arm_state if resumed else None
+        self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
+        if resumed:
+            self._announce_resume(resumed)
+        for method in (self.job.method, *self.job.baselines):
+            build_method(method)  # a bad parameter is found before the hours, not after
+        teacher_folder = self.folder / self.job.teacher.path
+        self.tokenizer = load_tokenizer(teacher_folder)
+        self.dataset: Dataset = load_dataset(
+            self.folder / self.job.dataset.path, self.tokenizer, self.job.training.max_length
+        )
+        tuning = self.job.teacher_tuning
+        self.teacher = load_teacher(
+            teacher_folder,
+            self.dataset.labels,
+            self.compute,
+            may_grow_head=tuning is not None,
+            seed=tuning.seed if tuning else self.job.training.seed,
+        )
+        self.table = word_table(self.teacher)
+        check_length(self.teacher.config, self.job.training.max_length)
+        check_vector_interface(self.teacher, self.dataset.train, self.compute)
+        self.parameterisation = SharedTableStudent(self.job.student)
+        self.teacher_layers = len(family_of(self.teacher.config).layers(self.teacher))
+
+    def _announce_resume(self, resumed: RunState) -> None:
+        differs = [name for name, value in self.environment.items() if resumed.environment[name] != value]
+        differs += [name for name in self.inputs if resumed.inputs[name] != self.inputs[name]]
+        exact = self.compute.is_deterministic and not differs
+        self.events.emit("resumed", step=resumed.number, exact_resume=exact)
+        if differs:
+            self.events.emit(
+                "warning",
+                code="inexact_resume",
+                message=f"this run goes on where {', '.join(differs)} differ from where it began: it will end well, "
+                "but not with the same bits as an undisturbed run.",
+            )
+
+    def _plan_progress(self) -> None:
+        rows = len(self.dataset.train)
+        all_rows = sum(len(split) for split in self.dataset.splits.values())
+        if self.job.teacher_tuning is not None and self._cached_tuned_teacher() is None:
+            self.progress.plan(TUNING, TRAINING * self.teacher_layers * self.job.teacher_tuning.epochs * rows)
+        self.progress.plan("teacher_outputs", FORWARD * self.teacher_layers * all_rows)
+        for name in (STUDENT, *(f"baseline.{baseline.type}" for baseline in self.job.baselines)):
+            work = TRAINING * self.job.student.layers * self.job.training.epochs * rows
+            self.progress.plan(name, work)
+            if name in self.finished:
+                self.progress.restore(name, work)
+
+    # -- the teacher --------------------------------------------------------------------------------
+
+    def _tune_teacher(self) -> None:
+        tuning = self.job.teacher_tuning
+        if tuning is None:
+            return
+        cached = self._cached_tuned_teacher()
+        if cached is None:
+            result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher_logits=None)
+            cached = self._store_tuned_teacher(result)
+            self._save_checkpoint(None, None)
+        weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
+        load_weights(self.teacher, weights)
+
+    def _tuning_arm(self, tuning: TeacherTuningConfig) -> Arm:
+        return Arm(
+            name=TUNING,
+            phase=TUNING,
+            seed=tuning.seed,
+            epochs=tuning.epochs,
+            objective=CrossEntropy(),
+            strategy=RealRows(),
+            schedule=Schedule(tuning.learning_rate, tuning.warmup_ratio, tuning.weight_decay, tuning.batch_size),
+            layers=self.teacher_layers,
+        )
+
+    def _cached_tuned_teacher(self) -> Path | None:
+        key = caches.tuned_teacher_key(self.job)
+        return self.cache.find(caches.TUNED_TEACHERS, key, "trained.safetensors") if key else None
+
+    def _store_tuned_teacher(self, result: ArmResult) -> Path:
+        """Keep what tuning trained (the frozen word table is the base teacher's)."""
+        key = caches.tuned_teacher_key(self.job)
+        assert key is not None
+        arrays = {name: tensor.numpy() for name, tensor in result.best_weights.items()}
+        return self._store(caches.TUNED_TEACHERS, key, "trained.safetensors", arrays)
+
+    def _teacher_outputs(self) -> dict[str, np.ndarray]:
+        """(rows, classes) logits of every split, computed once for all jobs on this teacher and dataset."""
+        key, file = caches.teacher_outputs_key(self.job), f"logits-{self.compute.precision}.safetensors"
+        found = self.cache.find(caches.TEACHER_OUTPUTS, key, file)
+        if found is None:
+            self.progress.enter("teacher_outputs")
+            logits = {
+                name: predict_logits(self.teacher, split, self.compute, after_batch=self._after_teacher_batch)
+                for name, split in self.dataset.splits.items()
+            }
+            found = self._store(caches.TEACHER_OUTPUTS, key, file, logits)
+        self.progress.complete("teacher_outputs")
+        return load_file(found)
+
+    def _after_teacher_batch(self, rows: int) -> None:
+        self.progress.advance("teacher_outputs", FORWARD * self.teacher_layers * rows)
+        self._check_stop()
+
+    # -- the student --------------------------------------------------------------------------------
+
+    def _train_arm(self, name: str, config: MethodConfig, phase: str) -> None:
+        if name in self.finished:
+            return
+        method = build_method(config)
+        training = self.job.training
+        arm = Arm(
+            name=name,
+            phase=phase,
+            seed=training.seed,
+            epochs=training.epochs,
+            objective=method.objective,
+            strategy=method.strategy,
+            schedule=Schedule(
+                training.learning_rate, training.warmup_ratio, training.weight_decay, training.batch_size
+            ),
+            layers=self.job.student.layers,
+        )
+        student = self.parameterisation.wrap(self.teacher, self.compute)
+        logits = self.teacher_logits["train"] if method.objective.needs_teacher else None
+        result = self._run_arm(arm, student, teacher_logits=logits)
+        self.finished[name] = result.record
+        self.finished_weights[name] = result.best_weights
+        self._save_checkpoint(None, None)
+
+    def _run_arm(self, arm: Arm, model: torch.nn.Module, *, teacher_logits: np.ndarray | None) -> ArmResult:
+        validation = self.dataset.splits["validation"]
+        context = ArmContext(
+            split=self.dataset.train,
+            teacher_logits=teacher_logits,
+            compute=self.compute,
+            events=self.events,
+            progress=self.progress,
+            strategy=StrategyContext(
+                arm=arm.name,
+                seed=arm.seed,
+                split=self.dataset.train,
+                synthesizer=self._synthesizer,
+                score=functools.partial(self._score, model),
+                label=self._label,
+            ),
+            validate=lambda student: measure_quality(
+                predict_logits(student, validation, self.compute), validation.labels
+            ),
+            at_safe_point=functools.partial(self._at_safe_point, arm.name),
+        )
+        is_resumed = self.resumed_arm == arm.name
+        result = ArmTraining(arm, model, context, self.resumed_state if is_resumed else None).run()
+        self.steps_before += result.record["steps"]
+        return result
+
+    def _score(self, student: torch.nn.Module, objective: Objective) -> np.ndarray:
+        """(rows,) loss of each training row under the student in evaluation mode."""
+        split = self.dataset.train
+        logits = predict_logits(student, split, self.compute, after_batch=lambda _: self._check_stop())
+        losses = objective(
+            torch.from_numpy(logits),
+            torch.from_numpy(self.teacher_logits["train"]),
+            torch.from_numpy(split.labels),
+            torch.ones(len(split), dtype=torch.bool),
+        )
+        return losses.numpy()
+
+    def _label(self, points: Points) -> Any:
+        self._check_stop()
+        return label_points(points, self.teacher, self.dataset.train, self.compute, len(self.dataset.labels))
+
+    @functools.cache  # noqa: B019 - the run lives as long as the process
+    def _synthesizer(self, neighbors: int) -> Synthesizer:
+        return Synthesizer(self._projection(), neighbors)
+
+    @functools.cache  # noqa: B019
+    def _projection(self) -> Projection:
+        vectors = pooled_vectors(self.dataset.train, self.table, self.compute)
+        found = self._cached_coordinates()
+        if found is None:
+            self.progress.enter("projection")
+            fit = self.projection_fit or ProjectionFit(vectors, self.folder)
+            coordinates = {"coordinates": fit.result(self._check_stop)}
+            key = caches.projection_key(self.job)
+            found = self._store(caches.PROJECTIONS, key, _COORDINATES_FILE, coordinates)
+        return Projection(vectors, load_file(found)["coordinates"])
+
+    def _start_projection(self) -> ProjectionFit | None:
+        """Begin the fit beside what comes before its first use, where a method will want it."""
+        wants = any(build_method(m).strategy.needs_projection for m in (self.job.method, *self.job.baselines))
+        for stale in self.folder.glob(f"{PROJECTION_FOLDER}*"):  # of a process that was killed
+            shutil.rmtree(stale)
+        if not wants or self._cached_coordinates() is not None:
+            return None
+        return ProjectionFit(pooled_vectors(self.dataset.train, self.table, self.compute), self.folder)
+
+    def _cached_coordinates(self) -> Path | None:
+        return self.cache.find(caches.PROJECTIONS, caches.projection_key(self.job), _COORDINATES_FILE)
+
+    # -- checkpoints --------------------------------------------------------------------------------
+
+    def _at_safe_point(self, arm: str, state: Callable[[], ArmState]) -> None:
+        waited = time.monotonic() - self.last_checkpoint
+        if self.stop_requested() or waited >= self.job.checkpoint.every_seconds:
+            self._save_checkpoint(arm, state())
+        self._check_stop()
+
+    def _save_checkpoint(self, arm: str | None, state: ArmState | None) -> None:
+        steps = self.steps_before + (state.position.step if state else 0)
+        # The newest checkpoint has the highest number, also where an arm ends right after a timed one.
+        self.last_number = max(steps, self.last_number + 1)
+        checkpoint = RunState(
+            number=self.last_number,
+            steps_before=self.steps_before,
+            environment=self.environment,
+            inputs=self.inputs,
+            finished=self.finished,
+            finished_weights=self.finished_weights,
+            arm=arm,
+            arm_state=state,
+        )
+        folder = save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.job.checkpoint.keep)
+        self.last_checkpoint = time.monotonic()
+        self.events.emit("checkpoint", step=checkpoint.number, path=f"checkpoints/{folder.name}")
+
+    def _check_stop(self) -> None:
+        if self.stop_requested():
+            raise Stopped
+
+    def _store(self, kind: str, key: str, file: str, arrays: dict[str, np.ndarray]) -> Path:
+        folder = self.cache.begin(kind, key)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / file)
+        self.events.emit("cache", kind=kind, key=key, path=self.cache.commit(kind, key))
+        found = self.cache.find(kind, key, file)
+        assert found is not None
+        return found
+
+    # -- results ------------------------------------------------------------------------------------
+
+    def _measure(self) -> dict[str, Any]:
+        self.progress.enter("evaluating")
+        student = self.parameterisation.wrap(self.teacher, self.compute)
+        teacher = self._measure_model(self.teacher, self.teacher_logits, None)
+        measured = {}
+        for arm, weights in self.finished_weights.items():
+            load_weights(student, weights)
+            logits = {
+                name: predict_logits(student, split, self.compute)
+                for name, split in self.dataset.splits.items()
+                if name != "train"
+            }
+            measured[arm] = self._measure_model(student, logits, teacher)
+        return {
+            "teacher": teacher,
+            "student": measured[STUDENT],
+            "baselines": {b.type: measured[f"baseline.{b.type}"] for b in self.job.baselines},
+            "labels": self.dataset.labels,
+            "hardware": hardware(self.compute),
+            "threads": self.compute.threads,
+            "seconds": round(time.monotonic() - self.started, 1),
+        }
+
+    def _measure_model(
+        self, model: torch.nn.Module, logits: dict[str, np.ndarray], teacher: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        held_out = "test" if "test" in self.dataset.splits else "validation"
+        quality: dict[str, dict[str, float]] = {
+            name: measure_quality(logits[name], self.dataset.splits[name].labels).as_dict()
+            for name in ("validation", "test")
+            if name in self.dataset.splits
+        }
+        accuracy = quality[held_out]["accuracy"]
+        whole = teacher[held_out]["accuracy"] if teacher else accuracy
+        return {
+            "validation": quality["validation"],
+            "test": quality.get("test"),
+            "retention": accuracy / whole if whole else None,
+            "agreement": agreement(logits[held_out], self.teacher_logits[held_out]),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            "latency_ms": measure_latency(
+                model, self.tokenizer, self.dataset.examples[held_out], self.job.training.max_length
+            ),
+        }
+
+    def _export(self, result: dict[str, Any]) -> None:
+        self.progress.enter("exporting")
+        student = self.parameterisation.wrap(self.teacher, self.compute)
+        load_weights(student, self.finished_weights[STUDENT])
+        result["content_sha256"] = write_artifact(
+            self.folder / "artifact",
+            student=self.parameterisation.merge(student),
+            tokenizer=self.tokenizer,
+            job=self.raw_job,
+            result=result,
+            records=self.finished,
+        )
+        pack(self.folder / "artifact", self.folder / "artifact.tar.gz")

@@ -1,0 +1,70 @@
+"""How far a run is and how long it will take, from the work that each part is known to cost.
+
+The unit is one row through one transformer layer, forward; a training step costs three of them
+(forward, and backward twice that). What a cache makes unnecessary is taken out of the plan.
+"""
+
+import time
+
+from worker.distill.events import EventLog
+
+FORWARD = 1
+TRAINING = 3
+_REPORT_EVERY_SECONDS = 1.0
+
+
+class Progress:
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._planned: dict[str, float] = {}
+        self._done: dict[str, float] = {}
+        self._done_before_this_process = 0.0
+        self._started = time.monotonic()
+        self._last_report = 0.0
+        self._phase = "preparing"
+        self._round = 0
+        self._rounds = 0
+        self._loss: float | None = None
+
+    def plan(self, part: str, work: float) -> None:
+        """Set what `part` will cost in all."""
+        self._planned[part] = work
+
+    def enter(self, phase: str, round: int = 0, rounds: int = 0) -> None:
+        """Name what the run does now; `round` of `rounds` counts from 1 where there are rounds."""
+        self._phase, self._round, self._rounds, self._loss = phase, round, rounds, None
+        self._events.emit("phase", phase=phase, round=round, rounds=rounds)
+        self.report(force=True)
+
+    def restore(self, part: str, work: float) -> None:
+        """Work that an earlier process did: it counts, but says nothing about this one's speed."""
+        self._done[part] = self._done.get(part, 0.0) + work
+        self._done_before_this_process += work
+
+    def advance(self, part: str, work: float, loss: float | None = None) -> None:
+        self._done[part] = self._done.get(part, 0.0) + work
+        if loss is not None:
+            self._loss = loss
+        self.report()
+
+    def complete(self, part: str) -> None:
+        """`part` is over, whatever of it was not needed (early stopping, a cache)."""
+        self._planned[part] = self._done.get(part, 0.0)
+
+    def report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._last_report < _REPORT_EVERY_SECONDS:
+            return
+        self._last_report = now
+        planned, done = sum(self._planned.values()), sum(self._done.values())
+        here = done - self._done_before_this_process
+        remaining = max(planned - done, 0.0)
+        self._events.emit(
+            "progress",
+            phase=self._phase,
+            round=self._round,
+            rounds=self._rounds,
+            progress=min(done / planned, 1.0) if planned else 0.0,
+            eta_seconds=round(remaining * (now - self._started) / here, 1) if here > 0 else None,
+            loss=self._loss,
+        )

@@ -1,0 +1,131 @@
+"""UMAP of the pooled input vectors: computed once, stored, never recomputed by a resume.
+
+The vectors come from the frozen word table, so they never change while the student learns; only the
+losses on the map do. McInnes, Healy and Melville, "UMAP" (2018). Two dimensions as the SAGE paper is
+reported to use.
+
+The fit runs in a process of its own, beside the training that comes before its first use: importing and
+compiling UMAP takes longer than fitting it, and its libraries reset the thread counts of whatever process
+they are loaded into, which would change the last bits of every later training step.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worker.distill.index import NeighborIndex
+from worker.distill.parent import die_with_parent
+
+# A job's own seed would make every job fit its own map; one map serves all jobs on the same vectors.
+_UMAP_SEED = 0
+PROJECTION_FOLDER = "projection-"
+_UMAP_NEIGHBORS = 15
+_DIMENSIONS = 2
+# From here on UMAP is fitted on a sample and the rest is placed by its nearest fitted rows.
+_FIT_ROWS_AT_MOST = 20_000
+_PLACING_NEIGHBORS = 5
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The training rows twice: as input vectors and on the map. Row i is row i of the split."""
+
+    vectors: np.ndarray  # (rows, width) float32
+    coordinates: np.ndarray  # (rows, 2) float32
+
+
+class ProjectionFit:
+    """A fit under way in a child process, which dies with this one."""
+
+    def __init__(self, vectors: np.ndarray, folder: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix=PROJECTION_FOLDER, dir=folder))
+        self._errors = self._folder / "errors.txt"
+        np.save(self._folder / "vectors.npy", vectors)
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.distill.projection", str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+            )
+
+    def result(self, check_stop: Callable[[], None]) -> np.ndarray:
+        """(rows, 2) the coordinates, once they are there; `check_stop` is called while waiting and may raise."""
+        try:
+            while self._process.poll() is None:
+                check_stop()
+                time.sleep(0.05)
+            if self._process.returncode:
+                tail = self._errors.read_text(encoding="utf-8", errors="replace")[-2_000:]
+                raise RuntimeError(f"the projection ended with status {self._process.returncode}: {tail}")
+            return np.load(self._folder / "coordinates.npy", allow_pickle=False)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def fit_coordinates(vectors: np.ndarray) -> np.ndarray:
+    """(rows, 2) float32 coordinates of `vectors` (rows, width).
+
+    Too few rows for a neighbourhood graph (under 8) are laid out by their first two principal axes.
+    """
+    if len(vectors) < 8:
+        return _principal_axes(vectors)
+    if len(vectors) <= _FIT_ROWS_AT_MOST:
+        return _umap(vectors)
+    sample = np.sort(np.random.default_rng(_UMAP_SEED).permutation(len(vectors))[:_FIT_ROWS_AT_MOST])
+    return _place(vectors, vectors[sample], _umap(vectors[sample]))
+
+
+def _umap(vectors: np.ndarray) -> np.ndarray:
+    # Importing UMAP costs seconds (numba): only a run that projects pays for it.
+    import umap
+
+    with warnings.catch_warnings():
+        # It warns that a seed costs parallelism; the seed is the point.
+        warnings.filterwarnings("ignore", message="n_jobs value")
+        reducer = umap.UMAP(
+            n_components=_DIMENSIONS,
+            n_neighbors=min(_UMAP_NEIGHBORS, len(vectors) - 1),
+            random_state=_UMAP_SEED,
+            # The spectral start needs more rows than dimensions by a margin, and disconnects on duplicates.
+            init="pca" if len(vectors) < 100 else "spectral",
+        )
+        return np.asarray(reducer.fit_transform(vectors), np.float32)
+
+
+def _place(vectors: np.ndarray, fitted: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Each row at the distance-weighted mean of its nearest fitted rows' coordinates."""
+    rows, distances = NeighborIndex(fitted).search(vectors, _PLACING_NEIGHBORS)
+    weights = 1.0 / (distances + 1e-6)
+    weights /= weights.sum(1, keepdims=True)
+    return np.einsum("rk,rkd->rd", weights, coordinates[rows]).astype(np.float32)
+
+
+def _principal_axes(vectors: np.ndarray) -> np.ndarray:
+    centred = vectors - vectors.mean(0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    axes = (left * singular)[:, :_DIMENSIONS]
+    return np.pad(axes, ((0, 0), (0, _DIMENSIONS - axes.shape[1]))).astype(np.float32)
+
+
+def _fit_in_folder(folder: Path) -> None:
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+    np.save(folder / "coordinates.npy", fit_coordinates(vectors))
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    os.nice(10)  # the training has the cores, this what it leaves over
+    _fit_in_folder(Path(sys.argv[1]))

@@ -1,0 +1,41 @@
+"""Where the student is weak: losses smoothed over the map, and the draw of anchors from the worst region."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of rows and the chance of each to be drawn."""
+
+    rows: np.ndarray  # (region,) int64
+    probabilities: np.ndarray  # (region,), sums to 1
+
+    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        return generator.choice(self.rows, size=count, p=self.probabilities)
+
+
+def smooth(losses: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """(rows,) the mean of each row's loss and its neighbours' (rows, k): a region, not an outlier."""
+    return (losses + losses[neighbors].sum(1)) / (1 + neighbors.shape[1])
+
+
+def high_loss_region(smoothed: np.ndarray, quantile: float) -> Region:
+    """The `quantile` share of rows of highest smoothed loss, drawn in proportion to it."""
+    count = max(1, round(quantile * len(smoothed)))
+    rows = np.sort(np.argsort(-smoothed, kind="stable")[:count])
+    weights = np.maximum(smoothed[rows].astype(np.float64), 0.0)
+    if weights.sum() <= 0:  # a student without any loss: every row is as good
+        weights = np.ones(count)
+    return Region(rows, weights / weights.sum())
+
+
+def uniform_region(rows: int) -> Region:
+    """Every row alike: the control for what targeting adds."""
+    return Region(np.arange(rows), np.full(rows, 1.0 / rows))
+
+
+def loss_mass(smoothed: np.ndarray, region: Region) -> float:
+    """The mean smoothed loss in the region: what rounds of synthesis are there to shrink."""
+    return float(smoothed[region.rows].mean())

@@ -1,0 +1,69 @@
+"""What a data strategy is: which rows the student sees in each round, real and synthetic."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from worker.distill.batches import SyntheticRows
+from worker.distill.data import Split
+from worker.distill.objectives import Objective
+from worker.distill.synthesis import Points, Synthesizer
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """The rows of one round, in no particular order; numbers from the split's length on are synthetic."""
+
+    rows: np.ndarray  # (presented,) int64
+    synthetic: SyntheticRows | None
+    facts: dict[str, float]  # what the strategy tells of the round, for the record
+
+
+@dataclass(frozen=True)
+class StrategyContext:
+    """What a strategy may ask of the run. The costly things are functions: asked for, then computed."""
+
+    arm: str
+    seed: int
+    split: Split
+    synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
+    score: Callable[[Objective], np.ndarray]  # (rows,) loss of each training row under the student as it is now
+    label: Callable[[Points], SyntheticRows]  # the teacher's logits for points; drops what is not finite
+
+
+class DataStrategy(Protocol):
+    @property
+    def needs_projection(self) -> bool: ...
+
+    def round_sizes(self, epochs: float, rows: int) -> list[int]:
+        """Rows presented in each round; they sum to round(epochs * rows), the one budget of every method."""
+        ...
+
+    def plan_round(
+        self, number: int, size: int, rounds_without_gain: int, context: StrategyContext
+    ) -> RoundPlan | None:
+        """The `size` rows of round `number`; None where another round would bring nothing: training ends.
+
+        `rounds_without_gain` counts the rounds since validation last improved.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the strategy carries from round to round, as plain JSON."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def budget_rows(epochs: float, rows: int) -> int:
+    """Rows presented to the student over the whole run."""
+    return max(1, round(epochs * rows))
+
+
+def split_evenly(total: int, parts: int) -> list[int]:
+    """`total` as `parts` sizes that differ by one at most, empty ones left out."""
+    edges = [round(total * part / parts) for part in range(parts + 1)]
+    return [stop - start for start, stop in itertools.pairwise(edges) if stop > start]

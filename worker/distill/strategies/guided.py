@@ -1,0 +1,99 @@
+"""Rounds after a warm-up, each led by where the student's loss is high: SAGE and its two controls.
+
+All three present the same number of rows. They differ in what joins the real stream in a round:
+points synthesised in the high-loss region (SAGE), points synthesised anywhere (random anchors), or the
+high-loss rows themselves once more (oversampling). A gain is SAGE's only against both.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from worker.distill import seed as seeds
+from worker.distill.batches import SyntheticRows
+from worker.distill.objectives import Objective
+from worker.distill.selection import Region, high_loss_region, loss_mass, smooth, uniform_region
+from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
+from worker.distill.strategies.real_rows import RealRows
+
+# From round to round the loss in the region has to shrink by this share, or the round was idle.
+_SHRINK_AT_LEAST = 0.01
+_IDLE_ROUNDS_AT_MOST = 1
+_ROUNDS_WITHOUT_GAIN_AT_MOST = 1
+
+
+@dataclass
+class Guided:
+    rounds: int
+    warmup_epochs: float
+    extra_ratio: float  # added rows per real row of a round; at 0 this is RealRows, bit for bit
+    neighbors: int
+    anchor_quantile: float | None  # the share of rows of highest loss; None: anywhere
+    synthesises: bool  # points between rows, or the rows themselves
+    early_stopping: bool
+    # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
+    score: Objective
+    masses: list[float] = field(default_factory=list)
+    real_rows: RealRows = field(default_factory=RealRows)
+
+    @property
+    def needs_projection(self) -> bool:
+        return self.extra_ratio > 0
+
+    def round_sizes(self, epochs: float, rows: int) -> list[int]:
+        if self.extra_ratio == 0:
+            return self.real_rows.round_sizes(epochs, rows)
+        total = budget_rows(epochs, rows)
+        warm_up = min(total, round(self.warmup_epochs * rows))
+        return [size for size in [warm_up] if size] + split_evenly(total - warm_up, self.rounds)
+
+    def plan_round(
+        self, number: int, size: int, rounds_without_gain: int, context: StrategyContext
+    ) -> RoundPlan | None:
+        if self.extra_ratio == 0 or (number == 0 and round(self.warmup_epochs * len(context.split)) > 0):
+            return self.real_rows.plan_round(number, size, rounds_without_gain, context)
+        region = self._region(context)
+        if self.early_stopping and self._is_exhausted(rounds_without_gain):
+            return None
+        generator = seeds.generator(context.seed, context.arm, "synthesis", number)
+        wanted = round(size * self.extra_ratio / (1 + self.extra_ratio))
+        if self.synthesises:
+            synthetic = context.label(context.synthesizer(self.neighbors).draw(region, wanted, generator))
+            extra = len(context.split) + np.arange(len(synthetic))
+        else:
+            synthetic = None
+            extra = region.draw(wanted, generator)
+        # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
+        rows = np.concatenate([self.real_rows.take(size - len(extra), context), extra])
+        return RoundPlan(rows, synthetic, self._facts(region, extra, synthetic))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masses": self.masses, "real_rows": self.real_rows.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.masses = list(state["masses"])
+        self.real_rows.load_state_dict(state["real_rows"])
+
+    def _region(self, context: StrategyContext) -> Region:
+        if self.anchor_quantile is None:
+            return uniform_region(len(context.split))
+        smoothed = smooth(context.score(self.score), context.synthesizer(self.neighbors).neighbors)
+        region = high_loss_region(smoothed, self.anchor_quantile)
+        self.masses.append(loss_mass(smoothed, region))
+        return region
+
+    def _is_exhausted(self, rounds_without_gain: int) -> bool:
+        recent = self.masses[-(_IDLE_ROUNDS_AT_MOST + 2) :]
+        shrinks = [1 - after / max(before, 1e-12) for before, after in itertools.pairwise(recent)]
+        is_idle = len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
+        return is_idle or rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST
+
+    def _facts(self, region: Region, extra: np.ndarray, synthetic: SyntheticRows | None) -> dict[str, float]:
+        facts = {"region_rows": float(len(region.rows)), "extra_rows": float(len(extra))}
+        if self.anchor_quantile is not None:
+            facts["high_loss_mass"] = self.masses[-1]
+        if synthetic is not None and len(synthetic):
+            facts["mean_shift"] = float(np.linalg.norm(synthetic.shifts, axis=1).mean())
+        return facts

@@ -1,0 +1,101 @@
+"""The teacher: loaded from a plain folder, its labels brought into the dataset's order, its word table frozen."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from worker.distill import seed as seeds
+from worker.distill.device import Compute
+from worker.distill.errors import InvalidJob, TeacherLabelMismatch
+from worker.distill.families import family_of, word_table
+
+
+def load_tokenizer(folder: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # What the tokenizer returns by default has to be what the model takes, or the shipped pair breaks:
+    # a DistilBERT beside BERT's tokenizer files is common.
+    segments = ["token_type_ids"] if family_of(config).has_segments else []
+    tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
+    # Synthetic rows and the family's position numbering rely on padding behind the text.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_teacher(
+    folder: Path, labels: list[str], compute: Compute, *, may_grow_head: bool, seed: int
+) -> torch.nn.Module:
+    """A classification model over `labels`, in that order, with the word-embedding table frozen.
+
+    A classifier whose label names are the dataset's in another order has its head rearranged. A model
+    without a head of the right size gets a fresh one, drawn from `seed`, where it `may_grow_head`
+    (it is to be tuned); otherwise TeacherLabelMismatch is raised.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family_of(config)
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    has_real_names = not all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    is_rearranged = has_real_names and sorted(names) == sorted(labels)
+    fits = is_rearranged or (not has_real_names and len(names) == len(labels))
+    if not fits and not may_grow_head:
+        raise TeacherLabelMismatch(
+            f"the teacher's labels ({_few(names)}) are not the dataset's ({_few(labels)}). "
+            "Use a teacher of this task, rename the dataset's labels, or add teacher_tuning to the job."
+        )
+    settings: dict[str, Any] = {"attn_implementation": compute.attention, "dtype": torch.float32}
+    if not fits:
+        settings["num_labels"] = len(labels)
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    seeds.seed_dropout(seed, "teacher", "head")
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=not fits,
+        output_loading_info=True,
+        **settings,
+    )
+    if info["missing_keys"] and not may_grow_head:
+        raise InvalidJob(
+            f"the teacher's folder lacks the weights {_few(sorted(info['missing_keys']))}: it is an encoder "
+            "that was never fine-tuned for this task. Add teacher_tuning to the job."
+        )
+    if is_rearranged:
+        _rearrange_head(model, [names.index(label) for label in labels])
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: index for index, label in enumerate(labels)}
+    model.config.problem_type = "single_label_classification"
+    freeze_word_table(model)
+    return model.to(compute.device)
+
+
+def freeze_word_table(model: torch.nn.Module) -> None:
+    """No gradient and no optimiser state: the table is what teacher and student share."""
+    word_table(model).requires_grad_(False)
+
+
+def check_length(config: Any, max_length: int) -> None:
+    if max_length > config.max_position_embeddings:
+        raise InvalidJob(
+            f"training.max_length is {max_length}, the teacher has positions for "
+            f"{config.max_position_embeddings} tokens: lower max_length to that."
+        )
+
+
+def _rearrange_head(model: torch.nn.Module, order: list[int]) -> None:
+    head = model.get_submodule("classifier")
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order].clone())
+        head.bias.copy_(head.bias[order].clone())
+
+
+def _few(names: list[str], count: int = 5) -> str:
+    shown = ", ".join(map(repr, names[:count]))
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

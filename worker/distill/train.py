@@ -1,0 +1,301 @@
+"""Training one arm (the teacher's tuning, the student, a baseline) to the end of its budget.
+
+One loop for all of them: what is learnt is the objective's matter, from which rows the strategy's.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.distill import seed as seeds
+from worker.distill.batches import arrange, collate
+from worker.distill.checkpoint import ArmPosition, ArmState
+from worker.distill.data import Split
+from worker.distill.device import Compute
+from worker.distill.errors import NanLoss
+from worker.distill.evaluate import Quality
+from worker.distill.events import EventLog
+from worker.distill.families import word_table
+from worker.distill.objectives import Objective
+from worker.distill.progress import TRAINING, Progress
+from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
+from worker.distill.vectors import forward_vectors
+
+_LOG_EVERY_STEPS = 10
+_MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to the learning rate, then linear decay to zero over the arm's steps."""
+
+    learning_rate: float
+    warmup_ratio: float
+    weight_decay: float
+    batch_size: int
+
+    def rate_at(self, step: int, total_steps: int) -> float:
+        warm_up = max(1, math.ceil(self.warmup_ratio * total_steps))
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        return self.learning_rate * (total_steps - step) / max(1, total_steps - warm_up)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model to be trained, and by what."""
+
+    name: str
+    phase: str  # what the run is said to do meanwhile
+    seed: int
+    epochs: float
+    objective: Objective
+    strategy: DataStrategy
+    schedule: Schedule
+    layers: int  # for the progress: what one row costs
+
+
+@dataclass(frozen=True)
+class ArmContext:
+    """What the run lends an arm."""
+
+    split: Split
+    teacher_logits: np.ndarray | None  # (rows, classes) of the training split
+    compute: Compute
+    events: EventLog
+    progress: Progress
+    strategy: StrategyContext
+    validate: Callable[[torch.nn.Module], Quality]
+    at_safe_point: Callable[[Callable[[], ArmState]], None]  # may checkpoint, may raise Stopped
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    best_weights: dict[str, torch.Tensor]
+    record: dict[str, Any]  # steps, rows presented, best round, rounds
+
+
+class ArmTraining:
+    """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round."""
+
+    def __init__(self, arm: Arm, model: torch.nn.Module, context: ArmContext, resumed: ArmState | None) -> None:
+        self.arm = arm
+        self.model = model
+        self.context = context
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.table = word_table(model)
+        self.optimizer = _build_optimizer(self.parameters, arm.schedule)
+        self.round_sizes = arm.strategy.round_sizes(arm.epochs, len(context.split))
+        self.total_steps = sum(math.ceil(size / arm.schedule.batch_size) for size in self.round_sizes)
+        self.position = ArmPosition(
+            round=0,
+            batch_in_round=0,
+            step=0,
+            rows_presented=0,
+            best_round=-1,
+            best_accuracy=-1.0,
+            best_loss=math.inf,
+            rounds_without_gain=0,
+            window_loss_sum=0.0,
+            window_steps=0,
+            strategy=arm.strategy.state_dict(),
+            rounds_done=[],
+        )
+        self.plan: RoundPlan | None = None
+        self.best_weights: dict[str, torch.Tensor] = {}
+        # Losses stay on the device between log points: reading one makes the processor wait for it.
+        self._window_losses: list[torch.Tensor] = []
+        if resumed is not None:
+            self._restore(resumed)
+
+    def run(self) -> ArmResult:
+        while self.position.round < len(self.round_sizes):
+            if self.plan is None:
+                self.plan = self._plan_round()
+                if self.plan is None:
+                    break
+            self._train_round(self.plan)
+            self._finish_round(self.plan)
+        self.context.progress.complete(self.arm.name)
+        return ArmResult(self.best_weights, self._record())
+
+    def state(self) -> ArmState:
+        """Everything needed to go on from here; raises NanLoss rather than hand out a broken model."""
+        self._read_window()
+        # A finite loss can still make weights that are not: the step after it would show, too late.
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters.values()):
+            raise self._not_a_number("some weights", self.position.step)
+        return ArmState(
+            position=self.position,
+            weights=_copy(self.parameters),
+            best_weights=self.best_weights,
+            optimizer=self._optimizer_state(),
+            plan=self.plan,
+        )
+
+    def _plan_round(self) -> RoundPlan | None:
+        number = self.position.round
+        plan = self.arm.strategy.plan_round(
+            number, self.round_sizes[number], self.position.rounds_without_gain, self.context.strategy
+        )
+        self.position.strategy = self.arm.strategy.state_dict()
+        if plan is None:
+            self.context.events.emit("round", arm=self.arm.name, round=number + 1, stopped_early=True)
+        return plan
+
+    def _train_round(self, plan: RoundPlan) -> None:
+        number = self.position.round
+        context, arm = self.context, self.arm
+        context.progress.enter(arm.phase, number + 1, len(self.round_sizes))
+        batches = self._batches(plan)
+        self.model.train()
+        while self.position.batch_in_round < len(batches):
+            rows = batches[self.position.batch_in_round]
+            self._step(rows, plan)
+            self.position.batch_in_round += 1
+            loss = None
+            if self.position.step % _LOG_EVERY_STEPS == 0 or self.position.step == self.total_steps:
+                loss = self._log_window()
+            context.progress.advance(arm.name, TRAINING * arm.layers * len(rows), loss)
+            context.at_safe_point(self.state)
+
+    def _batches(self, plan: RoundPlan) -> list[np.ndarray]:
+        split = self.context.split
+        text_rows = plan.rows.copy()
+        if plan.synthetic is not None:
+            is_synthetic = text_rows >= len(split)
+            text_rows[is_synthetic] = plan.synthetic.anchors[text_rows[is_synthetic] - len(split)]
+        generator = seeds.generator(self.arm.seed, self.arm.name, "batches", self.position.round)
+        return arrange(plan.rows, split.lengths[text_rows], self.arm.schedule.batch_size, generator)
+
+    def _step(self, rows: np.ndarray, plan: RoundPlan) -> None:
+        context, position = self.context, self.position
+        rate = self.arm.schedule.rate_at(position.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate(
+            rows,
+            context.split,
+            context.compute.device,
+            teacher_logits=context.teacher_logits,
+            synthetic=plan.synthetic,
+        )
+        seeds.seed_dropout(self.arm.seed, self.arm.name, "dropout", position.step)
+        with context.compute.autocast():
+            logits = forward_vectors(self.model, batch, self.table)
+        loss = self.arm.objective(logits, batch.teacher_logits, batch.labels, batch.has_label).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._window_losses.append(loss.detach())
+        position.step += 1
+        position.rows_presented += len(rows)
+
+    def _read_window(self) -> None:
+        """Fold the losses on the device into the position; raises NanLoss if one is not a number."""
+        if not self._window_losses:
+            return
+        losses = torch.stack(self._window_losses).double().tolist()
+        self._window_losses.clear()
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise self._not_a_number(f"the loss ({loss})", self.position.step - len(losses) + offset + 1)
+            self.position.window_loss_sum += loss
+        self.position.window_steps += len(losses)
+
+    def _not_a_number(self, what: str, step: int) -> NanLoss:
+        return NanLoss(
+            f"{what} of {self.arm.name} stopped being finite at step {step} of {self.total_steps}, with learning rate "
+            f"{self.arm.schedule.learning_rate:g}: lower the learning rate (a tenth is a good next try), or set "
+            "training.precision to fp32."
+        )
+
+    def _log_window(self) -> float:
+        """The mean training loss since the last log point."""
+        self._read_window()
+        position = self.position
+        loss = position.window_loss_sum / position.window_steps
+        position.window_loss_sum, position.window_steps = 0.0, 0
+        self.context.events.metric(f"{self.arm.name}/train_loss", position.step, loss)
+        return loss
+
+    def _finish_round(self, plan: RoundPlan) -> None:
+        self._read_window()
+        position, context = self.position, self.context
+        quality = context.validate(self.model)
+        context.events.metric(f"{self.arm.name}/validation_accuracy", position.step, quality.accuracy)
+        context.events.metric(f"{self.arm.name}/validation_loss", position.step, quality.loss)
+        better_loss = quality.loss < position.best_loss
+        if quality.accuracy > position.best_accuracy or (quality.accuracy == position.best_accuracy and better_loss):
+            position.best_round, position.best_accuracy = position.round, quality.accuracy
+            position.best_loss, position.rounds_without_gain = quality.loss, 0
+            self.best_weights = _copy(self.parameters)
+        else:
+            position.rounds_without_gain += 1
+        record = {"round": position.round + 1, "step": position.step, **quality.as_dict(), **plan.facts}
+        position.rounds_done.append(record)
+        context.events.emit("round", arm=self.arm.name, **record)
+        for name, value in plan.facts.items():
+            context.events.metric(f"{self.arm.name}/{name}", position.step, value)
+        position.round += 1
+        position.batch_in_round = 0
+        self.plan = None
+        context.at_safe_point(self.state)
+
+    def _record(self) -> dict[str, Any]:
+        position = self.position
+        return {
+            "steps": position.step,
+            "rows_presented": position.rows_presented,
+            "best_round": position.best_round + 1,
+            "rounds": position.rounds_done,
+        }
+
+    def _optimizer_state(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}/{key}": value.detach().to("cpu", copy=True).contiguous()
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def _restore(self, resumed: ArmState) -> None:
+        self.position = resumed.position
+        self.best_weights = resumed.best_weights
+        self.plan = resumed.plan
+        self.arm.strategy.load_state_dict(resumed.position.strategy)
+        self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
+        load_weights(self.model, resumed.weights)
+        for key, value in resumed.optimizer.items():
+            name, _, state = key.rpartition("/")
+            parameter = self.parameters[name]
+            # AdamW keeps its step count on the processor unless fused on CUDA; follow what it would do.
+            device = parameter.device if state != "step" or parameter.is_cuda else torch.device("cpu")
+            self.optimizer.state[parameter][state] = value.to(device)
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Put trainable `weights` back into `model`; the frozen word table stays as it is."""
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    if unexpected or trainable & set(missing):
+        raise ValueError(f"weights do not fit the model: unexpected {unexpected}, missing {missing}.")
+
+
+def _build_optimizer(parameters: dict[str, torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW; biases and LayerNorms are not decayed, as usual for transformers."""
+    decayed = [p for p in parameters.values() if p.ndim > 1]
+    plain = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+
+
+def _copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in parameters.items()}

@@ -1,0 +1,79 @@
+"""The vector interface: both models read word-embedding vectors, and the teacher's look-up is bypassed.
+
+What enters a model is the row of the word-embedding table, never the output of the embedding block:
+positions, segments, LayerNorm and dropout are applied inside the model as for token ids.
+Source: SAGE as methods.md section 1.2 and 1.3 (`shift` lift) have it; the paper's constants are not public.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.distill.batches import Batch, collate, in_length_order
+from worker.distill.data import Split
+from worker.distill.device import Compute
+from worker.distill.errors import VectorInterfaceMismatch
+from worker.distill.families import family_of, word_table
+
+_TOLERANCE = 1e-5
+_CHECK_ROWS = 16
+
+
+def embed(batch: Batch, table: torch.Tensor) -> torch.Tensor:
+    """(rows, length, width) input vectors; a synthetic row's word vectors are moved by its shift.
+
+    Special tokens stay where they are, so the shift is scaled by all tokens over moved tokens: the
+    mean over the whole row then moves by exactly the shift.
+    """
+    vectors = torch.nn.functional.embedding(batch.ids, table)
+    if batch.shifts is None:
+        return vectors
+    moves = ~batch.is_special
+    scale = batch.mask.sum(1) / moves.sum(1).clamp(min=1)
+    shift = batch.shifts * scale[:, None]
+    return vectors + shift[:, None, :] * moves[:, :, None]
+
+
+def forward_vectors(model: torch.nn.Module, batch: Batch, table: torch.Tensor) -> torch.Tensor:
+    """(rows, classes) logits of `model` on the batch's vectors."""
+    return model(inputs_embeds=embed(batch, table), attention_mask=batch.mask.long(), **_segments(model, batch)).logits
+
+
+def forward_ids(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """(rows, classes) logits on token ids: the path that the exported student takes."""
+    return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **_segments(model, batch)).logits
+
+
+def pooled_vectors(split: Split, table: torch.Tensor, compute: Compute, batch_size: int = 512) -> np.ndarray:
+    """(rows, width) float32: the mean input vector over all tokens of each row, special ones included."""
+    pooled = np.empty((len(split), table.shape[1]), np.float32)
+    for rows in in_length_order(split, batch_size):
+        batch = collate(rows, split, compute.device)
+        vectors = embed(batch, table) * batch.mask[:, :, None]
+        pooled[rows] = (vectors.sum(1) / batch.mask.sum(1)[:, None]).cpu().numpy()
+    return pooled
+
+
+@torch.inference_mode()
+def check_vector_interface(model: torch.nn.Module, split: Split, compute: Compute) -> None:
+    """Prove that ids and vectors give the same logits, on rows of unlike length (so padded) as they are.
+
+    Raises VectorInterfaceMismatch: a model that fails would silently learn on other inputs than it serves.
+    """
+    model.eval()
+    table = word_table(model)
+    order = np.argsort(split.lengths, kind="stable")
+    rows = order[np.unique(np.linspace(0, len(order) - 1, _CHECK_ROWS).astype(int))]
+    batch = collate(rows, split, compute.device)
+    difference = (forward_ids(model, batch) - forward_vectors(model, batch, table)).abs().max().item()
+    if not difference <= _TOLERANCE:
+        raise VectorInterfaceMismatch(
+            f"{type(model).__name__} gives logits on vectors that differ by {difference:.2e} from those on "
+            f"token ids (at most {_TOLERANCE:.0e} is allowed): its input layer cannot be bypassed. "
+            "Use another teacher, or method fine_tune."
+        )
+
+
+def _segments(model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    return {"token_type_ids": batch.segments} if family_of(model.config).has_segments else {}
