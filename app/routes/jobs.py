@@ -1,0 +1,122 @@
+"""Jobs: create, list, get, cancel, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response, status
+
+from app.db.models import Job
+from app.dependencies import IdempotencyKey, JobId, SettingsDep
+from app.domain.jobs import TERMINAL, JobStatus
+from app.schemas.errors import error_responses
+from app.schemas.jobs import JOB_EXAMPLE, KD_EXAMPLE, JobCreate, JobError, JobLinks, JobPage, JobRead, JobsQuery
+from app.services import jobs
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Create a job",
+    responses={
+        200: {"model": JobRead, "description": "The job that this Idempotency-Key has made before"},
+        202: {"description": "A new job, queued"},
+        **error_responses(400, 404, 409, 413, 415, 422),
+    },
+)
+def create_job(
+    body: Annotated[
+        JobCreate,
+        Body(
+            openapi_examples={
+                "sage": {
+                    "summary": "SAGE with a baseline",
+                    "description": "The demo teacher is a pretrained encoder: `teacher_tuning` fine-tunes it first.",
+                    "value": JOB_EXAMPLE,
+                },
+                "kd": {"summary": "Plain distillation, short", "value": KD_EXAMPLE},
+            }
+        ),
+    ],
+    response: Response,
+    settings: SettingsDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JobRead:
+    """Queue a distillation. The answer comes at once, also while the queue is down; a worker takes the job
+    when one is free. Poll `GET /jobs/{job_id}` until `terminal` is true."""
+    submitted = jobs.submit(settings, body, idempotency_key=idempotency_key)
+    if not submitted.is_new:
+        response.status_code = status.HTTP_200_OK
+    response.headers["Location"] = f"/jobs/{submitted.job.id}"
+    return read_job(submitted.job)
+
+
+@router.get("", summary="List jobs", responses=error_responses(422))
+def list_jobs(query: Annotated[JobsQuery, Query()], settings: SettingsDep) -> JobPage:
+    """Newest first."""
+    page = jobs.list_page(
+        settings, limit=query.limit, after=query.after, statuses=query.status, metadata=query.metadata
+    )
+    return JobPage(data=[read_job(job) for job in page.rows], has_more=page.has_more, next=page.next)
+
+
+@router.get("/{job_id}", summary="Get a job", responses=error_responses(404, 422))
+def get_job(job_id: JobId, settings: SettingsDep) -> JobRead:
+    """Where the job stands, and what it runs under."""
+    return read_job(jobs.get(settings, job_id))
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Cancel a job",
+    responses=error_responses(404, 409, 422),
+)
+def cancel_job(job_id: JobId, settings: SettingsDep) -> JobRead:
+    """A queued job is cancelled at once; a running one becomes `cancelling` and stops within seconds."""
+    return read_job(jobs.cancel(settings, job_id))
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Delete a finished job",
+    responses=error_responses(404, 409, 422),
+)
+def delete_job(job_id: JobId, settings: SettingsDep) -> None:
+    """The job, its events, metrics and artifacts. Only when it is over; cancel it first if it is not."""
+    jobs.delete(settings, job_id)
+
+
+def read_job(job: Job) -> JobRead:
+    return JobRead(
+        id=job.id,
+        status=JobStatus(job.status).value,
+        terminal=JobStatus(job.status) in TERMINAL,
+        phase=job.phase,
+        round=job.round,
+        rounds=job.rounds,
+        progress=job.progress,
+        eta_seconds=job.eta_seconds,
+        attempt=job.attempt,
+        metrics=job.last_metrics,
+        error=JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+        teacher=job.teacher_id,
+        dataset=job.dataset_id,
+        student=job.student,
+        method=job.method,
+        training=job.training,
+        teacher_tuning=job.teacher_tuning,
+        baselines=job.baselines,
+        metadata=job.job_metadata,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        result=job.result,
+        links=JobLinks(
+            self=f"/jobs/{job.id}",
+            events=f"/jobs/{job.id}/events",
+            metrics=f"/jobs/{job.id}/metrics",
+            artifacts=f"/jobs/{job.id}/artifacts",
+        ),
+    )

@@ -1,0 +1,15 @@
+"""The methods that a job can name."""
+
+from fastapi import APIRouter
+
+from app.schemas.errors import error_responses
+from app.schemas.methods import MethodPage
+from app.services import methods
+
+router = APIRouter(prefix="/methods", tags=["methods"])
+
+
+@router.get("", summary="List methods", responses=error_responses())
+def list_methods() -> MethodPage:
+    """Each with its parameters as a JSON schema, and what they are by default."""
+    return MethodPage(data=methods.list_methods(), has_more=False, next=None)

@@ -1,0 +1,294 @@
+"""The body of POST /jobs and the shape of a job."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
+from app.schemas.methods import METHODS, Method, MethodType, Sage
+
+METADATA_KEY_PATTERN = r"^[A-Za-z0-9_.\-]{1,40}$"
+MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY_PATTERN)]
+MetadataValue = Annotated[Text, Field(max_length=200)]
+# numpy and torch take seeds of 32 bits.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Same seed, same machine: the same student.")]
+
+
+class StudentConfig(RequestModel):
+    """What the student is made of."""
+
+    layers: int = Field(
+        ge=1, le=96, description="Transformer layers; at most as many as the teacher has.", examples=[3]
+    )
+    hidden_size: Literal["same"] = Field(default="same", description="`same`: the teacher's width.")
+    init: Literal["teacher_layers"] = Field(
+        default="teacher_layers",
+        description="`teacher_layers`: begin with layers of the teacher, evenly spaced.",
+    )
+
+
+class TrainingConfig(RequestModel):
+    """How the student is trained: the same budget for every method."""
+
+    epochs: float = Field(
+        default=4.0,
+        gt=0,
+        le=1000,
+        description="Budget: epochs x training rows is the number of rows presented, real and synthetic.",
+    )
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the steps over which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    max_length: int = Field(
+        default=128, ge=4, le=8192, description="Tokens kept of a row; at most the teacher's positions."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="`auto`: bf16 where the processor has it in hardware, else fp32."
+    )
+    seed: Seed = 7
+    deterministic: bool = Field(default=False, description="On CUDA: the slower kernels that make a resume exact.")
+
+
+class TeacherTuning(RequestModel):
+    """Fine-tune the teacher on the dataset first; the tuned teacher is stored and reused."""
+
+    epochs: float = Field(default=3.0, gt=0, le=1000, description="Epochs over the training rows.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the steps over which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    seed: Seed = 7
+
+
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > 16:
+        raise PydanticCustomError("too_many_pairs", "has {count} pairs; at most 16 are kept", {"count": len(metadata)})
+    return metadata
+
+
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    # Said by hand: pydantic documents a pattern on the keys, and no bound on the number, otherwise.
+    Field(
+        description="Your own labels, at most 16; keys of letters, digits, `_`, `.`, `-`. "
+        "`GET /jobs?metadata=team:search` finds them again.",
+        json_schema_extra={"maxProperties": 16, "additionalProperties": False},
+        examples=[{"team": "search"}],
+    ),
+    AfterValidator(_check_metadata),
+]
+
+JOB_EXAMPLE: dict[str, Any] = {
+    "teacher": "tch_demo",
+    "dataset": "dts_demo",
+    "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+    "method": {"type": "sage", "rounds": 4, "synthetic_ratio": 0.5, "neighbors": 10},
+    "training": {"epochs": 4, "batch_size": 32, "learning_rate": 2e-4, "max_length": 48, "seed": 7},
+    "teacher_tuning": {"epochs": 3, "batch_size": 32, "learning_rate": 1e-4},
+    "baselines": ["fine_tune"],
+    "metadata": {"team": "search"},
+}
+KD_EXAMPLE: dict[str, Any] = {
+    "teacher": "tch_demo",
+    "dataset": "dts_demo",
+    "student": {"layers": 2},
+    "method": {"type": "kd"},
+    "training": {"epochs": 1, "max_length": 48},
+    "teacher_tuning": {"epochs": 1},
+}
+
+
+class JobCreate(RequestModel):
+    """A distillation to run."""
+
+    teacher: ShortText = Field(description="Id of a ready teacher.", examples=["tch_demo"])
+    dataset: ShortText = Field(description="Id of a ready dataset.", examples=["dts_demo"])
+    student: StudentConfig
+    method: Method = Field(
+        default_factory=Sage, description="How to distil; `GET /methods` describes each with its parameters."
+    )
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    teacher_tuning: TeacherTuning | None = Field(
+        default=None,
+        description="Needed when the teacher is only a pretrained encoder, or has other labels.",
+    )
+    baselines: list[MethodType] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Methods to train as well, under the same budget, for comparison. Where a parameter "
+        "has the same name as one of the main method, it takes the same value.",
+        examples=[["fine_tune"]],
+    )
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_across_fields(self) -> "JobCreate":
+        _refuse_doubles(self.baselines)
+        for index, baseline in enumerate(self.baselines):
+            if baseline == self.method.type:
+                raise PydanticCustomError(
+                    "baseline_is_method",
+                    "baselines[{index}] is '{value}', which is the job's own method; leave it out",
+                    {"index": index, "value": baseline, "param": f"baselines[{index}]"},
+                )
+        _refuse_long_warmup(self.method, "method", self.training.epochs)
+        for index, resolved in enumerate(self.resolved_baselines()):
+            _refuse_long_warmup(resolved, f"baselines[{index}]", self.training.epochs)
+        return self
+
+    def resolved_baselines(self) -> list[Method]:
+        """Each baseline with all its parameters; those that the main method has too are taken over."""
+        main = self.method.model_dump(exclude={"type"})
+        resolved = []
+        for baseline in self.baselines:
+            model = METHODS[baseline]
+            shared = {name: value for name, value in main.items() if name in model.model_fields}
+            resolved.append(model(**shared))
+        return resolved  # type: ignore[return-value]  # METHODS maps to the members of the union
+
+    def spec(self) -> dict[str, Any]:
+        """The job as it is stored: every default written out, so that none is looked up later."""
+        spec = self.model_dump(exclude={"metadata"})
+        spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
+        return spec
+
+
+JobStatusName = Literal["queued", "running", "pausing", "paused", "cancelling", "cancelled", "succeeded", "failed"]
+
+
+class JobsQuery(PageQuery):
+    status: list[JobStatusName] = Field(
+        default_factory=list, max_length=8, description="Only these; repeat the parameter for several."
+    )
+    metadata: list[Text] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Only jobs with this label, as `key:value`, or as `key` for any value; repeat the "
+        "parameter to ask for several at once.",
+    )
+
+
+class JobError(ResponseModel):
+    code: str
+    message: str
+
+
+class JobLinks(ResponseModel):
+    self: str
+    events: str
+    metrics: str
+    artifacts: str
+
+
+class JobRead(ResponseModel):
+    """A job, with every parameter that it runs under."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "job_01jd3vkz8x0000000000000000",
+                "status": "running",
+                "terminal": False,
+                "phase": "round",
+                "round": 2,
+                "rounds": 4,
+                "progress": 0.55,
+                "eta_seconds": 61.5,
+                "attempt": 1,
+                "metrics": {"train/loss": 0.41, "validation/accuracy": 0.93},
+                "error": None,
+                "teacher": "tch_demo",
+                "dataset": "dts_demo",
+                "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+                "method": Sage().model_dump(),
+                "training": TrainingConfig().model_dump(),
+                "teacher_tuning": TeacherTuning().model_dump(),
+                "baselines": [{"type": "fine_tune"}],
+                "metadata": {"team": "search"},
+                "created_at": "2026-01-05T12:00:00Z",
+                "started_at": "2026-01-05T12:00:01Z",
+                "finished_at": None,
+                "result": None,
+                "links": {
+                    "self": "/jobs/job_01jd3vkz8x0000000000000000",
+                    "events": "/jobs/job_01jd3vkz8x0000000000000000/events",
+                    "metrics": "/jobs/job_01jd3vkz8x0000000000000000/metrics",
+                    "artifacts": "/jobs/job_01jd3vkz8x0000000000000000/artifacts",
+                },
+            }
+        }
+    )
+
+    id: str
+    status: JobStatusName
+    terminal: bool = Field(description="True once the status will not change any more: stop polling.")
+    phase: str | None = Field(description="What a running job is doing now.", examples=["training"])
+    round: int | None = Field(description="The round of the method that is running, from 1.")
+    rounds: int | None = Field(description="How many rounds there are.")
+    progress: float = Field(description="Share of the whole job that is done, 0 to 1.")
+    eta_seconds: float | None = Field(description="Estimated time left, in seconds.")
+    attempt: int = Field(description="How often a worker has taken the job.")
+    metrics: dict[str, Any] = Field(description="The last value of each series.")
+    error: JobError | None = Field(description="Why a failed job failed.")
+    teacher: str
+    dataset: str
+    student: dict[str, Any]
+    method: dict[str, Any]
+    training: dict[str, Any]
+    teacher_tuning: dict[str, Any] | None
+    baselines: list[dict[str, Any]]
+    metadata: dict[str, str]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    result: dict[str, Any] | None = Field(
+        description="Teacher, student and baselines side by side, once the job has succeeded."
+    )
+    links: JobLinks
+
+
+class JobPage(Page[JobRead]):
+    pass
+
+
+def is_metadata_key(text: str) -> bool:
+    """Whether a label may have this key."""
+    return re.fullmatch(METADATA_KEY_PATTERN.strip("^$"), text) is not None
+
+
+def _refuse_doubles(baselines: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for index, baseline in enumerate(baselines):
+        if baseline in seen:
+            raise PydanticCustomError(
+                "duplicate_baseline",
+                "baselines[{index}] is '{value}' for the second time; name each method once",
+                {"index": index, "value": baseline, "param": f"baselines[{index}]"},
+            )
+        seen.add(baseline)
+
+
+def _refuse_long_warmup(method: Method, place: str, epochs: float) -> None:
+    warmup: float | None = getattr(method, "warmup_epochs", None)
+    if warmup is not None and warmup >= epochs:
+        raise PydanticCustomError(
+            "warmup_too_long",
+            "{place} ('{type}') has warmup_epochs {warmup}, which leaves nothing of training.epochs {epochs} "
+            "for the rounds; lower warmup_epochs or raise training.epochs",
+            {
+                "place": place,
+                "type": method.type,
+                "warmup": warmup,
+                "epochs": epochs,
+                "param": "method.warmup_epochs" if place == "method" else place,
+            },
+        )

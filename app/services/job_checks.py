@@ -1,0 +1,95 @@
+"""What POST /jobs refuses because teacher, dataset and job do not fit each other."""
+
+import re
+
+from app.db.models import Dataset, Teacher
+from app.domain.imports import ImportStatus
+from app.errors import Conflict, InvalidRequest
+from app.schemas.jobs import JobCreate
+
+# What transformers writes into a config when nobody named the classes.
+_NO_REAL_NAME = re.compile(r"LABEL_\d+")
+_LABELS_SHOWN = 5
+
+
+def check_ready(kind: str, row: Dataset | Teacher) -> None:
+    """Refuse a dataset or teacher that no worker has found good yet, or ever."""
+    if row.status == ImportStatus.PENDING:
+        raise Conflict(
+            f"{kind.capitalize()} {row.id!r} is still pending: it is being checked. "
+            f"Poll GET /{kind}s/{row.id} until terminal is true, then send the job again.",
+            code=f"{kind}_not_ready",
+            param=kind,
+        )
+    if row.status == ImportStatus.FAILED:
+        raise Conflict(
+            f"{kind.capitalize()} {row.id!r} failed its checks ({row.error_code}): {row.error_message} "
+            f"Add a corrected one with POST /{kind}s.",
+            code=f"{kind}_failed",
+            param=kind,
+        )
+
+
+def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
+    """Refuse a job whose parts contradict each other; both rows are ready."""
+    _check_depth(job, teacher)
+    _check_length(job, teacher)
+    if job.teacher_tuning is None:
+        _check_labels(teacher, dataset)
+
+
+def _check_depth(job: JobCreate, teacher: Teacher) -> None:
+    if teacher.layers is not None and job.student.layers > teacher.layers:
+        raise InvalidRequest(
+            f"student.layers is {job.student.layers}, but init 'teacher_layers' has only the {teacher.layers} "
+            f"layers of teacher {teacher.id!r} to offer. Ask for {teacher.layers} or fewer.",
+            code="student_too_deep",
+            param="student.layers",
+        )
+
+
+def _check_length(job: JobCreate, teacher: Teacher) -> None:
+    if teacher.max_positions is not None and job.training.max_length > teacher.max_positions:
+        raise InvalidRequest(
+            f"training.max_length is {job.training.max_length}, but teacher {teacher.id!r} reads at most "
+            f"{teacher.max_positions} tokens. Ask for {teacher.max_positions} or fewer.",
+            code="max_length_too_long",
+            param="training.max_length",
+        )
+
+
+def _check_labels(teacher: Teacher, dataset: Dataset) -> None:
+    tune = (
+        "Add teacher_tuning ({} takes the defaults) to have the teacher fine-tuned on the dataset "
+        "first, or name another teacher."
+    )
+    if teacher.num_labels is None:
+        raise InvalidRequest(
+            f"teacher {teacher.id!r} is a pretrained encoder without a classifier, so it has no outputs to "
+            f"distil. {tune}",
+            code="teacher_needs_tuning",
+            param="teacher_tuning",
+        )
+    wanted = dataset.labels or []
+    if teacher.num_labels != len(wanted):
+        raise InvalidRequest(
+            f"teacher {teacher.id!r} tells {teacher.num_labels} classes apart, dataset {dataset.id!r} has "
+            f"{len(wanted)}. {tune}",
+            code="label_count_mismatch",
+            param="teacher",
+        )
+    known = teacher.labels or []
+    has_names = bool(known) and not all(_NO_REAL_NAME.fullmatch(name) for name in known)
+    if has_names and set(known) != set(wanted):
+        raise InvalidRequest(
+            f"teacher {teacher.id!r} and dataset {dataset.id!r} name their classes differently: only the teacher "
+            f"has {_some(set(known) - set(wanted))}, only the dataset {_some(set(wanted) - set(known))}. "
+            f"Rename the dataset's labels. Or: {tune}",
+            code="label_name_mismatch",
+            param="teacher",
+        )
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(names)[:_LABELS_SHOWN])
+    return f"{shown} and {len(names) - _LABELS_SHOWN} more" if len(names) > _LABELS_SHOWN else shown

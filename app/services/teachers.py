@@ -1,0 +1,122 @@
+"""Register, read and delete teachers. A worker fetches the files and judges them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.models import Teacher
+from app.db.session import read_session, write_session
+from app.domain.ids import new_id
+from app.domain.jobs import JobStatus
+from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound
+from app.queue import wake
+from app.repositories import jobs, teachers
+from app.repositories.pages import Page
+from app.settings import Settings
+
+
+def register(
+    settings: Settings, *, source: Mapping[str, Any], name: str | None = None, teacher_id: str | None = None
+) -> Teacher:
+    """Register a teacher to be fetched and checked. With an id that exists, return what is there.
+
+    `source` is {"type": "hub", "repo", "revision"}, {"type": "folder", "path"} or {"type": "job", "job"}.
+    """
+    if teacher_id is not None:
+        with read_session(settings) as session:
+            existing = teachers.get(session, teacher_id)
+        if existing is not None:
+            return existing
+    if source["type"] == "folder":
+        _check_folder(settings, str(source["path"]))
+    with write_session(settings) as session:
+        if source["type"] == "job":
+            _check_job(session, str(source["job"]))
+        teacher = teachers.create(
+            session,
+            teacher_id=teacher_id or new_id("teacher"),
+            name=name or _name_of(source),
+            source=dict(source),
+        )
+    wake(settings)
+    return teacher
+
+
+def get(settings: Settings, teacher_id: str) -> Teacher:
+    with read_session(settings) as session:
+        teacher = teachers.get(session, teacher_id)
+    if teacher is None:
+        raise TeacherNotFound(teacher_id, param="teacher_id")
+    return teacher
+
+
+def list_page(settings: Settings, *, limit: int, after: str | None, statuses: Sequence[str]) -> Page[Teacher]:
+    with read_session(settings) as session:
+        return teachers.list_page(session, limit=limit, after=after, statuses=statuses)
+
+
+def delete(settings: Settings, teacher_id: str) -> None:
+    """Delete a teacher that no unfinished job uses; its objects go with the next sweep."""
+    with write_session(settings) as session:
+        if teachers.lock(session, teacher_id) is None:
+            raise TeacherNotFound(teacher_id, param="teacher_id")
+        users = jobs.live_using(session, teacher_id=teacher_id)
+        if users:
+            raise Conflict(
+                f"Teacher {teacher_id!r} is used by {', '.join(users)}, not finished yet. Cancel "
+                "them or wait until they end.",
+                code="teacher_in_use",
+                param="teacher_id",
+            )
+        teachers.remove(session, teacher_id)
+
+
+def _check_folder(settings: Settings, path: str) -> None:
+    folder = Path(path)
+    if not folder.is_absolute():
+        raise InvalidRequest(
+            f"source.path is {path!r}; send an absolute path.", code="folder_not_absolute", param="source.path"
+        )
+    allowed = [root.resolve() for root in settings.teacher_dirs]
+    # Links are followed first: one that stands inside an allowed folder may lead anywhere.
+    try:
+        resolved = folder.resolve()
+    except (OSError, RuntimeError):
+        resolved = None
+    if resolved is None or not any(resolved == root or root in resolved.parents for root in allowed):
+        named = ", ".join(str(root) for root in settings.teacher_dirs) or "none"
+        raise InvalidRequest(
+            f"source.path is {path!r}, which is not inside an allowed folder (STILLHOUSE_TEACHER_DIRS: {named}). "
+            "Move the teacher there, or have its folder allowed.",
+            code="folder_not_allowed",
+            param="source.path",
+        )
+    # In a cluster the folder need only exist where the workers are.
+    if settings.embedded and not resolved.is_dir():
+        raise InvalidRequest(
+            f"source.path is {path!r}, which is not a folder on this machine. Check its spelling.",
+            code="folder_not_found",
+            param="source.path",
+        )
+
+
+def _check_job(session: Session, job_id: str) -> None:
+    job = jobs.get(session, job_id)
+    if job is None:
+        raise JobNotFound(job_id, param="source.job")
+    if job.status != JobStatus.SUCCEEDED:
+        raise Conflict(
+            f"Job {job_id!r} is {job.status}, so it has no student to teach. Name a job that has succeeded.",
+            code="job_not_succeeded",
+            param="source.job",
+        )
+
+
+def _name_of(source: Mapping[str, Any]) -> str:
+    if source["type"] == "hub":
+        return str(source["repo"])
+    if source["type"] == "folder":
+        return Path(str(source["path"])).name
+    return f"student of {source['job']}"

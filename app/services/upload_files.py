@@ -1,0 +1,46 @@
+"""What an uploaded file has to be before anyone looks into it: its name, which tells the format, and its size."""
+
+from app.errors import InvalidRequest, TooLarge
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")
+LONGEST_NAME = 200
+
+
+def check_file_name(file_name: str, *, param: str) -> str:
+    """Refuse a name that is not plain, or of no known format; return its suffix, in lower case."""
+    if len(file_name) > LONGEST_NAME or not file_name.isprintable() or "/" in file_name or "\\" in file_name:
+        raise InvalidRequest(
+            f"{param} is a file named {_shown(file_name)}; send a plain name of at most {LONGEST_NAME} characters, "
+            "without a folder and without control characters.",
+            code="bad_file_name",
+            param=param,
+        )
+    lowered = file_name.lower()
+    # The longest that fits: .csv.gz before anything shorter.
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if lowered.endswith(suffix) and len(lowered) > len(suffix):
+            return suffix
+    raise InvalidRequest(
+        f"{param} is a file named {_shown(file_name)}, whose format is not known. Name it by its format: "
+        f"{', '.join(SUFFIXES)}.",
+        code="unsupported_file_type",
+        param=param,
+    )
+
+
+def stem(file_name: str, suffix: str) -> str:
+    """The name without its suffix: what a dataset is called when nobody named it."""
+    return file_name[: -len(suffix)]
+
+
+def upload_too_large(max_bytes: int, *, param: str | None = None) -> TooLarge:
+    return TooLarge(
+        f"The files are larger than the {max_bytes} bytes that are taken. Send fewer rows, compress the files "
+        "with gzip, or have STILLHOUSE_MAX_UPLOAD_BYTES raised.",
+        code="upload_too_large",
+        param=param,
+    )
+
+
+def _shown(file_name: str) -> str:
+    return repr(file_name if len(file_name) <= LONGEST_NAME else f"{file_name[:LONGEST_NAME]}…")

@@ -1,0 +1,127 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.settings import get_settings
+from tests.app.routes.helpers import add_demo, succeeded_job
+from tests.fixtures.environment import ChangeSettings
+
+pytestmark = pytest.mark.usefixtures("sqlite_database")
+
+
+def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method, path, operation) for path, methods in schema["paths"].items() for method, operation in methods.items()
+    ]
+
+
+class TestDocs:
+    def test_needs_nothing_from_outside(self, client: TestClient) -> None:
+        page = client.get("/docs").text
+        references = re.findall(r'(?:src|href|url)="([^"]+)"', page)
+        assert len(references) >= 5
+        for reference in references:
+            assert reference.startswith("/")
+            assert client.get(reference).status_code == 200
+        assert not re.search(r"https?://", page)
+
+    def test_serves_every_file_of_the_page_with_its_type(self, client: TestClient) -> None:
+        for name, media_type in {
+            "swagger-ui.css": "text/css",
+            "swagger-ui-bundle.js": "javascript",
+            "initializer.js": "javascript",
+            "favicon-32x32.png": "image/png",
+            "LICENSE": "",
+            "NOTICE": "",
+        }.items():
+            response = client.get(f"/docs/assets/{name}")
+            assert response.status_code == 200
+            assert media_type in response.headers["Content-Type"]
+
+    def test_allows_no_other_origin_and_no_inline_script(self, client: TestClient) -> None:
+        headers = client.get("/docs").headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "<script>" not in client.get("/docs").text
+
+    def test_is_where_the_root_leads(self, client: TestClient) -> None:
+        response = client.get("/", follow_redirects=False)
+        assert (response.status_code, response.headers["Location"]) == (307, "/docs")
+
+
+class TestOpenapi:
+    def test_describes_every_operation(self, client: TestClient) -> None:
+        for _, path, operation in operations(client.get("/openapi.json").json()):
+            assert operation["summary"], path
+            assert operation["description"], path
+            assert len(operation["tags"]) == 1, path
+            assert "HTTPValidationError" not in str(operation["responses"]), path
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    schema = response["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ErrorResponse"}, path
+
+    def test_has_an_operation_id_for_each(self, client: TestClient) -> None:
+        ids = [operation["operationId"] for _, _, operation in operations(client.get("/openapi.json").json())]
+        assert len(ids) == len(set(ids))
+
+    def test_offers_a_file_input_for_each_split(self, client: TestClient) -> None:
+        body = client.get("/openapi.json").json()["paths"]["/datasets"]["post"]["requestBody"]
+        properties = body["content"]["multipart/form-data"]["schema"]["properties"]
+        assert [name for name, value in properties.items() if value.get("format") == "binary"] == [
+            "train",
+            "validation",
+            "test",
+        ]
+
+    def test_is_served_while_the_database_is_down(self, change_settings: ChangeSettings) -> None:
+        settings = change_settings(database_url="postgresql://nobody@127.0.0.1:1/none")
+        assert TestClient(create_app(settings)).get("/openapi.json").status_code == 200
+
+
+class TestExamples:
+    """What "Try it out" sends when nothing is changed."""
+
+    def test_of_post_work_as_they_stand(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        (tmp_path / "bert").mkdir()
+        (tmp_path / "bert" / "config.json").write_text("{}")
+        change_settings(teacher_dirs=tmp_path)
+        client = TestClient(create_app(get_settings()))
+        add_demo()
+        sent = 0
+        for method, path, operation in operations(client.get("/openapi.json").json()):
+            content = operation.get("requestBody", {}).get("content", {})
+            for example in content.get("application/json", {}).get("examples", {}).values():
+                response = client.request(method, path, json=example["value"])
+                assert response.status_code == 202, response.text
+                sent += 1
+        assert sent == 4
+
+    def test_of_get_name_what_exists(self, client: TestClient) -> None:
+        add_demo()
+        succeeded_job({"student.tar.gz": b"all"})
+        read = 0
+        for method, path, operation in operations(client.get("/openapi.json").json()):
+            if method != "get":
+                continue
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path":
+                    example = parameter.get("example") or next(iter(parameter["examples"].values()))["value"]
+                    path = path.replace(f"{{{parameter['name']}}}", example)
+            assert client.get(path).status_code == 200, path
+            read += 1
+        assert read == 13
+
+    def test_leave_what_deletes_or_cancels_to_the_reader(self, client: TestClient) -> None:
+        add_demo()
+        succeeded_job()
+        schema = client.get("/openapi.json").json()
+        for method, path, operation in operations(schema):
+            if method == "delete" or path.endswith("/cancel"):
+                assert all("example" not in parameter for parameter in operation["parameters"])

@@ -1,0 +1,247 @@
+"""Every job that the API itself can see is wrong, and what it says."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.db.session import read_session, write_session
+from app.repositories import datasets, jobs, teachers
+from tests.app.routes.helpers import add_demo, check_error, job_body
+from tests.fixtures.factories import add_dataset, add_teacher, claimed
+
+NAN = float("nan")
+
+BAD_BODIES: list[tuple[dict[str, Any], str, str | None, list[str]]] = [
+    ({"bogus": 1}, "unknown_field", "bogus", ["bogus", "Known are: teacher, dataset"]),
+    ({"student": {"layers": 3, "widht": 1}}, "unknown_field", "student.widht", ["student.widht", "hidden_size"]),
+    ({"method": {"type": "sage", "ronds": 3}}, "unknown_field", "method.ronds", ["Did you mean 'rounds'?"]),
+    ({"method": {"type": "fine_tune", "alpha": 1}}, "unknown_field", "method.alpha", ["Known are: type"]),
+    ({"\ud800": 1}, "unknown_field", "\\ud800", ["Known are"]),
+    ({"method": {"type": "sgae"}}, "unknown_method", "method.type", ['"sgae"', "'sage'", "'kd'", "'fine_tune'"]),
+    ({"method": {"rounds": 3}}, "missing_field", "method.type", ["method.type"]),
+    ({"method": "sage"}, "wrong_type", "method", ['"sage"', "an object"]),
+    ({"student": {}}, "missing_field", "student.layers", ["student.layers is missing"]),
+    ({"student": {"layers": 0}}, "out_of_range", "student.layers", ["is 0", "at least 1"]),
+    ({"student": {"layers": "3"}}, "wrong_type", "student.layers", ['"3" (a string)', "whole number"]),
+    ({"student": {"layers": True}}, "wrong_type", "student.layers", ["true", "whole number"]),
+    ({"student": {"layers": 2.5}}, "wrong_type", "student.layers", ["2.5", "whole number"]),
+    ({"student": {"layers": 3, "hidden_size": 64}}, "unknown_value", "student.hidden_size", ["64", "'same'"]),
+    ({"method": {"type": "sage", "rounds": 0}}, "out_of_range", "method.rounds", ["is 0", "at least 1"]),
+    ({"method": {"type": "sage", "rounds": 101}}, "out_of_range", "method.rounds", ["is 101", "at most 100"]),
+    ({"method": {"type": "kd", "temperature": 0}}, "out_of_range", "method.temperature", ["is 0", "0.1"]),
+    ({"method": {"type": "kd", "alpha": 1.5}}, "out_of_range", "method.alpha", ["is 1.5", "at most 1"]),
+    ({"method": {"type": "sage", "anchor_quantile": 0}}, "out_of_range", "method.anchor_quantile", ["more than 0"]),
+    ({"training": {"epochs": 0}}, "out_of_range", "training.epochs", ["is 0", "more than 0"]),
+    ({"training": {"epochs": 1001}}, "out_of_range", "training.epochs", ["is 1001", "at most 1000"]),
+    ({"training": {"batch_size": 0}}, "out_of_range", "training.batch_size", ["is 0"]),
+    ({"training": {"learning_rate": NAN}}, "out_of_range", "training.learning_rate", ["NaN", "finite"]),
+    ({"training": {"learning_rate": -1}}, "out_of_range", "training.learning_rate", ["is -1"]),
+    ({"training": {"seed": -1}}, "out_of_range", "training.seed", ["is -1"]),
+    ({"training": {"seed": 2**32}}, "out_of_range", "training.seed", ["4294967296", "4294967295"]),
+    ({"training": {"precision": "fp16"}}, "unknown_value", "training.precision", ['"fp16"', "'bf16'"]),
+    ({"training": None}, "wrong_type", "training", ["null"]),
+    ({"teacher_tuning": {"epochs": 0}}, "out_of_range", "teacher_tuning.epochs", ["is 0"]),
+    ({"training": {"epochs": 1}}, "warmup_too_long", "method.warmup_epochs", ["1.0", "training.epochs"]),
+    (
+        {"method": {"type": "sage", "warmup_epochs": 9}},
+        "warmup_too_long",
+        "method.warmup_epochs",
+        ["9.0", "4.0", "lower warmup_epochs"],
+    ),
+    (
+        {"method": {"type": "kd"}, "training": {"epochs": 0.5}, "baselines": ["oversample"]},
+        "warmup_too_long",
+        "baselines[0]",
+        ["'oversample'", "1.0", "0.5"],
+    ),
+    ({"baselines": ["sage"]}, "baseline_is_method", "baselines[0]", ["'sage'", "leave it out"]),
+    ({"baselines": ["kd", "kd"]}, "duplicate_baseline", "baselines[1]", ["'kd'", "once"]),
+    ({"baselines": ["kdd"]}, "unknown_value", "baselines[0]", ['"kdd"', "'kd'"]),
+    ({"baselines": "kd"}, "wrong_type", "baselines", ['"kd"', "a list"]),
+    ({"metadata": {"a b": "x"}}, "wrong_form", "metadata.a b", ['"a b"']),
+    ({"metadata": {"a": 1}}, "wrong_type", "metadata.a", ["1", "a string"]),
+    ({"metadata": {"a": "\x00"}}, "wrong_form", "metadata.a", ["zero byte"]),
+    ({"metadata": {"a": "\ud800"}}, "wrong_form", "metadata.a", ["surrogate"]),
+    ({"metadata": {"a": "x" * 201}}, "out_of_range", "metadata.a", ["at most 200"]),
+    ({"metadata": {str(i): "" for i in range(17)}}, "too_many_pairs", "metadata", ["17", "16"]),
+    ({"teacher": 5}, "wrong_type", "teacher", ["5", "a string"]),
+    ({"teacher": ""}, "out_of_range", "teacher", ["at least 1"]),
+    ({"dataset": "x\x00"}, "wrong_form", "dataset", ["zero byte"]),
+]
+
+
+@pytest.mark.usefixtures("sqlite_database")
+class TestBadBody:
+    @pytest.mark.parametrize(
+        ("changes", "code", "param", "message"), BAD_BODIES, ids=[json.dumps(case[0])[:60] for case in BAD_BODIES]
+    )
+    def test_is_refused_by_name(
+        self, client: TestClient, changes: dict[str, Any], code: str, param: str | None, message: list[str]
+    ) -> None:
+        # By hand: a JSON library of good manners would not send NaN.
+        body = json.dumps(job_body(**changes)).encode()
+        response = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+        check_error(response, status=422, code=code, param=param, message=message)
+
+    def test_names_the_other_places_too(self, client: TestClient) -> None:
+        response = client.post("/jobs", json=job_body(student={"layers": 0}, training={"batch_size": 0}))
+        check_error(
+            response,
+            status=422,
+            code="out_of_range",
+            param="student.layers",
+            message=["1 more: training.batch_size"],
+        )
+
+    @pytest.mark.parametrize(
+        ("content", "media_type", "status", "code", "message"),
+        [
+            (b'{"teacher": ', "application/json", 400, "invalid_json", ["Expecting value", "character 12"]),
+            (b'{"teacher": "\xff"}', "application/json", 400, "body_not_utf8", ["0xff", "position 13"]),
+            (b"[" * 100_000, "application/json", 400, "invalid_json", ["nested"]),
+            (b"9" * 5000, "application/json", 400, "invalid_json", ["digits"]),
+            (b"", "application/json", 422, "missing_body", ["no body"]),
+            (b"[]", "application/json", 422, "wrong_type", ["[]", "an object"]),
+        ],
+        ids=["torn", "not UTF-8", "too deep", "number too long", "none", "a list"],
+    )
+    def test_that_is_no_object_is_refused(
+        self, client: TestClient, content: bytes, media_type: str, status: int, code: str, message: list[str]
+    ) -> None:
+        response = client.post("/jobs", content=content, headers={"Content-Type": media_type})
+        check_error(response, status=status, code=code, param=None, message=message)
+
+    def test_of_another_media_type_is_refused(self, client: TestClient) -> None:
+        response = client.post("/jobs", content=b"teacher=x", headers={"Content-Type": "text/plain"})
+        check_error(
+            response,
+            status=415,
+            code="unsupported_media_type",
+            param="Content-Type",
+            message=["text/plain", "application/json"],
+        )
+
+    def test_that_is_too_large_is_refused(self, client: TestClient) -> None:
+        response = client.post("/jobs", json=job_body(metadata={"a": "x" * 2_000_000}))
+        check_error(response, status=413, code="body_too_large", param=None, message=["1048576 bytes"])
+
+
+@pytest.mark.usefixtures("database")
+class TestMisfit:
+    """The body is fine; what it names is not there, not ready, or does not fit."""
+
+    def test_unknown_teacher(self, client: TestClient) -> None:
+        add_demo()
+        response = client.post("/jobs", json=job_body(teacher="tch_nowhere"))
+        check_error(
+            response, status=404, code="teacher_not_found", param="teacher", message=["'tch_nowhere'", "POST /teachers"]
+        )
+
+    def test_unknown_dataset(self, client: TestClient) -> None:
+        add_demo()
+        response = client.post("/jobs", json=job_body(dataset="dts_nowhere"))
+        check_error(
+            response, status=404, code="dataset_not_found", param="dataset", message=["'dts_nowhere'", "POST /datasets"]
+        )
+
+    def test_pending_dataset(self, client: TestClient) -> None:
+        add_demo()
+        dataset_id = add_dataset()
+        response = client.post("/jobs", json=job_body(dataset=dataset_id))
+        check_error(
+            response,
+            status=409,
+            code="dataset_not_ready",
+            param="dataset",
+            message=[dataset_id, "still pending", "Poll"],
+        )
+
+    def test_pending_teacher(self, client: TestClient) -> None:
+        add_demo()
+        teacher_id = add_teacher()
+        response = client.post("/jobs", json=job_body(teacher=teacher_id))
+        check_error(response, status=409, code="teacher_not_ready", param="teacher", message=[teacher_id, "pending"])
+
+    def test_failed_dataset(self, client: TestClient) -> None:
+        add_demo()
+        dataset_id = add_dataset()
+        with write_session() as session:
+            datasets.mark_failed(session, claimed(), code="dataset_one_class", message="All rows have one label.")
+        response = client.post("/jobs", json=job_body(dataset=dataset_id))
+        check_error(
+            response,
+            status=409,
+            code="dataset_failed",
+            param="dataset",
+            message=["dataset_one_class", "All rows have one label.", "POST /datasets"],
+        )
+
+    def test_failed_teacher(self, client: TestClient) -> None:
+        add_demo()
+        teacher_id = add_teacher()
+        with write_session() as session:
+            teachers.mark_failed(session, claimed(), code="teacher_hub_not_found", message="No such repository.")
+        response = client.post("/jobs", json=job_body(teacher=teacher_id))
+        check_error(response, status=409, code="teacher_failed", param="teacher", message=["No such repository."])
+
+    def test_student_with_more_layers_than_the_teacher(self, client: TestClient) -> None:
+        add_demo(teacher={"layers": 6})
+        response = client.post("/jobs", json=job_body(student={"layers": 7}))
+        check_error(
+            response,
+            status=422,
+            code="student_too_deep",
+            param="student.layers",
+            message=["is 7", "6 layers", "6 or fewer"],
+        )
+
+    def test_rows_longer_than_the_teacher_reads(self, client: TestClient) -> None:
+        add_demo(teacher={"max_positions": 64})
+        response = client.post("/jobs", json=job_body(training={"max_length": 65}))
+        check_error(response, status=422, code="max_length_too_long", param="training.max_length", message=["65", "64"])
+
+    def test_encoder_without_tuning(self, client: TestClient) -> None:
+        add_demo(teacher={"num_labels": None})
+        response = client.post("/jobs", json=job_body(teacher_tuning=None))
+        check_error(
+            response,
+            status=422,
+            code="teacher_needs_tuning",
+            param="teacher_tuning",
+            message=["'tch_demo'", "pretrained encoder", "teacher_tuning"],
+        )
+
+    def test_another_number_of_labels(self, client: TestClient) -> None:
+        add_demo(teacher={"num_labels": 3, "labels": ["a", "b", "c"]})
+        response = client.post("/jobs", json=job_body(teacher_tuning=None))
+        check_error(
+            response,
+            status=422,
+            code="label_count_mismatch",
+            param="teacher",
+            message=["3 classes", "has 2", "teacher_tuning"],
+        )
+
+    def test_other_names_of_labels(self, client: TestClient) -> None:
+        add_demo(teacher={"num_labels": 2, "labels": ["balance", "refund"]})
+        response = client.post("/jobs", json=job_body(teacher_tuning=None))
+        check_error(
+            response, status=422, code="label_name_mismatch", param="teacher", message=["'refund'", "'transfer'"]
+        )
+
+    @pytest.mark.parametrize("labels", [["transfer", "balance"], ["LABEL_0", "LABEL_1"], None])
+    def test_labels_in_another_order_or_without_names_are_accepted(
+        self, client: TestClient, labels: list[str] | None
+    ) -> None:
+        add_demo(teacher={"num_labels": 2, "labels": labels})
+        assert client.post("/jobs", json=job_body(teacher_tuning=None)).status_code == 202
+
+    def test_leaves_no_job(self, client: TestClient) -> None:
+        add_demo()
+        client.post("/jobs", json=job_body(student={"layers": 7}), headers={"Idempotency-Key": "k"})
+        with read_session() as session:
+            assert jobs.list_page(session).rows == []
+        # The key is free too: the corrected request goes through.
+        assert client.post("/jobs", json=job_body(), headers={"Idempotency-Key": "k"}).status_code == 202

@@ -1,0 +1,165 @@
+"""Uploads that end before they should, over a real socket: the limit, a broken connection, a slow start."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from sqlalchemy.pool import QueuePool
+
+from app.db.session import get_engine
+from app.services import datasets
+from app.settings import get_settings
+from app.storage.store import ObjectStore
+from app.sweep import sweep_once
+from tests.app.routes.helpers import check_error, succeeded_job
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import make_cleanups_due
+from tests.fixtures.servers import s3_client
+
+LIMIT = 12_000_000  # more than one stored part
+HEAD = b'--b\r\nContent-Disposition: form-data; name="train"; filename="a.csv"\r\n\r\n'
+
+
+@pytest.fixture(autouse=True)
+def limit(change_settings: ChangeSettings) -> None:
+    change_settings(max_upload_bytes=LIMIT)
+
+
+def chunks(size: int) -> Iterator[bytes]:
+    yield HEAD
+    for _ in range(size // 100_000):
+        yield b"x" * 100_000
+    yield b"\r\n--b--\r\n"
+
+
+@pytest.fixture
+def unfinished(object_store: ObjectStore, request: pytest.FixtureRequest) -> Callable[[], list[str]]:
+    """Lists what is being written and not yet an object, or was given up without being removed."""
+    if object_store.folder is not None:
+        return lambda: list(object_store.unfinished("datasets"))
+    client = s3_client(request.getfixturevalue("s3"))
+    prefix = object_store.url.removeprefix("s3://stillhouse/")
+
+    def list_uploads() -> list[str]:
+        uploads = client.list_multipart_uploads(Bucket="stillhouse", Prefix=prefix).get("Uploads", [])
+        return [upload["Key"] for upload in uploads]
+
+    return list_uploads
+
+
+@pytest.fixture
+def assert_nothing_is_left(
+    object_store: ObjectStore, unfinished: Callable[[], list[str]], server: str
+) -> Callable[[], None]:
+    def check() -> None:
+        assert list(object_store.list("datasets")) == []
+        assert unfinished() == []
+        assert httpx.get(f"{server}/datasets").json()["data"] == []
+
+    return check
+
+
+def connect(address: str) -> socket.socket:
+    parts = urlsplit(address)
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+
+
+@pytest.mark.usefixtures("sqlite_database", "object_store")
+class TestTooLarge:
+    def test_is_refused_before_it_is_sent_when_its_length_is_declared(
+        self, server: str, assert_nothing_is_left: Callable[[], None]
+    ) -> None:
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /datasets HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 99000000\r\n\r\n"
+            )
+            assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+        assert_nothing_is_left()
+
+    def test_is_refused_while_it_is_sent(self, server: str, assert_nothing_is_left: Callable[[], None]) -> None:
+        response = httpx.post(
+            f"{server}/datasets",
+            content=chunks(LIMIT + 5_000_000),
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+            timeout=30,
+        )
+        check_error(
+            response,
+            status=413,
+            code="upload_too_large",
+            param="train",
+            message=["12000000 bytes", "STILLHOUSE_MAX_UPLOAD_BYTES"],
+        )
+        assert_nothing_is_left()
+
+    def test_counts_all_files_together(self, server: str, assert_nothing_is_left: Callable[[], None]) -> None:
+        files = {"train": ("a.csv", b"x" * 7_000_000), "test": ("b.csv", b"x" * 5_500_000)}
+        response = httpx.post(f"{server}/datasets", files=files, timeout=30)
+        assert (response.status_code, response.json()["error"]["param"]) == (413, "test")
+        assert_nothing_is_left()
+
+    def test_takes_what_is_just_within_the_limit(self, server: str) -> None:
+        response = httpx.post(f"{server}/datasets", files={"train": ("a.csv", b"x" * LIMIT)}, timeout=30)
+        assert (response.status_code, response.json()["size_bytes"]) == (202, LIMIT)
+
+
+@pytest.mark.usefixtures("postgres_database", "folder_object_store")
+class TestTransfer:
+    """PostgreSQL: no sweep runs beside the API, so every session is one of a request."""
+
+    def test_of_an_upload_holds_no_database_session(self, server: str) -> None:
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 4_000_000
+            )
+            time.sleep(0.2)  # the rest never comes: the request waits in the middle of its body
+            assert open_sessions() == 0
+
+    def test_of_a_download_holds_no_database_session(self, server: str) -> None:
+        job_id = succeeded_job({"model.safetensors": b"x" * 30_000_000})
+        with httpx.stream("GET", f"{server}/jobs/{job_id}/artifacts/model.safetensors") as response:
+            next(response.iter_raw(1000))
+            assert open_sessions() == 0
+
+
+def open_sessions() -> int:
+    pool = get_engine(get_settings()).pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout()
+
+
+@pytest.mark.usefixtures("sqlite_database", "object_store")
+class TestBrokenConnection:
+    def test_leaves_nothing(
+        self,
+        server: str,
+        unfinished: Callable[[], list[str]],
+        assert_nothing_is_left: Callable[[], None],
+    ) -> None:
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 9_000_000
+            )
+            deadline = time.monotonic() + 20
+            # Until the first part has left for the store: that is the state in which something could remain.
+            while not unfinished() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert unfinished()
+        while unfinished() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert_nothing_is_left()
+
+    def test_leaves_its_trace_to_the_sweep_when_the_process_dies_with_it(self, object_store: ObjectStore) -> None:
+        datasets.expect_objects(get_settings(), "dts_lost")
+        object_store.put_bytes("datasets/dts_lost/uploads/train.csv", b"x")
+        sweep_once(get_settings())
+        assert object_store.exists("datasets/dts_lost/uploads/train.csv")
+        make_cleanups_due()
+        sweep_once(get_settings())
+        assert not object_store.exists("datasets/dts_lost/uploads/train.csv")

@@ -1,0 +1,94 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.schemas.jobs import JobCreate, is_metadata_key
+from app.schemas.methods import METHODS
+
+
+def job(**changes: Any) -> JobCreate:
+    return JobCreate.model_validate({"teacher": "tch_a", "dataset": "dts_a", "student": {"layers": 3}, **changes})
+
+
+class TestSpec:
+    def test_writes_out_every_default(self) -> None:
+        assert job(teacher_tuning={}, baselines=["oversample"]).spec() == {
+            "teacher": "tch_a",
+            "dataset": "dts_a",
+            "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+            "method": {
+                "type": "sage",
+                "temperature": 2.0,
+                "alpha": 0.9,
+                "rounds": 4,
+                "warmup_epochs": 1.0,
+                "synthetic_ratio": 0.5,
+                "neighbors": 10,
+                "anchor_quantile": 0.2,
+                "early_stopping": True,
+            },
+            "training": {
+                "epochs": 4.0,
+                "batch_size": 32,
+                "learning_rate": 2e-4,
+                "warmup_ratio": 0.1,
+                "weight_decay": 0.01,
+                "max_length": 128,
+                "precision": "auto",
+                "seed": 7,
+                "deterministic": False,
+            },
+            "teacher_tuning": {
+                "epochs": 3.0,
+                "batch_size": 32,
+                "learning_rate": 1e-4,
+                "warmup_ratio": 0.1,
+                "weight_decay": 0.01,
+                "seed": 7,
+            },
+            "baselines": [
+                {
+                    "type": "oversample",
+                    "temperature": 2.0,
+                    "alpha": 0.9,
+                    "rounds": 4,
+                    "warmup_epochs": 1.0,
+                    "oversample_ratio": 0.5,
+                    "neighbors": 10,
+                    "anchor_quantile": 0.2,
+                }
+            ],
+        }
+
+    def test_gives_baselines_the_parameters_of_the_same_name(self) -> None:
+        method = {"type": "sage", "temperature": 5.0, "alpha": 0.5, "neighbors": 4, "synthetic_ratio": 2.0}
+        kd, control = job(method=method, baselines=["kd", "random_anchors"]).spec()["baselines"]
+        assert kd == {"type": "kd", "temperature": 5.0, "alpha": 0.5}
+        assert (control["neighbors"], control["synthetic_ratio"], control["rounds"]) == (4, 2.0, 4)
+
+    def test_makes_whole_numbers_of_epochs_the_same_as_decimal_ones(self) -> None:
+        assert job(training={"epochs": 4}).spec() == job(training={"epochs": 4.0}).spec()
+
+
+class TestWarmup:
+    def test_below_the_epochs_is_accepted_for_every_method(self) -> None:
+        for name, model in METHODS.items():
+            method: dict[str, Any] = {"type": name}
+            if "warmup_epochs" in model.model_fields:
+                method["warmup_epochs"] = 0.49
+            assert job(method=method, training={"epochs": 0.5}).method.type == name
+
+    def test_of_all_the_epochs_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match=r"warmup_epochs 2\.0"):
+            job(method={"type": "sage", "warmup_epochs": 2}, training={"epochs": 2})
+
+
+class TestIsMetadataKey:
+    @pytest.mark.parametrize("key", ["team", "a.b-c_D9", "x" * 40])
+    def test_accepts_plain_keys(self, key: str) -> None:
+        assert is_metadata_key(key)
+
+    @pytest.mark.parametrize("key", ["", "a b", "a:b", "ä", "x" * 41, "a\n"])
+    def test_refuses_others(self, key: str) -> None:
+        assert not is_metadata_key(key)
