@@ -1,0 +1,366 @@
+"""Uploads of every format become the same prepared folder, and every bad one says what and where."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from worker.preparation.datasets import PreparedDataset, prepare_dataset, sort_labels
+from worker.preparation.errors import PreparationFailed
+from worker.preparation.lines import Upload
+
+ROWS = [(f"{word} number {number}", label) for number in range(10) for word, label in (("buy", "b"), ("sell", "a"))]
+
+
+def csv_bytes(rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("text", "label"), delimiter: str = ",") -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def json_bytes(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def parquet_bytes(**columns: list[Any]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+class Bench:
+    """Writes uploads into the test's folder and prepares them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.prepared = folder / "prepared"
+
+    def prepare(self, files: dict[str, bytes], **options: Any) -> PreparedDataset:
+        uploads = []
+        for name, content in files.items():
+            path = self.folder / f"upload-{name}"
+            path.write_bytes(content)
+            uploads.append(Upload(name.split(".")[0], name, path))
+        return prepare_dataset(uploads, self.prepared, **options)
+
+    def fail(self, files: dict[str, bytes], **options: Any) -> PreparationFailed:
+        with pytest.raises(PreparationFailed) as caught:
+            self.prepare(files, **options)
+        return caught.value
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        return list(pq.read_table(self.prepared / f"{split}.parquet").to_pylist())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("train.csv", csv_bytes(ROWS)),
+            ("train.csv.gz", gzip.compress(csv_bytes(ROWS))),
+            ("train.tsv", csv_bytes(ROWS, delimiter="\t")),
+            ("train.TSV.gz", gzip.compress(csv_bytes(ROWS, delimiter="\t"))),
+            ("train.jsonl", json_bytes([{"text": text, "label": label} for text, label in ROWS])),
+            ("train.ndjson.gz", gzip.compress(json_bytes([{"label": label, "text": text} for text, label in ROWS]))),
+            ("train.parquet", parquet_bytes(text=[text for text, _ in ROWS], label=[label for _, label in ROWS])),
+        ],
+    )
+    def test_every_format_gives_the_same_rows_and_the_same_hash(
+        self, bench: Bench, tmp_path: Path, name: str, content: bytes
+    ) -> None:
+        prepared = bench.prepare({name: content})
+        reference = Bench(tmp_path / "reference")
+        reference.folder.mkdir()
+        expected = reference.prepare({"train.csv": csv_bytes(ROWS)})
+
+        assert prepared.sha256 == expected.sha256
+        assert bench.rows("train") == reference.rows("train")
+        assert prepared.labels == ["a", "b"]
+
+    def test_writes_a_folder_that_the_engine_reads(self, bench: Bench) -> None:
+        prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "test.csv": csv_bytes([("hold", "a")])})
+
+        assert sorted(path.name for path in bench.prepared.iterdir()) == [
+            "dataset.json",
+            "test.parquet",
+            "train.parquet",
+            "validation.parquet",
+        ]
+        assert json.loads((bench.prepared / "dataset.json").read_text()) == {
+            "format_version": 1,
+            "labels": ["a", "b"],
+            "has_pairs": False,
+            "rows": {"train": 18, "validation": 2, "test": 1},
+            "validation_made": True,
+            "sha256": prepared.sha256,
+        }
+        assert pq.read_schema(bench.prepared / "train.parquet").field("label").type == pa.int32()
+        assert bench.rows("test") == [{"text": "hold", "label": 0}]
+
+    def test_quoted_fields_keep_commas_quotes_and_line_ends(self, bench: Bench) -> None:
+        text = 'one, "two"\nthree'
+        bench.prepare({"train.csv": csv_bytes([*ROWS, (text, "a")]), "validation.csv": csv_bytes(ROWS)})
+        assert bench.rows("train")[-1]["text"] == text
+
+    def test_tsv_without_quoting_keeps_quotation_marks_as_text(self, bench: Bench) -> None:
+        content = 'text\tlabel\n"open quote\ta\nsay "hi" now\tb\n' * 1 + "more\ta\nmore\tb\n"
+        bench.prepare({"train.tsv": content.encode(), "validation.csv": csv_bytes(ROWS)})
+        assert [row["text"] for row in bench.rows("train")][:2] == ['"open quote', 'say "hi" now']
+
+    def test_byte_order_mark_blank_lines_and_old_line_ends_are_read_over(self, bench: Bench) -> None:
+        content = b"\xef\xbb\xbf" + csv_bytes(ROWS).replace(b"\r\n", b"\r") + b"\r\r"
+        assert bench.prepare({"train.csv": content}).rows == {"train": 18, "validation": 2}
+
+    def test_numeric_labels_stand_in_numeric_order(self, bench: Bench) -> None:
+        rows = [{"text": f"row {number}", "label": number % 11} for number in range(44)]
+        prepared = bench.prepare({"train.jsonl": json_bytes(rows)})
+        assert prepared.labels == [str(number) for number in range(11)]
+
+    def test_whole_floats_in_parquet_are_the_classes_of_their_integers(self, bench: Bench) -> None:
+        texts = [f"row {number}" for number in range(20)]
+        prepared = bench.prepare({"train.parquet": parquet_bytes(text=texts, label=[0.0, 1.0] * 10)})
+        assert prepared.labels == ["0", "1"]
+
+    def test_hash_is_of_the_content_so_a_changed_label_changes_it(self, bench: Bench) -> None:
+        first = bench.prepare({"train.csv": csv_bytes(ROWS)}).sha256
+        changed = bench.prepare({"train.csv": csv_bytes([*ROWS[:-1], (ROWS[-1][0], "b")])}).sha256
+        assert first != changed
+
+
+class TestColumns:
+    def test_pairs_are_found_by_their_usual_names(self, bench: Bench) -> None:
+        rows = [{"sentence1": f"is it {n}?", "sentence2": f"it is {n}", "label": n % 2} for n in range(20)]
+        prepared = bench.prepare({"train.jsonl": json_bytes(rows)})
+        assert (prepared.columns.text, prepared.columns.text_pair) == ("sentence1", "sentence2")
+        assert bench.rows("train")[0] == {"text": "is it 0?", "text_pair": "it is 0", "label": 0}
+
+    def test_named_columns_win_over_usual_names(self, bench: Bench) -> None:
+        rows = [("no", text, label) for text, label in ROWS]
+        content = csv_bytes(rows, header=("text", "utterance", "intent"))
+        prepared = bench.prepare({"train.csv": content}, text_column="utterance", label_column="intent")
+        assert prepared.columns.names == ["utterance", "intent"]
+        assert bench.rows("train")[0]["text"].startswith(("buy", "sell"))
+
+    def test_missing_column_names_what_the_file_has(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS, header=("text", "intent"))})
+        assert failure.code == "dataset_missing_column"
+        assert failure.message == (
+            "train.csv has no column 'label'; its first line names 'text', 'intent'. "
+            "Rename a column, or name it in label_column."
+        )
+
+    def test_missing_column_in_a_second_file_names_that_file(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS), "test.csv": csv_bytes(ROWS, header=("sentence", "label"))})
+        assert failure.code == "dataset_missing_column"
+        assert failure.message.startswith("test.csv has no column 'text'")
+
+    def test_missing_key_names_the_line(self, bench: Bench) -> None:
+        failure = bench.fail({"train.jsonl": json_bytes([{"text": "x", "label": "a"}, {"text": "y"}])})
+        assert failure.code == "dataset_missing_column"
+        assert failure.message.startswith("Line 2 of train.jsonl has no 'label'")
+
+    def test_semicolons_are_recognised(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS, delimiter=";")})
+        assert "separated by semicolons" in failure.message
+
+    def test_doubled_column_is_refused(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": b"text,label,text\na,b,c\n"})
+        assert "'text' 2 times" in failure.message
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize("content", [b"", b"\n\n", b"text,label\n"])
+    def test_empty(self, bench: Bench, content: bytes) -> None:
+        failure = bench.fail({"train.csv": content})
+        assert failure.code == "dataset_empty"
+        assert "train.csv" in failure.message
+
+    @pytest.mark.parametrize("name", ["train.jsonl", "train.csv.gz", "train.parquet"])
+    def test_empty_in_other_formats(self, bench: Bench, name: str) -> None:
+        assert bench.fail({name: b""}).code == "dataset_empty"
+
+    def test_parquet_without_rows(self, bench: Bench) -> None:
+        content = parquet_bytes(text=pa.array([], pa.string()), label=pa.array([], pa.string()))
+        assert bench.fail({"train.parquet": content}).code == "dataset_empty"
+
+    def test_binary(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": b"text,label\n\x89PNG\x1a\x00\x00"})
+        assert failure.code == "dataset_binary"
+        assert "0x1a on line 2" in failure.message
+
+    def test_binary_deep_inside(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS * 1000) + b"zero \x00 byte,a\r\n"})
+        assert failure.code == "dataset_binary"
+        assert "line 20002" in failure.message
+
+    @pytest.mark.parametrize(
+        ("content", "hint"),
+        [(parquet_bytes(text=["x"]), ".parquet"), (gzip.compress(b"x"), "add .gz"), (b"PK\x03\x04", "spreadsheet")],
+    )
+    def test_another_format_under_a_text_name(self, bench: Bench, content: bytes, hint: str) -> None:
+        failure = bench.fail({"train.csv": content})
+        assert failure.code == "dataset_binary"
+        assert hint in failure.message
+
+    def test_not_utf8_names_the_line_and_the_byte(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS) + "café,a\r\n".encode("latin-1")})
+        assert failure.code == "dataset_not_utf8"
+        assert failure.message.startswith("Line 22 of train.csv is not UTF-8: byte 0xe9 at character 4")
+
+    def test_utf16_is_named(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes(ROWS).decode().encode("utf-16")})
+        assert failure.code == "dataset_not_utf8"
+        assert "UTF-16" in failure.message
+
+    def test_half_a_surrogate_pair_in_json(self, bench: Bench) -> None:
+        failure = bench.fail({"train.jsonl": b'{"text": "\\ud800", "label": "a"}\n'})
+        assert failure.code == "dataset_not_utf8"
+        assert failure.message.startswith("Line 1 of train.jsonl")
+
+    def test_ragged_line_names_its_number(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": b'text,label\n"two\nlines",a\nplain, with comma,b\n'})
+        assert failure.code == "dataset_ragged_line"
+        assert failure.message == (
+            "Line 4 of train.csv has 3 fields, the header has 2 ('text', 'label'). "
+            "Put fields that contain a comma in quotation marks."
+        )
+
+    def test_short_line(self, bench: Bench) -> None:
+        failure = bench.fail({"train.tsv": b"text\tlabel\nx\ta\nno label\n"})
+        assert failure.code == "dataset_ragged_line"
+        assert "Line 3" in failure.message
+        assert "Fill in the missing fields" in failure.message
+
+    def test_quote_that_never_closes_names_the_line_it_opened_on(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": b'text,label\nx,a\n"never closed,b\ny,a\n'})
+        assert failure.code == "dataset_ragged_line"
+        assert "begins on line 3 of train.csv" in failure.message
+
+    def test_bad_json_line(self, bench: Bench) -> None:
+        failure = bench.fail({"train.jsonl": b'{"text": "x", "label": "a"}\n\n{"text": oops}\n'})
+        assert failure.code == "dataset_bad_json_line"
+        assert failure.message.startswith("Line 3 of train.jsonl is not JSON")
+
+    def test_json_line_that_is_no_object(self, bench: Bench) -> None:
+        failure = bench.fail({"train.jsonl": b'["x", "a"]\n'})
+        assert failure.code == "dataset_bad_json_line"
+        assert "not an object" in failure.message
+
+    def test_bad_parquet(self, bench: Bench) -> None:
+        failure = bench.fail({"train.parquet": parquet_bytes(text=["x"], label=["a"])[:-9]})
+        assert failure.code == "dataset_bad_parquet"
+
+    @pytest.mark.parametrize("content", [b"plain text", gzip.compress(csv_bytes(ROWS))[:-10]])
+    def test_bad_gzip(self, bench: Bench, content: bytes) -> None:
+        failure = bench.fail({"train.csv.gz": content})
+        assert failure.code == "dataset_bad_gzip"
+        assert "train.csv.gz" in failure.message
+
+    def test_small_gzip_that_unpacks_to_too_much(self, bench: Bench) -> None:
+        content = gzip.compress(b"text,label\n" + b"x,a\n" * 100_000)
+        failure = bench.fail({"train.csv.gz": content}, max_bytes=10_000)
+        assert failure.code == "dataset_too_large"
+
+    def test_text_that_is_a_number(self, bench: Bench) -> None:
+        failure = bench.fail({"train.jsonl": json_bytes([{"text": 5, "label": "a"}])})
+        assert failure.code == "dataset_bad_text"
+        assert failure.message.startswith("Line 1 of train.jsonl: 'text' is '5' of type int")
+
+    def test_label_that_is_a_fraction(self, bench: Bench) -> None:
+        failure = bench.fail({"train.parquet": parquet_bytes(text=["x", "y"], label=[0.25, 1.0])})
+        assert failure.code == "dataset_bad_label"
+        assert failure.message.startswith("Row 1 of train.parquet: 'label' is '0.25'")
+
+
+class TestBadContent:
+    def test_one_class(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes([("x", "only"), ("y", "only")])})
+        assert failure.code == "dataset_one_class"
+        assert "'only'" in failure.message
+
+    def test_tenth_of_empty_rows_is_refused_with_their_lines(self, bench: Bench) -> None:
+        rows = [*ROWS[:18], (" ", "a"), ("text", "")]
+        failure = bench.fail({"train.csv": csv_bytes(rows)})
+        assert failure.code == "dataset_empty_rows"
+        assert failure.message.startswith("2 of 20 rows of train.csv have an empty text or label (lines 20, 21)")
+
+    def test_fewer_empty_rows_are_left_out_with_a_warning(self, bench: Bench) -> None:
+        prepared = bench.prepare({"train.csv": csv_bytes([*ROWS, ("", "a")])})
+        assert sum(prepared.rows.values()) == 20
+        assert prepared.warnings == [
+            "1 of 21 rows of train.csv have an empty text or label (line 22); they were left out."
+        ]
+
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_labels_that_training_never_saw(self, bench: Bench, split: str) -> None:
+        other = csv_bytes([("x", "a"), ("y", "maybe"), ("z", "never")])
+        failure = bench.fail({"train.csv": csv_bytes(ROWS), f"{split}.csv": other})
+        assert failure.code == "dataset_unseen_labels"
+        assert failure.message.startswith(
+            f"{split}.csv has labels that train.csv has not: 'maybe', 'never' (first on line 3)"
+        )
+
+    def test_single_row_of_a_class_when_a_split_must_be_made(self, bench: Bench) -> None:
+        failure = bench.fail({"train.csv": csv_bytes([*ROWS, ("once", "rare")])})
+        assert failure.code == "dataset_too_few_rows"
+        assert "'rare'" in failure.message
+
+    def test_single_row_of_a_class_is_enough_beside_a_validation_file(self, bench: Bench) -> None:
+        files = {"train.csv": csv_bytes([*ROWS, ("once", "rare")]), "validation.csv": csv_bytes(ROWS[:4])}
+        assert bench.prepare(files).rows == {"train": 21, "validation": 4}
+
+    def test_test_rows_that_stand_in_train_are_a_warning(self, bench: Bench) -> None:
+        prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "test.csv": csv_bytes([*ROWS[:3], ("new", "a")])})
+        assert prepared.warnings == [
+            "3 of 4 rows of test.csv also stand in train.csv; numbers measured on them flatter the model."
+        ]
+
+
+class TestValidationSplit:
+    def test_takes_a_tenth_of_every_class(self, bench: Bench) -> None:
+        rows = [
+            (f"{label} {number}", label)
+            for label, count in (("big", 300), ("mid", 40), ("small", 2))
+            for number in range(count)
+        ]
+        prepared = bench.prepare({"train.csv": csv_bytes(rows)})
+        labels = [prepared.labels[row["label"]] for row in bench.rows("validation")]
+        assert {label: labels.count(label) for label in prepared.labels} == {"big": 30, "mid": 4, "small": 1}
+        assert prepared.rows == {"train": 307, "validation": 35}
+
+    def test_loses_and_doubles_no_row(self, bench: Bench) -> None:
+        bench.prepare({"train.csv": csv_bytes(ROWS)})
+        texts = [row["text"] for split in ("train", "validation") for row in bench.rows(split)]
+        assert sorted(texts) == sorted(text for text, _ in ROWS)
+
+    def test_is_the_same_every_time(self, bench: Bench) -> None:
+        bench.prepare({"train.csv": csv_bytes(ROWS)})
+        first = bench.rows("validation")
+        bench.prepare({"train.csv": csv_bytes(ROWS)})
+        assert bench.rows("validation") == first
+
+    def test_prefers_rows_without_a_twin_in_train(self, bench: Bench) -> None:
+        rows = [("twin", label) for label in "ab" for _ in range(40)] + [(f"own {label}", label) for label in "ab" * 1]
+        rows += [(f"also {label}", label) for label in "ab"]
+        bench.prepare({"train.csv": csv_bytes(rows)})
+        texts = [row["text"] for row in bench.rows("validation")]
+        assert texts.count("twin") == len(texts) - 4
+
+
+class TestSortLabels:
+    def test_numbers_by_value_and_names_by_letters(self) -> None:
+        assert sort_labels(["10", "9", "-1"]) == ["-1", "9", "10"]
+        assert sort_labels(["10", "9", "x"]) == ["10", "9", "x"]

@@ -1,0 +1,198 @@
+"""A folder is a teacher or says why not, before torch ever sees it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from tests.worker.preparation.conftest import LABELS, change_json
+from worker.preparation.errors import PreparationFailed
+from worker.preparation.folder_source import copy_folder
+from worker.preparation.teacher_files import choose_files
+from worker.preparation.teachers import describe_teacher
+
+
+def refusal(folder: Path) -> PreparationFailed:
+    with pytest.raises(PreparationFailed) as caught:
+        describe_teacher(folder)
+    return caught.value
+
+
+class TestDescribeTeacher:
+    @pytest.mark.parametrize("family", ["bert", "distilbert"])
+    def test_classifier_of_each_family(self, tiny_teachers: dict[str, Path], family: str) -> None:
+        summary = describe_teacher(tiny_teachers[family]).summary
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_teachers[family])
+
+        assert (summary.family, summary.layers, summary.hidden_size) == (family, 4, 32)
+        assert (summary.num_labels, summary.labels, summary.max_positions) == (3, LABELS, 32)
+        assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+    def test_encoder_without_a_head_has_no_labels(self, tiny_teachers: dict[str, Path]) -> None:
+        summary = describe_teacher(tiny_teachers["encoder"]).summary
+        assert (summary.num_labels, summary.labels) == (None, None)
+
+    def test_head_of_another_task_counts_as_no_head(self, bert: Path) -> None:
+        change_json(bert / "config.json", architectures=["BertForTokenClassification"])
+        assert describe_teacher(bert).summary.num_labels is None
+
+    def test_regression_counts_as_no_head(self, bert: Path) -> None:
+        change_json(bert / "config.json", problem_type="regression")
+        assert describe_teacher(bert).summary.num_labels is None
+
+    def test_sharded_weights(self, bert: Path) -> None:
+        whole = describe_teacher(bert).summary
+        model = AutoModelForSequenceClassification.from_pretrained(bert)
+        (bert / "model.safetensors").unlink()
+        model.save_pretrained(bert, max_shard_size="20KB")
+        assert (bert / "model.safetensors.index.json").exists()
+        assert describe_teacher(bert).summary == whole
+
+    def test_hash_follows_the_content_and_not_the_place(self, bert: Path, tiny_teachers: dict[str, Path]) -> None:
+        assert describe_teacher(bert).sha256 == describe_teacher(tiny_teachers["bert"]).sha256
+        change_json(bert / "config.json", hidden_dropout_prob=0.2)
+        assert describe_teacher(bert).sha256 != describe_teacher(tiny_teachers["bert"]).sha256
+
+    def test_unsupported_family(self, bert: Path) -> None:
+        change_json(bert / "config.json", model_type="roberta")
+        failure = refusal(bert)
+        assert failure.code == "teacher_family_unsupported"
+        assert "'roberta'" in failure.message
+        assert "bert or distilbert" in failure.message
+
+    def test_code_of_its_own_is_never_run(self, bert: Path) -> None:
+        change_json(bert / "config.json", auto_map={"AutoModel": "modeling.Own"})
+        assert refusal(bert).code == "teacher_family_unsupported"
+
+    def test_config_that_is_not_json(self, bert: Path) -> None:
+        (bert / "config.json").write_text("{")
+        assert refusal(bert).code == "teacher_files_missing"
+
+    @pytest.mark.parametrize(
+        ("values", "what"),
+        [
+            ({"hidden_size": 48}, "has the shape"),
+            ({"num_hidden_layers": 3}, "the weights have 4 layers, config.json says 3"),
+            ({"num_hidden_layers": 5}, "have no 'bert.encoder.layer.4."),
+            ({"vocab_size": 7}, "word_embeddings"),
+            ({"id2label": {"0": "a", "1": "b"}}, "3 outputs, id2label in config.json names 2"),
+            ({"num_attention_heads": 5}, "cannot share evenly"),
+            ({"hidden_size": "32"}, "takes a whole number"),
+        ],
+    )
+    def test_weights_that_do_not_fit_the_config(self, bert: Path, values: dict[str, object], what: str) -> None:
+        change_json(bert / "config.json", **values)
+        failure = refusal(bert)
+        assert failure.code == "teacher_weights_mismatch"
+        assert what.lower() in failure.message.lower()
+
+    @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\xff" * 64])
+    def test_weights_that_are_something_else(self, bert: Path, content: bytes) -> None:
+        (bert / "model.safetensors").write_bytes(content)
+        failure = refusal(bert)
+        assert failure.code == "teacher_weights_mismatch"
+        assert "model.safetensors" in failure.message
+
+    def test_weights_that_are_cut_off(self, bert: Path) -> None:
+        path = bert / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+        failure = refusal(bert)
+        assert failure.code == "teacher_weights_mismatch"
+        assert "where its header promises" in failure.message
+
+    def test_quantised_weights(self, bert: Path) -> None:
+        tensors = load_file(bert / "model.safetensors")
+        name = "bert.encoder.layer.0.intermediate.dense.weight"
+        save_file({**tensors, name: tensors[name].char()}, bert / "model.safetensors")
+        assert "I8" in refusal(bert).message
+
+    def test_part_that_the_index_names_is_missing(self, bert: Path) -> None:
+        AutoModelForSequenceClassification.from_pretrained(bert).save_pretrained(bert, max_shard_size="20KB")
+        (bert / "model.safetensors").unlink(missing_ok=True)
+        next(bert.glob("model-00002-*")).unlink()
+        assert refusal(bert).code == "teacher_files_missing"
+
+    def test_tokenizer_with_more_words_than_the_model(self, bert: Path) -> None:
+        path = bert / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["model"]["vocab"]["extra"] = 99
+        path.write_text(json.dumps(content))
+        failure = refusal(bert)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert "ids up to 99" in failure.message
+
+    @pytest.mark.parametrize("content", ["{", '{"model": {"type": "Own"}}', "[]", "null"])
+    def test_tokenizer_that_cannot_be_read(self, bert: Path, content: str) -> None:
+        (bert / "tokenizer.json").write_text(content)
+        assert refusal(bert).code == "teacher_tokenizer_unsupported"
+
+    def test_slow_tokenizer_of_another_kind(self, bert: Path) -> None:
+        (bert / "tokenizer.json").unlink()
+        (bert / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+        change_json(bert / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer")
+        failure = refusal(bert)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert "BertJapaneseTokenizer" in failure.message
+
+
+class TestChooseFiles:
+    FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+
+    def test_takes_nothing_that_could_run(self) -> None:
+        names = [*self.FILES, "pytorch_model.bin", "modeling.py", "README.md", "onnx/model.onnx"]
+        assert choose_files(names, place="here") == ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+
+    @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "model.pt", "last.ckpt", "weights.pkl"])
+    def test_pickles_alone_are_refused_by_name(self, pickle: str) -> None:
+        with pytest.raises(PreparationFailed) as caught:
+            choose_files(["config.json", "tokenizer.json", pickle], place="org/model")
+        assert caught.value.code == "teacher_weights_not_safetensors"
+        assert pickle in caught.value.message
+        assert "save_pretrained" in caught.value.message
+
+    @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+    def test_missing_file(self, missing: str) -> None:
+        with pytest.raises(PreparationFailed) as caught:
+            choose_files([name for name in self.FILES if name != missing], place="org/model")
+        assert caught.value.code == "teacher_files_missing"
+        assert missing in caught.value.message
+
+    def test_missing_tokenizer(self) -> None:
+        with pytest.raises(PreparationFailed) as caught:
+            choose_files(["config.json", "model.safetensors"], place="org/model")
+        assert caught.value.code == "teacher_files_missing"
+        assert "tokenizer" in caught.value.message
+
+
+class TestCopyFolder:
+    def test_copies_the_teacher_and_nothing_else(self, bert: Path, tmp_path: Path) -> None:
+        (bert / "pytorch_model.bin").write_bytes(b"pickle")
+        copy_folder(bert, tmp_path / "copy", allowed=[tmp_path])
+        names = {path.name for path in (tmp_path / "copy").iterdir()}
+        assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+    def test_folder_outside_the_allowed_ones(self, bert: Path, tmp_path: Path) -> None:
+        with pytest.raises(PreparationFailed) as caught:
+            copy_folder(bert, tmp_path / "copy", allowed=[tmp_path / "teachers"])
+        assert caught.value.code == "teacher_folder_refused"
+        assert "STILLHOUSE_TEACHER_DIRS" in caught.value.message
+
+    def test_link_that_leads_outside(self, bert: Path, tmp_path: Path) -> None:
+        secret = tmp_path / "secret.json"
+        secret.write_text("{}")
+        allowed = tmp_path / "allowed"
+        shutil.copytree(bert, allowed / "model")
+        (allowed / "model" / "config.json").unlink()
+        (allowed / "model" / "config.json").symlink_to(secret)
+        with pytest.raises(PreparationFailed) as caught:
+            copy_folder(allowed / "model", tmp_path / "copy", allowed=[allowed])
+        assert caught.value.code == "teacher_folder_refused"
+        assert not (tmp_path / "copy").exists()
+
+    def test_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(PreparationFailed) as caught:
+            copy_folder(tmp_path / "nowhere", tmp_path / "copy", allowed=[tmp_path])
+        assert caught.value.code == "teacher_files_missing"

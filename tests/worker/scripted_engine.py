@@ -1,0 +1,142 @@
+"""A program that speaks the engine's protocol and does what its first argument says, in milliseconds.
+
+`python -m tests.worker.scripted_engine PART RUN_DIR`. For what the worker does around a run; that the real
+engine speaks the same protocol is shown in test_real_engine.py.
+"""
+
+import json
+import os
+import signal
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.distill.cache import wanted
+from worker.distill.events import EventLog
+
+STEP = 40
+
+
+class Run:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.job = json.loads((folder / "job.json").read_text())
+        self.events = EventLog(folder / "events.jsonl")
+        self.is_stopped = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self.is_stopped.set())
+        threading.Thread(target=self._die_with_parent, daemon=True).start()
+
+    def _die_with_parent(self) -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    def begin(self) -> None:
+        resumed = sorted((self.folder / "checkpoints").glob("[0-9]*"))
+        if resumed:
+            step = json.loads((resumed[-1] / "state.json").read_text())["step"]
+            self.events.emit("resumed", step=step, exact_resume=True)
+        self.events.emit("phase", phase="training", round=1, rounds=2)
+        progress = {"progress": 0.25, "eta_seconds": 12.5, "loss": 0.75}
+        self.events.emit("progress", phase="training", round=1, rounds=2, **progress)
+
+    def checkpoint(self, step: int) -> None:
+        folder = self.folder / "checkpoints" / f"{step:08d}"
+        (folder / "arms").mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"step": step}))
+        (folder / "arms" / "model.safetensors").write_bytes(b"weights %d" % step)
+        self.events.emit("checkpoint", step=step, path=f"checkpoints/{folder.name}")
+
+    def cache(self) -> None:
+        """Store what the next job on the same inputs can use, unless the worker brought it."""
+        kind, key = wanted(self.job)[0]
+        folder = self.folder / "cache" / kind / key
+        if folder.exists():
+            self.events.emit("warning", code="cached", message=(folder / "logits.bin").read_text())
+            return
+        folder.mkdir(parents=True)
+        (folder / "logits.bin").write_text("logits")
+        self.events.emit("cache", kind=kind, key=key, path=str(folder.relative_to(self.folder)))
+
+    def finish(self) -> None:
+        student = self.folder / "artifact"
+        (student / "onnx").mkdir(parents=True)
+        (student / "config.json").write_text("{}")
+        (student / "onnx" / "model.onnx").write_bytes(b"graph")
+        with tarfile.open(self.folder / "artifact.tar.gz", "w:gz") as archive:
+            archive.add(student, "student")
+        self.events.emit("succeeded", result={"student": {"parameters": 7}})
+
+
+def student(run: Run) -> int:
+    run.begin()
+    for step in range(3):
+        run.events.metric("train/loss", step, 1.0 / (step + 1))
+    run.events.metric("train/loss", 2, float("nan"))
+    run.events.emit("round", arm="student", high_loss_mass=0.5)
+    run.checkpoint(2 * STEP)
+    run.cache()
+    run.finish()
+    return 0
+
+
+def endless(run: Run) -> int:
+    run.begin()
+    run.is_stopped.wait()
+    run.checkpoint(STEP)
+    return 75
+
+
+def checkpointing(run: Run) -> int:
+    """Endless, with a checkpoint at once and none when it is stopped."""
+    run.begin()
+    run.checkpoint(STEP)
+    time.sleep(600)
+    return 0
+
+
+def deaf(run: Run) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run.begin()
+    time.sleep(600)
+    return 0
+
+
+def failing(run: Run) -> int:
+    run.begin()
+    run.checkpoint(STEP)
+    run.events.emit("failed", code="nan_loss", message="The loss became NaN at step 3; lower the learning rate.")
+    return 70
+
+
+def crashing(run: Run) -> int:
+    run.begin()
+    raise RuntimeError("an unforeseen end")
+
+
+def greedy(run: Run) -> int:
+    run.begin()
+    held = b"x" * (500 * 1024**2)
+    time.sleep(600)
+    return len(held)
+
+
+def pausing_student(run: Run) -> int:
+    """A student that takes two seconds and checkpoints all the while, as fast as the disk lets it."""
+    run.begin()
+    for step in range(1, 21):
+        run.checkpoint(step)
+        run.events.metric("train/loss", step, 1.0)
+        time.sleep(0.1)
+    run.finish()
+    return 0
+
+
+PARTS: dict[str, Callable[[Run], int]] = {
+    part.__name__: part for part in (student, endless, checkpointing, deaf, failing, crashing, greedy, pausing_student)
+}
+
+if __name__ == "__main__":
+    sys.exit(PARTS[sys.argv[1]](Run(Path(sys.argv[2]))))

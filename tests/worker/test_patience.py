@@ -1,0 +1,75 @@
+"""What is asked again, what is not, and when it ends."""
+
+import errno
+
+import obstore.exceptions
+import pytest
+import sqlalchemy.exc
+
+from app.storage.store import ObjectMissing
+from worker import patience
+from worker.patience import DiskFull, StorageUnavailable, patiently
+
+AWAY = sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("the database system is starting up"))
+
+
+class Flaky:
+    """Raises the errors in turn, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+def nobody_minds() -> None:
+    pass
+
+
+class TestPatiently:
+    @pytest.mark.parametrize("error", [AWAY, obstore.exceptions.GenericError("503"), ConnectionResetError()])
+    def test_asks_again_while_the_other_side_has_troubles(self, error: Exception) -> None:
+        flaky = Flaky(error, error)
+        assert patiently(flaky, what="asking", check=nobody_minds) == "answer"
+        assert flaky.calls == 3
+
+    @pytest.mark.parametrize(
+        "error",
+        [ValueError("wrong"), ObjectMissing("key"), sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("twice"))],
+    )
+    def test_passes_on_what_asking_again_cannot_cure(self, error: Exception) -> None:
+        flaky = Flaky(error)
+        with pytest.raises(type(error)):
+            patiently(flaky, what="asking", check=nobody_minds)
+        assert flaky.calls == 1
+
+    def test_a_full_disk_is_no_trouble_that_passes(self) -> None:
+        flaky = Flaky(OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(DiskFull):
+            patiently(flaky, what="asking", check=nobody_minds)
+        assert flaky.calls == 1
+
+    def test_gives_up_in_the_end_and_says_what_failed(self) -> None:
+        with pytest.raises(StorageUnavailable, match=r"fetching x failed .* starting up"):
+            patiently(Flaky(*[AWAY] * 50), what="fetching x", check=nobody_minds, patience_seconds=0.1)
+
+    def test_stops_as_soon_as_nobody_wants_the_answer(self) -> None:
+        flaky = Flaky(*[AWAY] * 50)
+
+        def check() -> None:
+            if flaky.calls == 3:
+                raise KeyError("cancelled")
+
+        with pytest.raises(KeyError):
+            patiently(flaky, what="asking", check=check)
+        assert flaky.calls == 3

@@ -1,0 +1,314 @@
+"""Runs from claim to end, and every way in which they end early. The engine is scripted, all else is real."""
+
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from app.db.models import Job
+from app.db.session import read_session, write_session
+from app.repositories import artifacts, checkpoints, jobs, leases, metrics
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import claim_next, claimed, expire
+from tests.worker import scripted_engine
+from tests.worker.conftest import Bench, wait_for
+from worker import reporter, uploads
+from worker.runner import run_claim
+from worker.stopping import Shutdown
+
+
+class TestSucceededJob:
+    @pytest.mark.usefixtures("database", "object_store")
+    def test_leaves_a_whole_story_and_nothing_else(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        bench.run("student")
+        job = bench.job(job_id)
+        assert (job.status, job.error_code, job.progress) == ("succeeded", None, 1.0)
+        assert job.result == {"student": {"parameters": 7}}
+        assert (job.phase, job.round, job.rounds) == ("training", 1, 2)
+
+        with read_session() as session:
+            rows = {row.name: row for row in artifacts.list_for_job(session, job_id)}
+            points = metrics.list_points(session, job_id)
+        assert sorted(rows) == ["config.json", "onnx/model.onnx", "student.tar.gz"]
+        for row in rows.values():
+            content = bench.store.get_bytes(row.object_key)
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (row.size_bytes, row.sha256)
+        assert points == [("train/loss", 0, 1.0), ("train/loss", 1, 0.5), ("train/loss", 2, None)]
+
+        kinds = [event["type"] for event in bench.events(job_id)]
+        assert kinds[:2] == ["status", "status"]
+        assert sorted(set(kinds[2:-1]) - {"checkpoint"}) == ["phase", "round"]
+        assert kinds[-1] == "status"
+        # What the engine left for others is stored, what only this run needed is not kept.
+        assert len(bench.objects("cache")) == 2
+        assert bench.checkpoint_steps(job_id) == []
+        assert list(bench.settings.work_dir.iterdir()) == []
+
+    def test_next_job_on_the_same_inputs_finds_what_it_computed(self, local_bench: Bench) -> None:
+        inputs = local_bench.ready_inputs()
+        first, second = local_bench.add_job(inputs), local_bench.add_job(inputs)
+        local_bench.run("student")
+        local_bench.run("student")
+        assert "warning" not in [event["type"] for event in local_bench.events(first)]
+        warnings = [event for event in local_bench.events(second) if event["type"] == "warning"]
+        assert [warning["message"] for warning in warnings] == ["logits"]
+
+    def test_damaged_cache_entry_is_computed_anew(self, local_bench: Bench) -> None:
+        inputs = local_bench.ready_inputs()
+        local_bench.add_job(inputs)
+        local_bench.run("student")
+        entry = next(key for key in local_bench.objects("cache") if key.endswith("logits.bin"))
+        local_bench.store.put_bytes(entry, b"rotten")
+        second = local_bench.add_job(inputs)
+        local_bench.run("student")
+        assert local_bench.job(second).status == "succeeded"
+        assert local_bench.store.get_bytes(entry) == b"logits"
+
+    def test_slow_store_gets_the_newest_checkpoints_and_delays_nothing(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        local_bench.run("pausing_student")
+        steps = [event["step"] for event in local_bench.events(job_id) if event["type"] == "checkpoint"]
+        assert steps == sorted(steps)
+        assert len(steps) > 1
+        assert local_bench.job(job_id).status == "succeeded"
+
+
+class TestFailedJob:
+    def test_engines_own_words_reach_the_row(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        local_bench.run("failing")
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "nan_loss")
+        assert "lower the learning rate" in str(job.error_message)
+        assert local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+        assert list(local_bench.settings.work_dir.iterdir()) == []
+
+    def test_unexplained_death_quotes_the_log(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        local_bench.run("crashing")
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "engine_died")
+        assert "an unforeseen end" in str(job.error_message)
+
+    def test_engine_over_its_memory(self, local_bench: Bench, change_settings: ChangeSettings) -> None:
+        change_settings(engine_memory_limit_bytes=300 * 1024**2)
+        job_id = local_bench.add_job()
+        local_bench.run("greedy")
+        assert local_bench.job(job_id).error_code == "out_of_memory"
+
+    def test_full_disk_of_the_worker_fails_the_job_and_not_the_worker(
+        self, local_bench: Bench, tiny_disk: Path, change_settings: ChangeSettings
+    ) -> None:
+        inputs = local_bench.ready_inputs()
+        change_settings(work_dir=tiny_disk)
+        job_id = local_bench.add_job(inputs)
+        local_bench.run("student")
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "disk_full")
+        assert "STILLHOUSE_WORK_DIR" in str(job.error_message)
+        assert list(tiny_disk.iterdir()) == []
+
+    def test_input_whose_files_are_gone(self, local_bench: Bench) -> None:
+        inputs = local_bench.ready_inputs()
+        local_bench.store.delete_prefix(f"teachers/{inputs[0]}")
+        job_id = local_bench.add_job(inputs)
+        local_bench.run("student")
+        job = local_bench.job(job_id)
+        assert job.error_code == "input_missing"
+        assert inputs[0] in str(job.error_message)
+
+    def test_job_that_the_engine_would_not_understand(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job(student={"layers": 2})
+        local_bench.run("student")
+        job = local_bench.job(job_id)
+        assert job.error_code == "invalid_job"
+        assert "student lacks" in str(job.error_message)
+
+
+class TestCancelledJob:
+    @pytest.mark.usefixtures("database", "folder_object_store")
+    def test_engine_is_gone_at_once(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        _, thread = bench.start("deaf")
+        with write_session() as session:
+            jobs.request_cancel(session, job_id)
+        began = time.monotonic()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert time.monotonic() - began < 4
+        assert bench.job(job_id).status == "cancelled"
+        assert list(bench.settings.work_dir.iterdir()) == []
+
+    def test_cancel_beats_a_success_that_comes_later(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.request_cancel(session, job_id)
+        local_bench.run("student", claim)
+        assert local_bench.job(job_id).status == "cancelled"
+
+
+class TestLostLease:
+    @pytest.mark.usefixtures("database", "folder_object_store")
+    def test_engine_is_killed_and_nothing_more_is_written(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        claim, thread = bench.start("deaf")
+        expire(claim)
+        with write_session() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=None, run_token="another"))
+        thread.join(10)
+        assert not thread.is_alive()
+        job = bench.job(job_id)
+        assert (job.status, job.run_token) == ("running", "another")
+        assert list(bench.settings.work_dir.iterdir()) == []
+
+    def test_deleted_row_is_a_lost_lease_too(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        _, thread = local_bench.start("deaf")
+        with write_session() as session:
+            session.delete(session.get(Job, job_id))
+        thread.join(10)
+        assert not thread.is_alive()
+
+    def test_lease_is_renewed_for_as_long_as_the_run_lasts(
+        self, local_bench: Bench, change_settings: ChangeSettings
+    ) -> None:
+        change_settings(lease_seconds=1.2, heartbeat_seconds=0.4)
+        job_id = local_bench.add_job()
+        local_bench.start("endless")
+        time.sleep(2)
+        with write_session() as session:
+            assert leases.take_back_expired(session, max_attempts=3).requeued == []
+        assert local_bench.job(job_id).status == "running"
+
+
+class TestStoppedWorker:
+    @pytest.mark.usefixtures("database", "object_store")
+    def test_hands_the_job_back_with_its_checkpoint_and_the_next_goes_on(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        _, thread = bench.start("endless")
+        bench.shutdown.request()
+        thread.join(10)
+        assert not thread.is_alive()
+        job = bench.job(job_id)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 0, 0)
+        assert bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+
+        bench.shutdown = Shutdown(seconds=5.0)
+        bench.run("student")
+        assert bench.job(job_id).status == "succeeded"
+        resumed = [event for event in bench.events(job_id) if event["type"] == "resumed"]
+        assert [event["step"] for event in resumed] == [scripted_engine.STEP]
+
+    def test_hands_back_even_when_the_engine_does_not_listen(self, local_bench: Bench) -> None:
+        local_bench.shutdown = Shutdown(seconds=1.5)
+        job_id = local_bench.add_job()
+        _, thread = local_bench.start("deaf")
+        began = time.monotonic()
+        local_bench.shutdown.request()
+        thread.join(10)
+        assert time.monotonic() - began < 3
+        assert local_bench.job(job_id).status == "queued"
+
+    def test_damaged_checkpoint_is_passed_over_for_the_one_before(self, local_bench: Bench) -> None:
+        local_bench.shutdown = Shutdown(seconds=1.0)
+        job_id = local_bench.add_job()
+        claim, thread = local_bench.start("checkpointing")
+        wait_for(lambda: local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP])
+        with write_session() as session:
+            prefix = f"jobs/{job_id}/{claim.run_token}/checkpoints/00000099"
+            lost = {"path": "state.json", "size_bytes": 3, "sha256": "00" * 32}
+            checkpoints.record(session, claim, step=99, object_prefix=prefix, files=[lost])  # type: ignore[list-item]
+        local_bench.shutdown.request()
+        thread.join(10)
+
+        local_bench.shutdown = Shutdown(seconds=5.0)
+        local_bench.run("student")
+        resumed = [event["step"] for event in local_bench.events(job_id) if event["type"] == "resumed"]
+        assert resumed == [scripted_engine.STEP]
+
+
+class TestTroubles:
+    def test_store_that_is_away_for_a_while_costs_nothing(
+        self, local_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder in the place of the store's stands for a mount that has gone and comes back."""
+        monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
+        job_id = local_bench.add_job()
+        claim, thread = local_bench.start("endless")
+        objects = local_bench.store.folder
+        assert objects is not None
+        aside = objects.with_name("aside")
+        objects.rename(aside)
+        objects.write_text("not a folder")
+
+        def mend() -> None:
+            time.sleep(1.5)
+            objects.unlink()
+            aside.rename(objects)
+
+        mending = threading.Thread(target=mend)
+        mending.start()
+        local_bench.shutdown.request()
+        thread.join(10)
+        mending.join()
+        assert local_bench.job(job_id).status == "queued"
+        assert local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+        assert local_bench.objects(f"jobs/{job_id}/{claim.run_token}") != []
+
+    @pytest.mark.usefixtures("postgres_database", "folder_object_store")
+    def test_database_that_drops_every_connection_costs_nothing(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        _, thread = bench.start("endless")
+        for _ in range(3):
+            with write_session() as session:
+                others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                session.execute(text(f"{others} AND datname = current_database()"))
+            time.sleep(0.4)
+        bench.shutdown.request()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert bench.job(job_id).status == "queued"
+        assert bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+
+    def test_checkpoint_that_is_superseded_is_not_stored_twice(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        local_bench.run("pausing_student")
+        stored = [event["step"] for event in local_bench.events(job_id) if event["type"] == "checkpoint"]
+        assert len(stored) == len(set(stored))
+        assert uploads.KEEP_CHECKPOINTS == 2
+
+
+class TestRunClaim:
+    def test_job_json_holds_all_that_the_engine_is_told(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job(method="sage")
+        claim, thread = local_bench.start("endless")
+        folder = local_bench.settings.work_dir / job_id / claim.run_token
+        told = json.loads((folder / "job.json").read_text())
+        assert told["job_id"] == job_id
+        assert told["threads"] == 1
+        assert told["checkpoint"] == {"every_seconds": 60.0, "keep": 2}
+        assert sorted(path.name for path in (folder / "dataset").iterdir()) == [
+            "dataset.json",
+            "train.parquet",
+            "validation.parquet",
+        ]
+        local_bench.shutdown.request()
+        thread.join(10)
+
+    def test_two_workers_never_get_the_same_job(self, local_bench: Bench) -> None:
+        local_bench.add_job()
+        local_bench.run("student")
+        assert claim_next() is None
+
+    def test_work_that_is_gone_before_it_began_is_dropped(self, local_bench: Bench) -> None:
+        local_bench.add_job()
+        claim = claimed()
+        with write_session() as session:
+            session.delete(session.get(Job, claim.id))
+        run_claim(claim, local_bench.settings, local_bench.shutdown)

@@ -1,0 +1,95 @@
+"""The worker as a process: how it hears of work, and how it ends."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from app import queue
+from tests.fixtures.environment import ChangeSettings
+from tests.worker.conftest import Bench, StartWorker, wait_for
+from worker import work_loop
+
+CSV = b"text,label\n" + b"".join(b"row %d,%s\n" % (number, b"ab"[number % 2 :][:1]) for number in range(20))
+
+
+class TestHearing:
+    @pytest.mark.usefixtures("sqlite_database", "folder_object_store", "broker")
+    def test_a_message_wakes_it_at_once(self, bench: Bench, start_worker: StartWorker) -> None:
+        worker = start_worker()
+        worker.wait_until_ready()
+        time.sleep(0.5)  # the look at the start is over, the next is seconds away
+        dataset_id = bench.add_dataset({"train.csv": CSV})
+        assert queue.wake(bench.settings)
+        wait_for(lambda: bench.dataset(dataset_id).status == "ready", seconds=work_loop.LOOK_SECONDS - 2)
+
+    def test_work_that_nobody_announced_is_found(self, local_bench: Bench, start_worker: StartWorker) -> None:
+        start_worker().wait_until_ready()
+        dataset_id = local_bench.add_dataset({"train.csv": CSV})
+        wait_for(lambda: local_bench.dataset(dataset_id).status == "ready", seconds=work_loop.LOOK_SECONDS + 3)
+
+    def test_a_broker_that_is_down_delays_nothing(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        change_settings(broker_url="redis://127.0.0.1:9/0")
+        dataset_id = local_bench.add_dataset({"train.csv": CSV})
+        worker = start_worker()
+        wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
+        worker.process.terminate()
+        assert worker.process.wait(local_bench.settings.shutdown_seconds + 3) in (0, 1)
+
+    @pytest.mark.usefixtures("database", "folder_object_store")
+    def test_two_workers_share_the_work(self, bench: Bench, start_worker: StartWorker) -> None:
+        workers = [start_worker(), start_worker()]
+        for worker in workers:
+            worker.wait_until_ready()
+        datasets = [bench.add_dataset({"train.csv": CSV}) for _ in range(6)]
+        for _ in datasets:
+            queue.wake(bench.settings)
+        wait_for(lambda: all(bench.dataset(row).status == "ready" for row in datasets))
+        begun = sum(worker.log.count("work_begun") for worker in workers)
+        assert begun == len(datasets)
+
+
+class TestEnding:
+    @pytest.mark.usefixtures("local_bench")
+    def test_sigterm_ends_an_idle_worker_within_seconds(self, start_worker: StartWorker) -> None:
+        worker = start_worker()
+        worker.wait_until_ready()
+        worker.process.terminate()
+        assert worker.process.wait(4) == 0
+
+    @pytest.mark.usefixtures("local_bench")
+    def test_end_of_its_parent_ends_it_too(self, start_worker: StartWorker) -> None:
+        worker = start_worker(STILLHOUSE_WORKER_PARENT_PIPE="1")
+        worker.wait_until_ready()
+        worker.close_pipes()
+        assert worker.process.wait(4) == 0
+
+    def test_work_under_way_is_handed_back(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """With the real engine, stopped while it loads: there is nothing to keep, and nothing is lost."""
+        change_settings(shutdown_seconds=6)
+        job_id = local_bench.add_job()
+        worker = start_worker()
+        wait_for(lambda: "engine_started" in worker.log)
+        worker.process.terminate()
+        time.sleep(0.2)
+        worker.process.terminate()  # the impatient are not punished
+        assert worker.process.wait(local_bench.settings.shutdown_seconds) == 0
+        job = local_bench.job(job_id)
+        assert (job.status, job.attempt) == ("queued", 0)
+        assert list(local_bench.settings.work_dir.iterdir()) == []
+
+
+class TestImports:
+    @pytest.mark.usefixtures("home")
+    def test_the_celery_process_loads_no_model_library(self) -> None:
+        check = (
+            "import sys, worker.celery_app, worker.tasks; "
+            "print(sorted({'torch', 'transformers', 'umap', 'faiss', 'numba'} & set(sys.modules)))"
+        )
+        seen = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+        assert seen.stdout.strip() == "[]"

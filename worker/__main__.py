@@ -1,0 +1,49 @@
+"""`python -m worker`: one Stillhouse worker, configured by STILLHOUSE_* variables alone.
+
+With STILLHOUSE_WORKER_PARENT_PIPE=1 its standard input is a pipe held by whoever started it; when that
+closes, the worker stops as on SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+
+PARENT_PIPE = "STILLHOUSE_WORKER_PARENT_PIPE"
+
+
+def main() -> None:
+    """Run a Celery worker until it is told to stop."""
+    if os.environ.get(PARENT_PIPE) == "1":
+        threading.Thread(target=_watch_parent, name="parent-pipe", daemon=True).start()
+    from celery.exceptions import SecurityWarning
+
+    from worker.celery_app import celery_app, settings
+
+    # It warns of running as root, as containers do, because of pickled messages; ours are JSON.
+    warnings.simplefilter("ignore", SecurityWarning)
+    celery_app.start(
+        [
+            "--quiet",  # no banner
+            "worker",
+            "--pool=threads",
+            "--concurrency=1",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            f"--hostname=stillhouse-{os.getpid()}@%h",
+            f"--loglevel={settings.log_level}",
+        ]
+    )
+
+
+def _watch_parent() -> None:
+    # Nothing is ever written to the pipe: the read ends when its last writer is gone.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Cache entries in the object store: what one job computed and the next may start from.
+
+An entry is `cache/{kind}/{key}/` with an index of its files, written last: a file that the index does not
+list is not there. The key says what went in, so any job's entry is as good as another's; the first stays.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.domain.files import StoredFile
+from app.storage import keys
+from app.storage.store import ObjectMissing
+from worker.files import describe_files
+from worker.patience import StorageUnavailable, patiently
+from worker.work import Check, DamagedObject, Work
+
+INDEX = "index.json"
+# Recomputing an entry costs minutes at most: not worth waiting longer for the store.
+PATIENCE_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -> list[str]:
+    """Fetch those of the (kind, key) entries that are stored into FOLDER/KIND/KEY; returns their kinds.
+
+    A damaged entry is forgotten, so that this run's own takes its place.
+    """
+    found = []
+    for kind, key in wanted:
+        target = folder / kind / key
+        try:
+            files = _read_index(work, kind, key, work.keeper.check)
+            if not files:
+                continue
+            work.download_folder(keys.cache_folder(kind, key), files, target)
+        except DamagedObject as error:
+            log.warning("cache_entry_ignored", kind=kind, key=key, error=str(error))
+            shutil.rmtree(target, ignore_errors=True)
+            _write_index(work, kind, key, [], work.keeper.check)
+        except StorageUnavailable as error:
+            log.warning("cache_entry_not_fetched", kind=kind, key=key, error=str(error))
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            found.append(kind)
+    return found
+
+
+def store_entry(work: Work, kind: str, key: str, folder: Path, *, check: Check) -> None:
+    """Store the files of an entry that are not stored yet."""
+    stored = {file["path"]: file for file in _read_index(work, kind, key, check)}
+    new = [file for file in describe_files(folder) if file["path"] not in stored]
+    if not new:
+        return
+    for file in new:
+        object_key = keys.cache_file(kind, key, file["path"])
+        patiently(
+            partial(work.store.put_file, object_key, folder / file["path"]),
+            what=f"storing {object_key}",
+            check=check,
+            patience_seconds=PATIENCE_SECONDS,
+        )
+    _write_index(work, kind, key, [*stored.values(), *new], check)
+    log.info("cache_entry_stored", kind=kind, key=key, files=[file["path"] for file in new])
+
+
+def _read_index(work: Work, kind: str, key: str, check: Check) -> list[StoredFile]:
+    index_key = keys.cache_file(kind, key, INDEX)
+    try:
+        content = patiently(
+            lambda: work.store.get_bytes(index_key),
+            what=f"fetching {index_key}",
+            check=check,
+            patience_seconds=PATIENCE_SECONDS,
+        )
+        files: Any = json.loads(content)["files"]
+        return [
+            {"path": str(file["path"]), "size_bytes": int(file["size_bytes"]), "sha256": str(file["sha256"])}
+            for file in files
+        ]
+    except ObjectMissing:
+        return []
+    except (ValueError, KeyError, TypeError):
+        log.warning("cache_index_ignored", key=index_key)
+        return []
+
+
+def _write_index(work: Work, kind: str, key: str, files: Sequence[StoredFile], check: Check) -> None:
+    index_key = keys.cache_file(kind, key, INDEX)
+    content = json.dumps({"files": list(files)}).encode()
+    patiently(
+        lambda: work.store.put_bytes(index_key, content),
+        what=f"storing {index_key}",
+        check=check,
+        patience_seconds=PATIENCE_SECONDS,
+    )

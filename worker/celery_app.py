@@ -1,0 +1,102 @@
+"""The Celery worker: brings messages to worker.tasks, and its signals to the work loop.
+
+Start it with `python -m worker`. The pool must be `threads` with concurrency 1: the engine is a process of
+its own, and a prefork child would neither see the loop nor hear its signals.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from app.logging import configure_logging
+from app.queue import celery_config
+from app.settings import Settings, get_settings
+from worker.work_loop import WorkLoop
+
+# Over a folder Celery takes up to 4 s to notice that it should stop, and over a broker that neither answers
+# nor refuses it may take for ever. With the work handed back there is nothing left to wait for.
+CELERY_STOP_SECONDS = 1.0
+# Longer than any run: a message is acknowledged on receipt, so nothing is ever redelivered late.
+VISIBILITY_SECONDS = 24 * 3600
+
+log = structlog.get_logger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The app of a worker process: what the client has, plus what only a consumer needs."""
+    config = celery_config(settings)
+    config |= {
+        "imports": ("worker.tasks",),
+        # A message is a hint: gone once received, so a killed worker blocks nobody, and no copy comes back.
+        "task_acks_late": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_pool": "threads",
+        "worker_concurrency": 1,
+        "worker_send_task_events": False,
+        "broker_connection_retry_on_startup": True,
+        # Never give up on the broker: the database brings the work meanwhile.
+        "broker_connection_max_retries": None,
+    }
+    if settings.queue_dir is None:
+        config["broker_transport_options"] = {
+            **config["broker_transport_options"],
+            "visibility_timeout": VISIBILITY_SECONDS,
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            # A Redis that went away without a word is noticed, and the connection made anew.
+            "health_check_interval": 15,
+            "retry_on_timeout": True,
+        }
+    app = Celery("stillhouse-worker")
+    app.config_from_object(config)
+    return app
+
+
+settings = get_settings()
+celery_app = make_celery(settings)
+work_loop = WorkLoop(settings)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    configure_logging(settings, service="worker")
+    for name in ("kombu.connection", "celery.worker.strategy", "celery.app.trace"):
+        # A line for every hint, and about how a queue in a folder is addressed, says nothing.
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@signals.worker_init.connect
+def _begin(**_: Any) -> None:
+    # Before the broker is reached, which may take as long as it likes.
+    work_loop.start_looking()
+
+
+@signals.worker_shutting_down.connect
+def _shut_down(**_: Any) -> None:
+    """Called in the signal handler of SIGTERM and the like: says so and returns."""
+    if not work_loop.shutdown.is_requested:
+        work_loop.shutdown.request()
+        threading.Thread(target=_see_to_the_end, name="exit", daemon=True).start()
+
+
+@signals.worker_shutdown.connect
+def _wait_for_the_work(**_: Any) -> None:
+    # Celery knows only of its own threads, and would leave while the other one still stores a checkpoint.
+    # Asked again, because with nobody left to read what it prints Celery never sends the signal above.
+    _shut_down()
+    work_loop.wait_until_stopped(settings.shutdown_seconds)
+
+
+def _see_to_the_end() -> None:
+    """Exit once the work is handed back, or its time is up; Celery gets a moment to do so by itself."""
+    is_done = work_loop.wait_until_stopped(settings.shutdown_seconds)
+    if not is_done:
+        log.error("worker_stop_timed_out")
+    time.sleep(CELERY_STOP_SECONDS)
+    # The engine's pipe closes with us; what was not handed back is found by its lease.
+    os._exit(0 if is_done else 1)

@@ -1,0 +1,116 @@
+"""How a run of the engine ended, from its exit code, its last event and the traces it left."""
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from worker.distill import exit_codes
+
+_TAIL_LINES = 6
+_TAIL_CHARACTERS = 800
+_LESS_MEMORY = (
+    "Lower training.batch_size or training.max_length, choose a smaller student, "
+    "or give the worker more memory (STILLHOUSE_ENGINE_MEMORY_LIMIT_BYTES and its container's limit)."
+)
+_MORE_DISK = (
+    "Free some space on the worker's disk, or point STILLHOUSE_WORK_DIR to a larger one, and post the job again."
+)
+_OUT_OF_MEMORY = re.compile(
+    r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|can't allocate memory", re.MULTILINE
+)
+
+
+class EngineEnd(StrEnum):
+    SUCCEEDED = "succeeded"
+    STOPPED = "stopped"  # asked to; what it had is in its newest checkpoint
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class EngineOutcome:
+    """`code` and `message` say why it failed; `result` is the summary of a success."""
+
+    end: EngineEnd
+    code: str = ""
+    message: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is left of a process: a negative exit code is the signal that killed it."""
+
+    exit_code: int
+    log_tail: str
+    is_over_memory: bool  # we killed it for its memory
+    memory_used_bytes: int
+    memory_limit_bytes: int
+    was_oom_killed: bool  # the kernel killed something for memory meanwhile
+
+
+def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutcome:
+    """The outcome; `last_event` is the engine's last `succeeded` or `failed` event, if there is one."""
+    event = last_event or {}
+    if ending.exit_code == exit_codes.SUCCEEDED and event.get("type") == "succeeded":
+        return EngineOutcome(EngineEnd.SUCCEEDED, result=dict(event.get("result") or {}))
+    if ending.exit_code == exit_codes.STOPPED:
+        return EngineOutcome(EngineEnd.STOPPED)
+    if event.get("type") == "failed":
+        return _failed(str(event.get("code", "internal_error")), str(event.get("message", "")))
+    if ending.is_over_memory:
+        return _failed(
+            "out_of_memory",
+            f"The engine used {_gigabytes(ending.memory_used_bytes)} of memory, more than its limit of "
+            f"{_gigabytes(ending.memory_limit_bytes)}, and was stopped. {_LESS_MEMORY}",
+        )
+    if ending.exit_code == -signal.SIGKILL and ending.was_oom_killed:
+        return _failed(
+            "out_of_memory",
+            "The machine ran out of memory and its kernel killed the engine, which had used "
+            f"{_gigabytes(ending.memory_used_bytes)} when last seen. {_LESS_MEMORY}",
+        )
+    if ending.exit_code == exit_codes.DISK_FULL or "No space left on device" in ending.log_tail:
+        return disk_full("The engine")
+    if _OUT_OF_MEMORY.search(ending.log_tail):
+        return _failed("out_of_memory", f"The engine could not get the memory it needed. {_LESS_MEMORY}")
+    return _failed("engine_died", _unexplained(ending))
+
+
+def disk_full(who: str) -> EngineOutcome:
+    return _failed("disk_full", f"{who} found no space left on the worker's disk. {_MORE_DISK}")
+
+
+def _unexplained(ending: Ending) -> str:
+    if ending.exit_code == -signal.SIGKILL:
+        how = (
+            "was killed by SIGKILL from outside; often that is a container that ran out of memory "
+            f"(the engine had used {_gigabytes(ending.memory_used_bytes)} when last seen)"
+        )
+    elif ending.exit_code < 0:
+        how = f"was killed by {_signal_name(-ending.exit_code)}"
+    elif ending.exit_code == exit_codes.SUCCEEDED:
+        how = "ended without a result"
+    else:
+        how = f"ended with exit code {ending.exit_code} and no explanation"
+    lines = [line for line in ending.log_tail.splitlines() if line.strip()][-_TAIL_LINES:]
+    tail = "\n".join(lines)[-_TAIL_CHARACTERS:]
+    said = f" Its last words were:\n{tail}" if tail else " It left nothing in its log."
+    return f"The engine {how}. Post the job again; if that ends the same way, the worker's log has more.{said}"
+
+
+def _failed(code: str, message: str) -> EngineOutcome:
+    return EngineOutcome(EngineEnd.FAILED, code=code, message=message)
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

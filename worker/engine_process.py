@@ -1,0 +1,197 @@
+"""The engine as a child process: started, watched, stopped, and its end put into words.
+
+It runs in a process group of its own with its standard input on a pipe that only this process holds, so
+it dies with us however we die. Its words go to a log file, whose tail explains an unexplained death.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+
+import worker
+from worker.engine_outcome import Ending, EngineOutcome, explain
+from worker.machine import GroupMemory, count_oom_kills
+from worker.threads import logged_thread
+
+PARENT_PIPE = "STILLHOUSE_ENGINE_PARENT_PIPE"
+ENGINE = (sys.executable, "-m", "worker.distill")
+# An allocation of a tenth of the memory takes longer than this to be touched.
+MEMORY_LOOK_SECONDS = 0.2
+# Higher than ours: when the kernel has to kill, it kills the engine and we can say why.
+_OOM_SCORE_ADJUSTMENT = 500
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# The engine needs no secrets and no settings.
+_PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "PG")
+_LOG_TAIL_BYTES = 16_384
+
+log = structlog.get_logger(__name__)
+
+
+class EngineProcess:
+    """One run of the engine on a run folder."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log_path: Path, memory_limit_bytes: int) -> None:
+        self._process = process
+        self._log_path = log_path
+        self._memory_limit_bytes = memory_limit_bytes
+        self._oom_kills_before = count_oom_kills()
+        self._memory = GroupMemory(process.pid)
+        self._memory_used_bytes = 0
+        self._is_over_memory = False
+        self._kill_at = float("inf")
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._watch = logged_thread(self._watch_over, name="engine-watch")
+        self._watch.start()
+
+    @classmethod
+    def start(
+        cls,
+        run_dir: Path,
+        *,
+        threads: int,
+        memory_limit_bytes: int,
+        program: Sequence[str] = ENGINE,
+        log_path: Path | None = None,
+    ) -> Self:
+        """Start `program RUN_DIR`; the environment fixes the threads that job.json names."""
+        path = log_path or run_dir / "engine.log"
+        with path.open("ab") as output:
+            process = subprocess.Popen(
+                [*program, str(run_dir)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=run_dir,
+                env=_environment(os.environ, threads),
+                start_new_session=True,
+            )
+        _offer_to_oom_killer(process.pid)
+        log.info("engine_started", pid=process.pid, run_dir=str(run_dir), threads=threads)
+        return cls(process, path, memory_limit_bytes)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return not self._ended.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end; True when it has ended."""
+        return self._ended.wait(seconds)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Ask it to write a checkpoint and exit; its group is killed when the grace is over. Returns at once."""
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
+        with self._lock:
+            if not self._ended.is_set():
+                # The engine alone: it needs its helpers until its checkpoint is written.
+                os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and everything it started, now. Callable from any thread, more than once."""
+        with self._lock:
+            if not self._ended.is_set():
+                _kill_group(self.pid)
+
+    def outcome(self, last_event: Mapping[str, Any] | None) -> EngineOutcome:
+        """How it ended; `last_event` is its last `succeeded` or `failed` event, if it wrote one."""
+        self._ended.wait()
+        return explain(
+            Ending(
+                exit_code=self._process.returncode,
+                log_tail=self.log_tail(),
+                is_over_memory=self._is_over_memory,
+                memory_used_bytes=self._memory_used_bytes,
+                memory_limit_bytes=self._memory_limit_bytes,
+                was_oom_killed=count_oom_kills() > self._oom_kills_before,
+            ),
+            last_event,
+        )
+
+    def _watch_over(self) -> None:
+        """Until it exits: look at its memory, and keep the promise of `stop`."""
+        try:
+            while not self._has_exited(MEMORY_LOOK_SECONDS):
+                if self._exceeds_memory():
+                    log.warning("engine_over_its_memory_limit", used_bytes=self._memory_used_bytes)
+                    self._is_over_memory = True
+                    self.kill()
+                elif time.monotonic() >= self._kill_at:
+                    log.warning("engine_stop_timed_out", pid=self.pid)
+                    self.kill()
+        finally:
+            with self._lock:
+                # Children that outlived the leader go with it. It is not reaped yet, so its number cannot
+                # belong to anybody else.
+                _kill_group(self.pid)
+                self._process.wait()
+                self._ended.set()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            log.info("engine_ended", pid=self.pid, exit_code=self._process.returncode)
+
+    def _has_exited(self, seconds: float) -> bool:
+        """Wait for the exit without reaping, so that the process number stays its own."""
+        deadline = time.monotonic() + seconds
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _exceeds_memory(self) -> bool:
+        used = self._memory.resident_bytes()
+        if used > self._memory_limit_bytes:
+            used = self._memory.own_bytes()
+        self._memory_used_bytes = max(self._memory_used_bytes, used)
+        return used > self._memory_limit_bytes
+
+    def log_tail(self) -> str:
+        """The last lines that it wrote to its standard output and error."""
+        try:
+            with self._log_path.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
+    environment = {name: value for name, value in inherited.items() if not name.startswith(_PRIVATE_PREFIXES)}
+    environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    source = str(Path(worker.__file__).resolve().parent.parent)
+    environment |= {
+        PARENT_PIPE: "1",
+        "PYTHONUNBUFFERED": "1",
+        # Our package, and not whatever a run folder might hold under the same name.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [source, inherited.get("PYTHONPATH")])),
+        # Everything it reads is in the run folder.
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+    }
+    return environment
+
+
+def _offer_to_oom_killer(pid: int) -> None:
+    with contextlib.suppress(OSError):  # not Linux, or already gone
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE_ADJUSTMENT))
+
+
+def _kill_group(pid: int) -> None:
+    # Nothing may be left of it; macOS answers EPERM for a group of zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,140 @@
+"""Keeps a claim alive from a thread of its own, and hears there that the work is cancelled or taken away."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy import select
+
+from app.db.session import read_session, write_session
+from app.domain.jobs import JobStatus
+from app.domain.leases import Claim
+from app.errors import LeaseLost
+from app.repositories import leases
+from app.repositories.fence import MODELS, held_by, lost
+from app.settings import Settings
+from worker.stopping import Cancelled, HandedBack, Shutdown
+from worker.threads import logged_thread
+
+# How soon a cancel or a taken lease is noticed.
+LOOK_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Renews while the block lasts. `check()` says, from any thread, whether to go on.
+
+    Only the database can take the work away: while it cannot be reached the work goes on, because the
+    fence around every write keeps it harmless and the database may come back before anybody else claims.
+    """
+
+    def __init__(self, claim: Claim, settings: Settings, shutdown: Shutdown) -> None:
+        self.claim = claim
+        self._settings = settings
+        self._shutdown = shutdown
+        self._ended = threading.Event()
+        self._lost = False
+        self._cancelled = False
+        self._on_interrupt: Callable[[], None] = _nothing
+        self._lock = threading.Lock()
+        self._thread = logged_thread(self._keep, name=f"lease-{claim.id}")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True once the work is cancelled or taken away: nothing it still does can count."""
+        return self._lost or self._cancelled
+
+    def on_interrupt(self, act: Callable[[], None]) -> None:
+        """Have `act` called, from the keeper's thread, as soon as the work is cancelled or taken away."""
+        with self._lock:
+            self._on_interrupt = act
+            if self.is_interrupted:
+                act()
+
+    def conclude(self) -> None:
+        """The row says how the work ended: there is nothing left to keep."""
+        self._ended.set()
+
+    def mark_lost(self) -> None:
+        """For those who learn from a refused write that the work was taken away."""
+        self._interrupt(lost=True)
+
+    def check(self) -> None:
+        """Return while the work is ours and wanted. Raises LeaseLost, Cancelled or HandedBack."""
+        self.check_claim()
+        if self._shutdown.is_requested:
+            raise HandedBack
+
+    def check_until_deadline(self) -> None:
+        """As `check`, but a shutdown counts only once its time is up: for saving what is finished."""
+        self.check_claim()
+        if self._shutdown.seconds_left <= 0:
+            raise HandedBack
+
+    def check_claim(self) -> None:
+        """As `check`, whatever the worker's own end: raises LeaseLost or Cancelled."""
+        self.check_not_lost()
+        if self._cancelled:
+            raise Cancelled
+
+    def check_not_lost(self) -> None:
+        """For the last word on the work, a cancel's too: raises LeaseLost."""
+        if self._lost:
+            raise lost(self.claim)
+
+    def _keep(self) -> None:
+        next_renewal = time.monotonic() + self._settings.heartbeat_seconds
+        while not self._ended.wait(min(LOOK_SECONDS, self._settings.heartbeat_seconds)):
+            is_due = time.monotonic() >= next_renewal
+            try:
+                status = self._renew() if is_due else self._look()
+            except LeaseLost:
+                if self._ended.is_set():
+                    return
+                log.warning("lease_lost", kind=self.claim.kind, id=self.claim.id)
+                self._interrupt(lost=True)
+                return
+            except Exception as error:  # whatever it was, the next look may work
+                log.warning("lease_not_renewed", kind=self.claim.kind, id=self.claim.id, error=str(error))
+                continue
+            if is_due:
+                next_renewal = time.monotonic() + self._settings.heartbeat_seconds
+            if status == JobStatus.CANCELLING and not self._cancelled:
+                log.info("cancel_requested", kind=self.claim.kind, id=self.claim.id)
+                self._interrupt(cancelled=True)
+
+    def _renew(self) -> str:
+        with write_session(self._settings) as session:
+            return leases.renew(session, self.claim, self._settings.lease_seconds).status
+
+    def _look(self) -> str:
+        model = MODELS[self.claim.kind]
+        with read_session(self._settings) as session:
+            status = session.scalar(select(model.status).where(held_by(self.claim)))
+        if status is None:
+            raise lost(self.claim)
+        return status
+
+    def _interrupt(self, *, lost: bool = False, cancelled: bool = False) -> None:
+        with self._lock:
+            self._lost = self._lost or lost
+            self._cancelled = self._cancelled or cancelled
+            self._on_interrupt()
+
+
+def _nothing() -> None:
+    pass

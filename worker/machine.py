@@ -1,0 +1,124 @@
+"""What this machine, or the container that we are in, lets us use: cores, memory, and whether memory ran out."""
+
+import math
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+# The engine's share of the memory when nothing is set: the rest is the worker's own and the kernel's.
+ENGINE_MEMORY_SHARE = 0.9
+CHILD_SEARCH_SECONDS = 1.0
+_CGROUP = Path("/sys/fs/cgroup")
+# cgroup v1 says "no limit" with a number near 2**63.
+_NO_LIMIT_BYTES = 2**60
+
+
+def count_cores() -> int:
+    """Cores that this process may use: its affinity, and the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _cgroup_folders("cpu"):
+        quota = _read(folder / "cpu.max").split()
+        if len(quota) == 2 and quota[0].isdigit():
+            cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
+        period = _read_number(folder / "cpu.cfs_period_us")
+        used = _read_number(folder / "cpu.cfs_quota_us")
+        if period and used and used > 0:
+            cores = min(cores, math.ceil(used / period))
+    return max(1, cores)
+
+
+def memory_bytes() -> int:
+    """Memory of the container, or of the machine where it sets no limit."""
+    limits = [int(psutil.virtual_memory().total)]
+    for folder in _cgroup_folders("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _read_number(folder / name)
+            if limit is not None and 0 < limit < _NO_LIMIT_BYTES:
+                limits.append(limit)
+    return min(limits)
+
+
+def count_oom_kills() -> int:
+    """Processes that the kernel has killed for memory, in our container and on the machine, so far."""
+    count = _count_in(Path("/proc/vmstat"), "oom_kill")
+    for folder in _cgroup_folders("memory"):
+        count += _count_in(folder / "memory.events", "oom_kill")
+        count += _count_in(folder / "memory.oom_control", "oom_kill")
+    return count
+
+
+class GroupMemory:
+    """The memory of a process and its children."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._processes: list[psutil.Process] = []
+        self._next_search = 0.0
+
+    def resident_bytes(self) -> int:
+        """Resident memory; pages that several processes share count for each of them."""
+        self._search()
+        return sum(_memory(process, "rss") for process in self._processes)
+
+    def own_bytes(self) -> int:
+        """As resident_bytes, with shared pages counted once in all; slow to read."""
+        self._search()
+        return sum(_memory(process, "pss") for process in self._processes)
+
+    def _search(self) -> None:
+        # Finding children reads every process of the machine.
+        if time.monotonic() < self._next_search:
+            return
+        self._next_search = time.monotonic() + CHILD_SEARCH_SECONDS
+        try:
+            leader = psutil.Process(self._pid)
+            self._processes = [leader, *leader.children(recursive=True)]
+        except psutil.Error:
+            self._processes = []
+
+
+def _memory(process: psutil.Process, field: str) -> int:
+    try:
+        if field == "pss":
+            full = process.memory_full_info()
+            return int(getattr(full, "pss", full.rss))
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _cgroup_folders(controller: str) -> list[Path]:
+    """Our cgroup's folders for a controller and those above it, for cgroup v2 and v1 alike."""
+    folders: list[Path] = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        roots = [_CGROUP / controllers, _CGROUP / controller] if controllers else [_CGROUP]
+        for root in roots:
+            own = root / path.strip("/")
+            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return list(dict.fromkeys(folders))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _read_number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _count_in(path: Path, name: str) -> int:
+    for line in _read(path).splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == name and words[1].isdigit():
+            return int(words[1])
+    return 0

@@ -1,0 +1,97 @@
+"""Asking again, with growing pauses, while the database or the object store has troubles of its own."""
+
+import errno
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import obstore.exceptions
+import sqlalchemy.exc
+import structlog
+
+from app.storage.store import ObjectMissing
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 10.0
+# Long enough for a database failover or a restart of the object store.
+STORAGE_PATIENCE_SECONDS = 600.0
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+Answer = TypeVar("Answer")
+log = structlog.get_logger(__name__)
+
+
+class DiskFull(Exception):
+    """No space left where the worker writes."""
+
+
+class StorageUnavailable(Exception):
+    """The database or the object store stayed away for longer than a run can wait."""
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may work later: the server or the network failed, not the request."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return error.connection_invalidated or isinstance(
+            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
+        )
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return True
+    if isinstance(error, ObjectMissing | FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return False
+    return isinstance(error, obstore.exceptions.BaseError | OSError)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that it came from, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _DISK_FULL):
+            return True
+        # The object store's library passes the kernel's words on as text.
+        if isinstance(error, obstore.exceptions.BaseError) and "No space left on device" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def patiently(
+    ask: Callable[[], Answer],
+    *,
+    what: str,
+    check: Callable[[], None],
+    patience_seconds: float = STORAGE_PATIENCE_SECONDS,
+) -> Answer:
+    """Call `ask` until it works. `check` is called before every try and raises when nobody wants it any more.
+
+    Raises DiskFull at once, StorageUnavailable after `patience_seconds` of transient errors; any other
+    error passes through. `what` names the call in logs and messages.
+    """
+    deadline = time.monotonic() + patience_seconds
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        check()
+        try:
+            return ask()
+        except Exception as error:
+            if is_disk_full(error):
+                raise DiskFull(str(error)) from error
+            if not is_transient(error):
+                raise
+            if time.monotonic() + pause > deadline:
+                raise StorageUnavailable(
+                    f"{what} failed for {patience_seconds:.0f} seconds; the last error was: {_first_line(error)}"
+                ) from error
+            log.warning("retrying", what=what, error=_first_line(error), pause_seconds=round(pause, 1))
+        _pause(pause, check)
+        pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.5))
+        check()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

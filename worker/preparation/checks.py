@@ -1,0 +1,74 @@
+"""What must hold of a dataset's splits, each alone and together."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from worker.preparation.errors import PreparationFailed, quote, quote_all
+from worker.preparation.staging import StagedSplit
+
+MAX_EMPTY_SHARE = 0.1
+
+
+def check_rows(split: StagedSplit) -> list[str]:
+    """Refuse a file without usable rows; returns warnings about the rows that were left out."""
+    name = split.upload.name
+    if split.rows_seen == 0:
+        raise PreparationFailed(
+            "dataset_empty", f"{name} has no rows. Upload a file with at least two rows for each class."
+        )
+    if split.empty_rows == 0:
+        return []
+    where = f"{split.unit}{'s' if len(split.first_empty) > 1 else ''} {', '.join(map(str, split.first_empty))}"
+    where += ", …" if split.empty_rows > len(split.first_empty) else ""
+    what = f"{split.empty_rows} of {split.rows_seen} rows of {name} have an empty text or label ({where})"
+    if split.empty_rows >= MAX_EMPTY_SHARE * split.rows_seen:
+        raise PreparationFailed(
+            "dataset_empty_rows",
+            f"{what}; {MAX_EMPTY_SHARE:.0%} or more is refused. Fill them in or remove them, "
+            "and check that the right columns are named.",
+        )
+    return [f"{what}; they were left out."]
+
+
+def check_classes(train: StagedSplit, names: Mapping[int, str], *, split_needed: bool) -> None:
+    """Training rows need two classes, and two rows of each where a validation split is taken from them."""
+    codes, counts = np.unique(train.codes(), return_counts=True)
+    if len(codes) < 2:
+        raise PreparationFailed(
+            "dataset_one_class",
+            f"Every row of {train.upload.name} has the label {quote(names[int(codes[0])])}. "
+            "A classifier needs at least two classes; check that the right label column is named.",
+        )
+    rare = sorted(names[int(code)] for code, count in zip(codes, counts, strict=True) if count < 2)
+    if split_needed and rare:
+        raise PreparationFailed(
+            "dataset_too_few_rows",
+            f"{len(rare)} of {len(codes)} classes have a single row in {train.upload.name}: "
+            f"{quote_all(rare)}. Add rows, or upload a validation file so that none has to be taken "
+            "from the training rows.",
+        )
+
+
+def check_labels_seen(train: StagedSplit, other: StagedSplit, names: Mapping[int, str]) -> None:
+    """Refuse labels that training never saw: no model could ever predict them."""
+    unseen = sorted(set(other.label_places) - set(train.label_places))
+    if unseen:
+        first = min(other.label_places[code] for code in unseen)
+        raise PreparationFailed(
+            "dataset_unseen_labels",
+            f"{other.upload.name} has labels that {train.upload.name} has not: "
+            f"{quote_all([names[code] for code in unseen])} (first on {other.unit} {first}). "
+            "Add training rows for them, or remove the rows.",
+        )
+
+
+def duplicate_warnings(train: StagedSplit, other: StagedSplit) -> list[str]:
+    """Rows of a held-out file that also stand in train make its numbers look better than they are."""
+    shared = int(np.isin(other.texts(), train.texts()).sum())
+    if shared == 0:
+        return []
+    return [
+        f"{shared} of {other.rows} rows of {other.upload.name} also stand in {train.upload.name}; "
+        "numbers measured on them flatter the model."
+    ]

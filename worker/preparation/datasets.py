@@ -1,0 +1,162 @@
+"""Uploads in, a prepared dataset folder out: `prepare_dataset` is the whole path, top to bottom."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker.preparation.checks import check_classes, check_labels_seen, check_rows, duplicate_warnings
+from worker.preparation.columns import Columns, check_columns, choose_columns
+from worker.preparation.errors import Tick, no_tick
+from worker.preparation.lines import Upload
+from worker.preparation.splits import validation_mask
+from worker.preparation.staging import StagedSplit, stage_split
+from worker.preparation.tables import open_table
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A folder with train.parquet, validation.parquet, perhaps test.parquet, and dataset.json."""
+
+    columns: Columns
+    labels: list[str]
+    rows: dict[str, int]
+    validation_made: bool
+    sha256: str
+    warnings: list[str]
+
+
+def prepare_dataset(
+    uploads: Sequence[Upload],
+    folder: Path,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    max_bytes: int = 64 * 1024**3,
+    tick: Tick = no_tick,
+) -> PreparedDataset:
+    """Check every row of the uploads (train, and perhaps validation and test) and write the prepared folder.
+
+    Raises PreparationFailed with a code and a sentence for a person. `max_bytes` bounds what each file
+    may unpack to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    uploads = sorted(uploads, key=lambda upload: SPLITS.index(upload.split))
+    codes: dict[str, int] = {}
+    splits: dict[str, StagedSplit] = {}
+    columns: Columns | None = None
+    warnings: list[str] = []
+    for upload in uploads:
+        table = open_table(upload, max_bytes=max_bytes)
+        if columns is None:
+            columns = choose_columns(
+                upload, table.columns, text=text_column, text_pair=text_pair_column, label=label_column
+            )
+        else:
+            check_columns(upload, table.columns, columns)
+        staged_path = folder / f".{upload.split}.staged.parquet"
+        staged = stage_split(upload, table, columns, label_codes=codes, path=staged_path, tick=tick)
+        warnings += check_rows(staged)
+        splits[upload.split] = staged
+    assert columns is not None, "a dataset has at least its train file"
+
+    train = splits["train"]
+    names = {code: name for name, code in codes.items()}
+    check_classes(train, names, split_needed="validation" not in splits)
+    for other in list(splits.values())[1:]:
+        check_labels_seen(train, other, names)
+        warnings += duplicate_warnings(train, other)
+
+    labels = sort_labels(list(codes))
+    writer = _FolderWriter(folder, labels, codes, has_pairs=columns.text_pair is not None, tick=tick)
+    validation_made = "validation" not in splits
+    if validation_made:
+        writer.write_parted(train, validation_mask(train.codes(), train.texts()))
+    else:
+        writer.write("train", train)
+    for split in SPLITS[1:]:
+        if split in splits:
+            writer.write(split, splits[split])
+    for staged in splits.values():
+        staged.path.unlink()
+
+    prepared = PreparedDataset(columns, labels, writer.rows, validation_made, writer.content_sha256(), warnings)
+    (folder / "dataset.json").write_text(json.dumps(_description(prepared), indent=1), encoding="utf-8")
+    return prepared
+
+
+def sort_labels(names: Sequence[str]) -> list[str]:
+    """Label names in order: whole numbers by value, anything else as text."""
+    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _description(prepared: PreparedDataset) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "labels": prepared.labels,
+        "has_pairs": prepared.columns.text_pair is not None,
+        "rows": prepared.rows,
+        "validation_made": prepared.validation_made,
+        "sha256": prepared.sha256,
+    }
+
+
+class _FolderWriter:
+    """The second pass: staged rows with their final label numbers, hashed as they are written."""
+
+    def __init__(self, folder: Path, labels: list[str], codes: dict[str, int], *, has_pairs: bool, tick: Tick) -> None:
+        self._folder = folder
+        self._labels = labels
+        self._has_pairs = has_pairs
+        self._tick = tick
+        order = {name: index for index, name in enumerate(labels)}
+        self._label_of_code = np.array([order[name] for name in codes], dtype=np.int32)
+        self._hashes: dict[str, str] = {}
+        self.rows: dict[str, int] = {}
+        fields = [("text", pa.string()), ("text_pair", pa.string()), ("label", pa.int32())]
+        self._schema = pa.schema([field for field in fields if has_pairs or field[0] != "text_pair"])
+
+    def write(self, split: str, staged: StagedSplit) -> None:
+        self._write(split, staged, np.ones(staged.rows, dtype=bool))
+
+    def write_parted(self, train: StagedSplit, validation: np.ndarray) -> None:
+        """Write train and the validation rows taken from it."""
+        self._write("train", train, ~validation)
+        self._write("validation", train, validation)
+
+    def _write(self, split: str, staged: StagedSplit, mask: np.ndarray) -> None:
+        digest = hashlib.sha256()
+        start = 0
+        with pq.ParquetWriter(self._folder / f"{split}.parquet", self._schema) as writer:
+            for batch in staged.batches():
+                kept = batch.filter(pa.array(mask[start : start + batch.num_rows]))
+                start += batch.num_rows
+                labels = self._label_of_code[kept.column("label").to_numpy()]
+                columns = [kept.column("text"), kept.column("text_pair"), pa.array(labels, pa.int32())]
+                if not self._has_pairs:
+                    del columns[1]
+                rows = pa.record_batch(columns, schema=self._schema)
+                writer.write_batch(rows)
+                for row in zip(*(column.to_pylist() for column in columns), strict=True):
+                    digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                self._tick()
+        self.rows[split] = int(mask.sum())
+        self._hashes[split] = digest.hexdigest()
+
+    def content_sha256(self) -> str:
+        """A hash of what the rows say, whatever format they came in and however Parquet stores them."""
+        content = {"labels": self._labels, "has_pairs": self._has_pairs, "splits": self._hashes}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

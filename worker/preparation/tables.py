@@ -1,0 +1,190 @@
+"""One reader per upload format. Each names its columns, then streams the chosen ones row by row."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker.preparation.errors import PreparationFailed, quote, quote_all
+from worker.preparation.lines import MAX_LINE_CHARACTERS, Upload, text_lines
+
+PARQUET_BATCH_ROWS = 4096
+
+
+class Table(Protocol):
+    """A file with named columns. `unit` is what messages count it in: lines or rows, from one."""
+
+    columns: list[str]
+    unit: str
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        """Yield (line or row number, the values of `names`), checking each row's shape."""
+        ...
+
+
+def open_table(upload: Upload, *, max_bytes: int) -> Table:
+    """The reader for the file's suffix, its columns already read."""
+    match upload.format:
+        case "csv":
+            return DelimitedTable(upload, ",", max_bytes=max_bytes)
+        case "tsv":
+            return DelimitedTable(upload, "\t", max_bytes=max_bytes)
+        case "jsonl" | "ndjson":
+            return JsonLinesTable(upload, max_bytes=max_bytes)
+        case "parquet":
+            return ParquetTable(upload)
+    raise PreparationFailed(
+        "dataset_unknown_format",
+        f"{upload.name} has the suffix {quote(upload.format)}; "
+        "use .csv, .tsv, .jsonl or .ndjson (each also with .gz), or .parquet.",
+    )
+
+
+class DelimitedTable:
+    """CSV as RFC 4180 has it, or TSV with or without quoting; the first line names the columns."""
+
+    unit = "line"
+
+    def __init__(self, upload: Upload, delimiter: str, *, max_bytes: int) -> None:
+        self._upload = upload
+        self._delimiter = delimiter
+        self._max_bytes = max_bytes
+        # Many TSV files quote nothing, so a quotation mark in one is a character of the text. Where
+        # reading quotes makes sense of every line they are quotes, where it does not they are text.
+        self._quoting: Any = csv.QUOTE_MINIMAL
+        if delimiter == "\t" and not self._reads_whole():
+            self._quoting = csv.QUOTE_NONE
+        header = next(self._records(), None)
+        if header is None:
+            raise PreparationFailed("dataset_empty", f"{upload.name} is empty. It needs a header line and rows.")
+        self.columns = [name.strip() for name in header[1]]
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        places = [self.columns.index(name) for name in names]
+        records = self._records()
+        next(records)
+        for number, record in records:
+            if len(record) != len(self.columns):
+                raise self._ragged(number, record)
+            yield number, [record[place] for place in places]
+
+    def _reads_whole(self) -> bool:
+        try:
+            return len({len(record) for _, record in self._records()}) <= 1
+        except PreparationFailed:
+            return False
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line a record begins on, its fields); blank lines are skipped."""
+        csv.field_size_limit(MAX_LINE_CHARACTERS)
+        lines = text_lines(self._upload, max_bytes=self._max_bytes)
+        reader = csv.reader(lines, delimiter=self._delimiter, quoting=self._quoting, strict=True)
+        while True:
+            number = reader.line_num + 1
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                raise self._bad_quotes(number, error) from None
+            if record is None:
+                return
+            if record:
+                yield number, record
+
+    def _bad_quotes(self, number: int, error: csv.Error) -> PreparationFailed:
+        return PreparationFailed(
+            "dataset_ragged_line",
+            f"The row that begins on line {number} of {self._upload.name} cannot be read ({error}). "
+            'Put such fields in quotation marks, and double the marks inside them: "say ""hi""".',
+        )
+
+    def _ragged(self, number: int, record: list[str]) -> PreparationFailed:
+        more = len(record) > len(self.columns)
+        separator = "a tab" if self._delimiter == "\t" else "a comma"
+        hint = f"Put fields that contain {separator} in quotation marks." if more else "Fill in the missing fields."
+        return PreparationFailed(
+            "dataset_ragged_line",
+            f"Line {number} of {self._upload.name} has {len(record)} fields, "
+            f"the header has {len(self.columns)} ({quote_all(self.columns)}). {hint}",
+        )
+
+
+class JsonLinesTable:
+    """One JSON object per line; the first object names the columns."""
+
+    unit = "line"
+
+    def __init__(self, upload: Upload, *, max_bytes: int) -> None:
+        self._upload = upload
+        self._max_bytes = max_bytes
+        first = next(self._objects(), None)
+        if first is None:
+            raise PreparationFailed("dataset_empty", f"{upload.name} is empty. It needs one JSON object per line.")
+        self.columns = list(first[1])
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        for number, item in self._objects():
+            for name in names:
+                if name not in item:
+                    raise PreparationFailed(
+                        "dataset_missing_column",
+                        f"Line {number} of {self._upload.name} has no {quote(name)}; "
+                        f"it has {quote_all(list(item)) or 'no keys'}. Every line needs the same keys.",
+                    )
+            yield number, [item[name] for name in names]
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(text_lines(self._upload, max_bytes=self._max_bytes), 1):
+            if line.isspace():
+                continue
+            try:
+                item = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise self._bad(number, f"is not JSON ({error})") from None
+            if not isinstance(item, dict):
+                raise self._bad(number, f"is {quote(line.strip())}, not an object")
+            yield number, item
+
+    def _bad(self, number: int, what: str) -> PreparationFailed:
+        return PreparationFailed(
+            "dataset_bad_json_line",
+            f"Line {number} of {self._upload.name} {what}. "
+            'Each line is one object, such as {"text": "…", "label": "…"}.',
+        )
+
+
+class ParquetTable:
+    """A Parquet file, read in batches; texts are string columns."""
+
+    unit = "row"
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        if upload.path.stat().st_size == 0:
+            raise PreparationFailed("dataset_empty", f"{upload.name} is empty (0 bytes).")
+        try:
+            with pq.ParquetFile(upload.path) as file:
+                self.columns = [str(name) for name in file.schema_arrow.names]
+        except (pa.ArrowException, OSError) as error:
+            raise self._bad(error) from None
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        number = 0
+        try:
+            with pq.ParquetFile(self._upload.path) as file:
+                for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
+                    columns = [batch.column(name).to_pylist() for name in names]
+                    for values in zip(*columns, strict=True):
+                        number += 1
+                        yield number, list(values)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._bad(error) from None
+
+    def _bad(self, error: Exception) -> PreparationFailed:
+        return PreparationFailed(
+            "dataset_bad_parquet",
+            f"{self._upload.name} cannot be read as Parquet ({str(error).splitlines()[0]}). "
+            "Write it again and upload it again.",
+        )

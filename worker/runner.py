@@ -1,0 +1,208 @@
+"""One claim from beginning to end: a job's run here, a dataset's or teacher's in imports.py.
+
+Whatever happens, the run folder goes, the engine is dead, and the row says how it ended, unless the lease
+was lost: then another worker or the sweep has the row, and nothing is written.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app import queue
+from app.domain.leases import Claim
+from app.errors import LeaseLost
+from app.logging import job_context
+from app.repositories import datasets, jobs, leases, teachers
+from app.repositories.artifacts import ArtifactRow
+from app.settings import Settings
+from app.storage import keys
+from app.storage.store import ObjectStore
+from worker import imports
+from worker.distill.errors import InvalidJob
+from worker.engine_outcome import EngineEnd, EngineOutcome, disk_full
+from worker.engine_process import ENGINE, EngineProcess
+from worker.files import describe_file, describe_files
+from worker.inputs import InputMissing, materialise
+from worker.lease_keeper import LeaseKeeper
+from worker.machine import ENGINE_MEMORY_SHARE, memory_bytes
+from worker.patience import StorageUnavailable, is_disk_full, patiently
+from worker.preparation.errors import PreparationFailed
+from worker.reporter import Reporter
+from worker.stopping import Cancelled, HandedBack, Shutdown
+from worker.uploads import Uploads
+from worker.work import Work
+from worker.workspace import run_folder
+
+LOOK_SECONDS = 0.25
+# Of the time that a stopping worker has, the engine gets this share to write its checkpoint; the rest is
+# for storing it.
+ENGINE_SHARE_OF_STOP = 0.6
+# How long a run that has failed waits for its last checkpoint to be stored.
+SETTLE_SECONDS = 30.0
+ARCHIVE = "artifact.tar.gz"
+ARCHIVE_NAME = "student.tar.gz"
+
+log = structlog.get_logger(__name__)
+
+
+def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: Sequence[str] = ENGINE) -> None:
+    """Work on a claim until its row says how it ended. Raises nothing that one piece of work could cause."""
+    context = job_context(claim.id) if claim.kind == "job" else contextlib.nullcontext()
+    with context, LeaseKeeper(claim, settings, shutdown) as keeper:
+        log.info("work_begun", kind=claim.kind, id=claim.id, attempt=claim.attempt)
+        try:
+            with run_folder(settings.work_dir, claim) as folder:
+                store = ObjectStore.from_settings(settings)
+                work = Work(claim, settings, store, keeper, shutdown, folder)
+                if claim.kind == "job":
+                    run_job(work, engine=engine)
+                else:
+                    imports.run_import(work)
+        except LeaseLost:
+            log.warning("work_dropped", kind=claim.kind, id=claim.id)
+        except Cancelled:
+            _end(claim, settings, keeper, lambda session: jobs.finish_cancelled(session, claim))
+        except HandedBack:
+            _hand_back(claim, settings, keeper)
+        except Exception as error:
+            failure = _explain(error)
+            # A stack trace is for what nobody foresaw; the rest is said in the row.
+            trace = error if failure.code == "internal_error" else None
+            log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, exc_info=trace)
+            _end(claim, settings, keeper, lambda session: _mark_failed(session, claim, failure))
+        else:
+            log.info("work_ended", kind=claim.kind, id=claim.id)
+
+
+def run_job(work: Work, *, engine: Sequence[str] = ENGINE) -> None:
+    """Materialise, run the engine, report, store the student; the job has ended when this returns."""
+    spec = materialise(work)
+    process = EngineProcess.start(
+        work.folder,
+        threads=spec["threads"],
+        memory_limit_bytes=work.settings.engine_memory_limit_bytes or int(ENGINE_MEMORY_SHARE * memory_bytes()),
+        program=engine,
+    )
+    uploads = Uploads(work)
+    try:
+        # From the keeper's thread, so that a cancel ends the engine whatever this thread is waiting for.
+        work.keeper.on_interrupt(process.kill)
+        reporter = Reporter(work, uploads, work.folder)
+        _follow(work, process, reporter, uploads)
+        _finish(work, process, reporter, uploads)
+    finally:
+        process.kill()
+        process.wait(10.0)
+        uploads.close()
+
+
+def _follow(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> None:
+    """Report until the engine has ended; pass on what stops it."""
+    is_stopping = False
+    while process.is_running:
+        reporter.collect()
+        reporter.flush_if_due()
+        work.keeper.check_claim()
+        if uploads.failure is not None:
+            raise uploads.failure
+        if work.shutdown.is_requested and not is_stopping:
+            is_stopping = True
+            process.stop(work.shutdown.seconds_left * ENGINE_SHARE_OF_STOP)
+        process.wait(LOOK_SECONDS)
+    reporter.collect()
+    work.keeper.check_claim()
+
+
+def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> None:
+    """Bring the row to where the engine's end leads."""
+    check = work.keeper.check_until_deadline
+    outcome = process.outcome(reporter.outcome)
+    log.info("engine_outcome", end=outcome.end, code=outcome.code)
+    if outcome.end is EngineEnd.SUCCEEDED:
+        # No checkpoint is needed any more; what other jobs can use is.
+        uploads.drop_checkpoint()
+        artifacts = _store_artifacts(work)
+        uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+        reporter.flush(check)
+        work.conclude(
+            lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
+            check=check,
+        )
+        return
+    uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+    reporter.flush(check)
+    was_told = outcome.end is EngineEnd.STOPPED or (work.shutdown.is_requested and reporter.outcome is None)
+    if was_told:
+        raise HandedBack
+    log.warning("engine_log", tail=process.log_tail())
+    work.conclude(lambda session: _mark_failed(session, work.claim, outcome), check=check)
+
+
+def _store_artifacts(work: Work) -> list[ArtifactRow]:
+    """Store the student's files and the archive of them all; they become visible with the job's success."""
+    check = work.keeper.check_until_deadline
+    folder = work.folder / "artifact"
+    paths = {file["path"]: (folder / file["path"], file) for file in describe_files(folder)}
+    archive = work.folder / ARCHIVE
+    paths[ARCHIVE_NAME] = (archive, describe_file(archive, work.folder))
+    rows = []
+    for name, (path, file) in paths.items():
+        key = keys.job_artifact(work.claim.id, work.claim.run_token, name)
+        work.upload(path, key, check=check)
+        rows.append(ArtifactRow(name, key, file["size_bytes"], file["sha256"]))
+    return rows
+
+
+def _end(claim: Claim, settings: Settings, keeper: LeaseKeeper, change: imports.Change) -> None:
+    """Write the last word on a claim, if it is still ours to say."""
+    try:
+        patiently(
+            lambda: imports.apply(settings, change),
+            what="writing how the work ended",
+            check=keeper.check_not_lost,
+        )
+        keeper.conclude()
+    except LeaseLost:
+        log.warning("end_not_written_lease_lost", kind=claim.kind, id=claim.id)
+    except Exception:
+        # The lease runs out and the sweep decides.
+        log.exception("end_not_written", kind=claim.kind, id=claim.id)
+
+
+def _hand_back(claim: Claim, settings: Settings, keeper: LeaseKeeper) -> None:
+    _end(claim, settings, keeper, lambda session: leases.release(session, claim))
+    log.info("work_handed_back", kind=claim.kind, id=claim.id)
+    queue.wake(settings)
+
+
+def _mark_failed(session: Session, claim: Claim, outcome: EngineOutcome) -> None:
+    if claim.kind == "job":
+        jobs.finish_failed(session, claim, code=outcome.code, message=outcome.message)
+    elif claim.kind == "dataset":
+        datasets.mark_failed(session, claim, code=outcome.code, message=outcome.message)
+    else:
+        teachers.mark_failed(session, claim, code=outcome.code, message=outcome.message)
+
+
+def _explain(error: Exception) -> EngineOutcome:
+    """What ended the work, as a code and a sentence."""
+    if is_disk_full(error):
+        return disk_full("The worker")
+    code, message = "internal_error", ""
+    if isinstance(error, PreparationFailed | InvalidJob):
+        code, message = error.code, str(error)
+    elif isinstance(error, InputMissing):
+        code, message = "input_missing", str(error)
+    elif isinstance(error, StorageUnavailable):
+        code, message = (
+            "storage_unavailable",
+            f"{error}. Once the database and the object store answer again, post it again.",
+        )
+    else:
+        message = (
+            f"The worker met an error of its own ({type(error).__name__}: {error}). Post it again; if that "
+            "ends the same way, report it with the worker's log."
+        )
+    return EngineOutcome(EngineEnd.FAILED, code=code, message=message)

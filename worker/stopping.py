@@ -1,0 +1,48 @@
+"""Why a worker lets go of its work, and the wish of the whole process to stop."""
+
+import time
+
+_TICK_SECONDS = 0.1
+
+
+class WorkStopped(Exception):
+    """Raised between steps of the work when it is not to be continued."""
+
+
+class Cancelled(WorkStopped):
+    """Somebody cancelled the job."""
+
+
+class HandedBack(WorkStopped):
+    """The worker or its engine was told to stop: the work goes back to the queue."""
+
+
+class Shutdown:
+    """The worker was told to stop, and by when everything has to be over.
+
+    A plain number and no lock: `request` is called from signal handlers.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._deadline = float("inf")
+
+    def request(self) -> None:
+        if not self.is_requested:
+            self._deadline = time.monotonic() + self.seconds
+
+    @property
+    def is_requested(self) -> bool:
+        return self._deadline != float("inf")
+
+    @property
+    def seconds_left(self) -> float:
+        """Until everything has to be over; infinite while nobody asked."""
+        return self._deadline - time.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, waking up early when the stop is requested; True when it is."""
+        end = time.monotonic() + seconds
+        while not self.is_requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _TICK_SECONDS))
+        return self.is_requested

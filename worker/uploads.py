@@ -1,0 +1,197 @@
+"""Stores the engine's checkpoints and cache entries beside the run, from a thread of its own.
+
+The engine and the reports on it go on while the object store is slow or away. What is to be stored is linked
+aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest
+matters. Nothing here fails a run, except a full disk.
+"""
+
+import os
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.errors import LeaseLost
+from app.repositories import checkpoints, jobs
+from app.storage import keys
+from worker import cache_store
+from worker.files import describe_files
+from worker.patience import DiskFull, StorageUnavailable, is_disk_full
+from worker.stopping import WorkStopped
+from worker.threads import logged_thread
+from worker.work import Work
+
+KEEP_CHECKPOINTS = 2
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _CacheEntry:
+    kind: str
+    key: str
+    folder: Path
+
+
+class _Superseded(Exception):
+    """A newer checkpoint waits: this one is not worth asking the store again."""
+
+
+class Uploads:
+    """Takes folders from the run and stores them, one at a time, checkpoints first."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._outbox = work.folder / "outbox"
+        self._checkpoint: _Checkpoint | None = None
+        self._cache_entries: list[_CacheEntry] = []
+        self._staged = 0
+        self._is_busy = False
+        self._is_closed = False
+        self._changed = threading.Condition()
+        # Set where the run cannot go on because of it.
+        self.failure: DiskFull | None = None
+        self._thread = logged_thread(self._store_all, name="uploads")
+        self._thread.start()
+
+    def add_checkpoint(self, step: int, folder: Path) -> None:
+        """Store a complete checkpoint folder and record it; one that still waits is dropped for it."""
+        staged = self._stage(folder, f"checkpoint-{step}")
+        if staged is None:
+            return
+        with self._changed:
+            older, self._checkpoint = self._checkpoint, _Checkpoint(step, staged)
+            self._changed.notify_all()
+        if older is not None:
+            shutil.rmtree(older.folder, ignore_errors=True)
+
+    def add_cache_entry(self, kind: str, key: str, folder: Path) -> None:
+        """Store a cache entry for the next job on the same inputs."""
+        staged = self._stage(folder, f"{kind}-{key}")
+        if staged is not None:
+            with self._changed:
+                self._cache_entries.append(_CacheEntry(kind, key, staged))
+                self._changed.notify_all()
+
+    def drop_checkpoint(self) -> None:
+        """Forget the checkpoint that still waits: the run has ended well."""
+        with self._changed:
+            self._checkpoint = None
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until everything is stored, up to `seconds`; True when it is."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._is_busy or self._checkpoint is not None or self._cache_entries:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._thread.is_alive():
+                    return False
+                self._changed.wait(min(left, 0.5))
+        return True
+
+    def close(self) -> None:
+        """Stop after the call that is under way; what still waits is not stored."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _stage(self, folder: Path, name: str) -> Path | None:
+        self._staged += 1
+        staged = self._outbox / f"{self._staged:06d}-{name}"
+        try:
+            shutil.copytree(folder, staged, copy_function=_link)
+        except OSError as error:  # shutil.Error is one too
+            if is_disk_full(error):
+                self.failure = DiskFull(str(error))
+            else:
+                log.warning("upload_source_gone", folder=str(folder), error=str(error))
+            return None
+        return staged
+
+    def _store_all(self) -> None:
+        while (task := self._next()) is not None:
+            try:
+                if isinstance(task, _Checkpoint):
+                    self._store_checkpoint(task)
+                else:
+                    cache_store.store_entry(self._work, task.kind, task.key, task.folder, check=self._check)
+            except LeaseLost:
+                self._work.keeper.mark_lost()
+                return
+            except WorkStopped:
+                return
+            except _Superseded:
+                log.warning("checkpoint_superseded", task=str(task))
+            except DiskFull as error:
+                self.failure = error
+                return
+            except StorageUnavailable as error:
+                log.warning("upload_failed", task=str(task), error=str(error))
+            except Exception:
+                log.exception("upload_failed", task=str(task))
+            finally:
+                shutil.rmtree(task.folder, ignore_errors=True)
+                with self._changed:
+                    self._is_busy = False
+                    self._changed.notify_all()
+
+    def _next(self) -> _Checkpoint | _CacheEntry | None:
+        with self._changed:
+            while not self._is_closed:
+                task: _Checkpoint | _CacheEntry | None = None
+                if self._checkpoint is not None:
+                    task, self._checkpoint = self._checkpoint, None
+                elif self._cache_entries:
+                    task = self._cache_entries.pop(0)
+                if task is not None:
+                    self._is_busy = True
+                    return task
+                self._changed.wait()
+        return None
+
+    def _store_checkpoint(self, checkpoint: _Checkpoint) -> None:
+        """Objects first, then the row that names them, in one transaction with the end of older ones."""
+        work, step = self._work, checkpoint.step
+        prefix = keys.job_checkpoint(work.claim.id, work.claim.run_token, step)
+        files = describe_files(checkpoint.folder)
+        work.upload_folder(checkpoint.folder, prefix, files, check=self._check_checkpoint)
+
+        def record(session: Session) -> None:
+            checkpoints.record(session, work.claim, step=step, object_prefix=prefix, files=files)
+            checkpoints.drop_older(session, work.claim, keep=KEEP_CHECKPOINTS)
+            size_bytes = sum(file["size_bytes"] for file in files)
+            payload = {"step": step, "size_bytes": size_bytes}
+            jobs.add_events(session, work.claim, [{"type": "checkpoint", "payload": payload}])
+
+        work.write(record, check=self._check_checkpoint)
+        log.info("checkpoint_stored", step=step)
+
+    def _check_checkpoint(self) -> None:
+        self._check()
+        if self._checkpoint is not None:
+            raise _Superseded
+
+    def _check(self) -> None:
+        self._work.keeper.check_until_deadline()
+        if self._is_closed:
+            raise WorkStopped
+
+
+def _link(source: str, target: str) -> str:
+    """The same file under another name: costs nothing and survives the removal of the first."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,87 @@
+"""Looks for work and does it, one piece at a time, whether a message came or not.
+
+Two callers share it: the Celery task, at once when a message arrives, and a thread that looks at the start
+and every few seconds. The thread makes a worker independent of the broker: with Redis down, or a message
+swallowed by a worker that was busy, waiting work is found all the same. The sweep's wake-ups are the same
+safety over the broker; this one needs only the database, without which nothing works anyway.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+import structlog
+
+from app.db.session import write_session
+from app.domain.leases import Claim
+from app.repositories import leases
+from app.settings import Settings
+from worker.engine_process import ENGINE
+from worker.patience import is_transient
+from worker.runner import run_claim
+from worker.stopping import Shutdown
+from worker.workspace import remove_dead_runs
+
+LOOK_SECONDS = 5.0
+# When the database does not answer.
+PAUSE_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class WorkLoop:
+    """One worker's loop. `run_until_idle` may be called from several threads; one at a time works."""
+
+    def __init__(self, settings: Settings, *, engine: Sequence[str] = ENGINE) -> None:
+        self.shutdown = Shutdown(settings.shutdown_seconds)
+        self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
+        self._settings = settings
+        self._engine = engine
+        self._turn = threading.Lock()
+
+    def start_looking(self) -> None:
+        """Remove what dead workers left, then look for work every few seconds, from a thread."""
+        threading.Thread(target=self._look, name="look-for-work", daemon=True).start()
+
+    def wait_until_stopped(self, seconds: float) -> bool:
+        """After `shutdown.request`: wait until no work is in hand; False when that takes too long."""
+        if not self._turn.acquire(timeout=seconds):
+            return False
+        self._turn.release()
+        return True
+
+    def run_until_idle(self) -> int:
+        """Claim and do work until none waits or the worker stops; returns how many pieces were done."""
+        with self._turn:
+            done = 0
+            while not self.shutdown.is_requested and (claim := self._claim()) is not None:
+                run_claim(claim, self._settings, self.shutdown, engine=self._engine)
+                done += 1
+            return done
+
+    def _claim(self) -> Claim | None:
+        try:
+            with write_session(self._settings) as session:
+                return leases.claim_next(
+                    session, worker_name=self.worker_name, lease_seconds=self._settings.lease_seconds
+                )
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("database_unreachable", error=str(error))
+            self.shutdown.wait(PAUSE_SECONDS)
+            return None
+
+    def _look(self) -> None:
+        try:
+            remove_dead_runs(self._settings.work_dir)
+        except OSError as error:
+            log.warning("dead_runs_not_removed", error=str(error))
+        while True:
+            try:
+                self.run_until_idle()
+            except Exception:
+                log.exception("look_for_work_failed")
+            if self.shutdown.wait(LOOK_SECONDS):
+                return
