@@ -1,0 +1,129 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.worker.distill.tiny_runs import METHODS
+from worker.distill.batches import SyntheticRows
+from worker.distill.config import MethodConfig
+from worker.distill.data import Split
+from worker.distill.methods import METHODS as REGISTERED
+from worker.distill.methods import build_method
+from worker.distill.objectives import Objective
+from worker.distill.projection import Projection
+from worker.distill.strategies.base import StrategyContext
+from worker.distill.synthesis import Points, Synthesizer
+
+ROWS = 120
+WEAK = range(40, 60)  # a heap of its own on the map, on which the student is bad
+
+
+def strategy_of(method: str, **changes: Any) -> Any:
+    parameters = METHODS[method] | changes
+    name = parameters.pop("type")
+    return build_method(MethodConfig(name, parameters)).strategy
+
+
+def context() -> StrategyContext:
+    generator = np.random.default_rng(0)
+    coordinates = generator.normal(size=(ROWS, 2)).astype(np.float32)
+    coordinates[WEAK] += 50
+    vectors = np.column_stack([coordinates, generator.normal(size=(ROWS, 6)) * 0.1]).astype(np.float32)
+    losses = np.full(ROWS, 0.1, np.float32)
+    losses[WEAK] = 2.0
+    projection = Projection(vectors, coordinates)
+    split = Split(
+        ids=np.ones(ROWS * 4, np.int32),
+        segments=np.zeros(ROWS * 4, np.int8),
+        is_special=np.zeros(ROWS * 4, bool),
+        offsets=np.arange(ROWS + 1, dtype=np.int64) * 4,
+        labels=np.zeros(ROWS, np.int64),
+    )
+
+    def score(_objective: Objective) -> np.ndarray:
+        return losses
+
+    def label(points: Points) -> SyntheticRows:
+        return SyntheticRows(points.anchors, points.shifts, np.zeros((len(points.anchors), 3), np.float32))
+
+    return StrategyContext(
+        arm="student",
+        seed=3,
+        split=split,
+        synthesizer=lambda neighbors: Synthesizer(projection, neighbors),
+        score=score,
+        label=label,
+    )
+
+
+class TestRoundSizes:
+    @pytest.mark.parametrize("method", sorted(REGISTERED))
+    @pytest.mark.parametrize("epochs", [0.5, 1.0, 2.5, 7.0])
+    def test_sum_to_the_one_budget_whatever_the_method(self, method: str, epochs: float) -> None:
+        assert sum(strategy_of(method).round_sizes(epochs, ROWS)) == round(epochs * ROWS)
+
+    def test_no_round_is_empty(self) -> None:
+        sizes = strategy_of("sage", rounds=100).round_sizes(1.2, ROWS)
+        assert min(sizes) > 0
+
+    def test_a_budget_smaller_than_the_warm_up_is_all_warm_up(self) -> None:
+        assert strategy_of("sage", warmup_epochs=2.0).round_sizes(1.0, ROWS) == [ROWS]
+
+
+class TestSage:
+    def test_the_warm_up_sees_real_rows_only(self) -> None:
+        plan = strategy_of("sage").plan_round(0, ROWS, 0, context())
+        assert plan.synthetic is None
+        assert sorted(plan.rows) == list(range(ROWS))
+
+    def test_a_round_mixes_real_and_synthetic_rows_in_the_ratio_asked_for(self) -> None:
+        plan = strategy_of("sage").plan_round(1, 90, 0, context())
+        assert (plan.rows >= ROWS).sum() == 30
+        assert (plan.rows < ROWS).sum() == 60
+
+    def test_synthetic_rows_stand_in_the_weak_region(self) -> None:
+        plan = strategy_of("sage").plan_round(1, 90, 0, context())
+        assert np.isin(plan.synthetic.anchors, WEAK).mean() > 0.8
+
+    def test_the_same_round_of_the_same_seed_is_the_same(self) -> None:
+        first, second = (strategy_of("sage").plan_round(1, 90, 0, context()) for _ in range(2))
+        np.testing.assert_array_equal(first.rows, second.rows)
+        np.testing.assert_array_equal(first.synthetic.shifts, second.synthetic.shifts)
+
+    def test_stops_after_two_rounds_in_which_the_loss_did_not_shrink(self) -> None:
+        sage, surroundings = strategy_of("sage", early_stopping=True), context()
+        plans = [sage.plan_round(number, 90, 0, surroundings) for number in (1, 2, 3)]
+        assert [plan is None for plan in plans] == [False, False, True]
+
+    def test_stops_when_validation_gains_nothing_any_more(self) -> None:
+        sage = strategy_of("sage", early_stopping=True)
+        assert sage.plan_round(1, 90, 2, context()) is None
+
+    def test_goes_on_where_early_stopping_is_off(self) -> None:
+        sage, surroundings = strategy_of("sage"), context()
+        assert all(sage.plan_round(number, 90, 5, surroundings) is not None for number in range(1, 6))
+
+    def test_its_state_survives_json(self) -> None:
+        import json
+
+        sage, surroundings = strategy_of("sage"), context()
+        sage.plan_round(1, 90, 0, surroundings)
+        other = strategy_of("sage")
+        other.load_state_dict(json.loads(json.dumps(sage.state_dict())))
+        np.testing.assert_array_equal(
+            other.plan_round(2, 90, 0, surroundings).rows, sage.plan_round(2, 90, 0, surroundings).rows
+        )
+
+
+class TestControls:
+    def test_random_anchors_come_from_everywhere_and_nobody_is_scored(self) -> None:
+        surroundings = context()
+        plan = strategy_of("random_anchors", synthetic_ratio=4.0).plan_round(1, 500, 0, surroundings)
+        weak_share = np.isin(plan.synthetic.anchors, WEAK).mean()
+        assert weak_share == pytest.approx(len(WEAK) / ROWS, abs=0.1)
+
+    def test_oversampling_repeats_weak_rows_with_their_labels(self) -> None:
+        plan = strategy_of("oversample").plan_round(1, 90, 0, context())
+        assert plan.synthetic is None
+        assert (plan.rows < ROWS).all()
+        assert np.isin(plan.rows, WEAK).sum() > 25
