@@ -1,0 +1,110 @@
+"""The few HTTP calls that the demo makes, with errors that a person understands."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+Json = dict[str, Any]
+
+# A restart of the API, or a laptop's lid, should not end a demo that runs for minutes.
+PATIENCE_SECONDS = 30.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message is a sentence for the person at the terminal."""
+
+
+class Api:
+    """A client of one Stillhouse server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self.http = httpx.Client(base_url=self.address, timeout=30.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.http.close()
+
+    def is_ready(self) -> bool:
+        """Whether a server answers and reaches its database, queue and storage."""
+        try:
+            return self.http.get("/readyz", timeout=5.0).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str) -> Json:
+        return self._checked(lambda: self.http.get(path))
+
+    def find(self, path: str) -> Json | None:
+        """What stands at this path, or None where nothing does."""
+        try:
+            return self.get(path)
+        except _NotFound:
+            return None
+
+    def post(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Json:
+        """POST a JSON body; with an idempotency key it is safe to try again, so it is tried again."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._checked(
+            lambda: self.http.post(path, json=body, headers=headers), is_repeatable=idempotency_key is not None
+        )
+
+    def upload(self, path: str, fields: dict[str, str], files: dict[str, Path]) -> Json:
+        """POST a multipart form, its files streamed from disk."""
+        opened = {part: file.open("rb") for part, file in files.items()}
+        try:
+            parts = {part: (files[part].name, file) for part, file in opened.items()}
+            return self._checked(lambda: self.http.post(path, data=fields, files=parts), is_repeatable=False)
+        finally:
+            for file in opened.values():
+                file.close()
+
+    def wait_until_ready(self, path: str, *, seconds: float = 120.0) -> Json:
+        """Poll a dataset or a teacher until a worker has checked it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.get(path)
+            if found["status"] == "ready":
+                return found
+            if found["terminal"]:
+                error = found["error"] or {}
+                raise DemoError(f"{path} is {found['status']}: {error.get('message', 'no reason given')}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"{path} is still {found['status']} after {seconds:.0f} s. Is a worker running?")
+            time.sleep(0.2)
+
+    def _checked(self, send: Callable[[], httpx.Response], *, is_repeatable: bool = True) -> Json:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                response = send()
+                break
+            except httpx.TransportError as error:
+                if not is_repeatable or time.monotonic() > deadline:
+                    raise DemoError(f"No answer from {self.address}: {error}") from error
+                time.sleep(1.0)
+        if response.is_success:
+            return dict(response.json())
+        raise _error_of(response)
+
+
+class _NotFound(DemoError):
+    pass
+
+
+def _error_of(response: httpx.Response) -> DemoError:
+    request = response.request
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:300]
+    kind = _NotFound if response.status_code == httpx.codes.NOT_FOUND else DemoError
+    return kind(f"{request.method} {request.url.path} answered {response.status_code}: {message}")

@@ -1,0 +1,119 @@
+"""Fetch an artifact: resumed by ranges, proved by its hashes, unpacked without trust in the archive."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+import time
+from pathlib import Path, PurePosixPath
+
+import httpx
+
+from app.demo.api import DemoError
+
+ATTEMPTS_WITHOUT_PROGRESS = 5
+PAUSE_SECONDS = 0.5
+
+
+def download(
+    http: httpx.Client,
+    path: str,
+    target: Path,
+    *,
+    size_bytes: int,
+    sha256: str,
+) -> None:
+    """Stream `path` into `target`; a broken transfer goes on where it stopped, also in a later process.
+
+    `target` appears only when its hash is right.
+    """
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    if part.stat().st_size > size_bytes:
+        part.write_bytes(b"")
+    attempts = 0
+    while (offset := part.stat().st_size) < size_bytes:
+        problem = _fetch_rest(http, path, part, offset)
+        attempts = 0 if part.stat().st_size > offset else attempts + 1
+        if attempts >= ATTEMPTS_WITHOUT_PROGRESS:
+            raise DemoError(f"The download of {path} stopped at {offset} of {size_bytes} bytes: {problem}.")
+        if problem:
+            time.sleep(PAUSE_SECONDS)
+    received = _sha256(part)
+    if received != sha256:
+        part.unlink()
+        raise DemoError(f"The download of {path} has sha256 {received}, the server announced {sha256}. Try again.")
+    part.replace(target)
+
+
+def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str | None:
+    """Append what is missing to `part`, as far as the connection lasts; return what broke it, if anything did."""
+    # `identity`: a compressed transfer would make the offsets mean something else.
+    headers = {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+    try:
+        with http.stream("GET", path, headers=headers) as response:
+            if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                raise DemoError(f"GET {path} answered {response.status_code}.")
+            # A plain 200 is the whole file again, whatever was asked.
+            is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if is_rest else "wb") as file:
+                for piece in response.iter_raw():
+                    file.write(piece)
+    except httpx.TransportError as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> None:
+    """Unpack the one folder that a .tar.gz of plain files holds as `folder`, in place of an earlier one.
+
+    Links, devices and paths that lead out of it are refused, and more than `limit_bytes` too.
+    """
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    total_bytes = 0
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
+                raise DemoError(f"{archive.name} holds {member.name!r}, which is not a plain file inside it.")
+            total_bytes += member.size
+            if total_bytes > limit_bytes:
+                raise DemoError(f"{archive.name} unpacks to more than {limit_bytes} bytes.")
+            _write_member(tar, member, aside.joinpath(*name.parts))
+    tops = list(aside.iterdir())
+    if len(tops) != 1 or not tops[0].is_dir():
+        raise DemoError(f"{archive.name} should hold one folder, it holds {len(tops)} entries.")
+    shutil.rmtree(folder, ignore_errors=True)
+    tops[0].replace(folder)
+    aside.rmdir()
+
+
+def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    source = tar.extractfile(member)
+    if source is None:  # a folder
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source, path.open("xb") as file:
+        shutil.copyfileobj(source, file)
+
+
+def verify(folder: Path) -> int:
+    """Compare every file of the student with its `manifest.json`, both ways; return how many were right."""
+    listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    expected = {entry["path"]: entry["sha256"] for entry in listed}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if odd := sorted(found ^ {*expected, "manifest.json"}):
+        raise DemoError(f"The student and its manifest do not name the same files: {', '.join(odd)}.")
+    for name, sha256 in expected.items():
+        if _sha256(folder / name) != sha256:
+            raise DemoError(f"{name} does not have the sha256 that manifest.json gives.")
+    return len(expected)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

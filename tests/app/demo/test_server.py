@@ -1,0 +1,63 @@
+import socket
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from app.demo.api import DemoError
+from app.demo.server import answers, is_free, start
+from app.embedded import running_address
+from tests.fixtures.servers import free_port
+
+
+class TestAnswers:
+    def test_is_false_where_nobody_listens(self) -> None:
+        assert not answers(f"http://127.0.0.1:{free_port()}")
+
+    def test_is_false_for_another_kind_of_server(self) -> None:
+        with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+            Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            assert not answers(f"http://127.0.0.1:{server.server_address[1]}")
+            server.shutdown()
+
+
+class TestIsFree:
+    def test_is_false_for_a_taken_port(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            assert not is_free(taken.getsockname()[1])
+
+    def test_is_true_for_a_free_port(self) -> None:
+        assert is_free(free_port())
+
+
+class TestStart:
+    def test_serves_until_the_end_of_the_block(self, home: Path) -> None:
+        with start(home, free_port()) as started:
+            assert answers(started.address)
+            assert running_address(home) == started.address
+        assert not answers(started.address)
+        assert started.log.read_text().endswith("Stopped.\n")
+
+    def test_server_stops_when_the_demo_is_killed(self, home: Path) -> None:
+        code = (
+            "import os, pathlib\n"
+            "from app.demo.server import start\n"
+            f"kept = start(pathlib.Path({str(home)!r}), 0)\n"
+            "kept.__enter__()\n"
+            "os._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+        deadline = time.monotonic() + 20.0
+        while running_address(home) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def test_shows_why_the_server_did_not_start(self, home: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(DemoError, match=f"ended with status 1:\n.*port {port}"), start(home, port):
+                pass

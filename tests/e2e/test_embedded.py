@@ -1,0 +1,187 @@
+"""`stillhouse up`, from POST to download, undisturbed and disturbed. Real processes, queue, worker and engine."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e import student, tiny
+from tests.e2e.system import Client, Json, Up, engines_of, environment, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Embedded:
+    """A running system with a finished job in it, to compare the others with."""
+
+    up: Up
+    client: Client
+    teacher: str = ""
+    dataset: str = ""
+    job: Json = field(default_factory=dict)
+
+    def start_again(self) -> None:
+        self.client.http.close()
+        self.up = Up(self.up.home, self.up.env)
+        self.client = Client(self.up.address)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Iterator[Embedded]:
+    home = tmp_path_factory.mktemp("home")
+    up = Up(home, environment(home, teacher_dirs=teacher_folder.parent))
+    system = Embedded(up, Client(up.address))
+    try:
+        client = system.client
+        system.dataset, system.teacher = client.upload_dataset(), client.register_teacher(teacher_folder)
+        client.wait_until_ready("datasets", system.dataset, process=up)
+        client.wait_until_ready("teachers", system.teacher, process=up)
+        job_id = client.post_job(teacher=system.teacher, dataset=system.dataset)["id"]
+        system.job = client.wait_until_succeeded(job_id, process=up)
+        yield system
+    finally:
+        system.client.http.close()
+        system.up.end()
+
+
+class TestPostToDownload:
+    def test_student_loads_with_plain_transformers_and_scores_as_reported(
+        self, embedded: Embedded, tmp_path: Path
+    ) -> None:
+        manifest = student.unpack(student.download(embedded.client.http, embedded.job["id"]), tmp_path)
+        result = embedded.job["result"]
+        assert manifest["content_sha256"] == result["content_sha256"]
+        assert student.accuracy(tmp_path, "test") == pytest.approx(result["student"]["test"]["accuracy"])
+        assert student.accuracy(tmp_path, "validation") == pytest.approx(result["student"]["validation"]["accuracy"])
+
+    def test_student_has_learnt(self, embedded: Embedded) -> None:
+        result = embedded.job["result"]
+        assert result["teacher"]["test"]["accuracy"] > 0.6  # chance: 0.25
+        assert result["student"]["test"]["accuracy"] > 0.6
+        assert set(result["baselines"]) == {"fine_tune"}
+        assert result["student"]["parameters"] < result["teacher"]["parameters"]
+
+    def test_job_tells_what_happened(self, embedded: Embedded) -> None:
+        assert embedded.job["terminal"]
+        assert embedded.job["progress"] == 1.0
+        assert embedded.job["attempt"] == 1
+        phases = {event["payload"]["phase"] for event in embedded.client.events(embedded.job["id"], "phase")}
+        assert {"teacher_tuning", "projection", "training", "baseline", "exporting"} <= phases
+        assert embedded.client.get(f"/jobs/{embedded.job['id']}/metrics")
+
+
+class TestKilledWorker:
+    def test_engine_dies_and_the_job_ends_with_the_same_student(self, embedded: Embedded) -> None:
+        client, up = embedded.client, embedded.up
+        job_id = client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
+        wait_for(lambda: client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
+        worker = up.worker()
+        engines = engines_of(worker)
+        assert len(engines) == 1
+        worker.kill()
+        assert psutil.wait_procs(engines, timeout=5.0)[1] == []
+
+        job = client.wait_until_succeeded(job_id, process=up)
+        assert job["attempt"] == 2
+        assert client.events(job_id, "resumed")
+        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+        assert up.worker().pid != worker.pid
+
+
+class TestCtrlC:
+    def test_stops_everything_and_the_next_start_finishes_the_job(self, embedded: Embedded) -> None:
+        up = embedded.up
+        job_id = embedded.client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
+        wait_for(lambda: embedded.client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
+        everything = up.descendants()
+        assert engines_of(up.worker())
+        started_at = time.monotonic()
+        assert up.stop(signal.SIGINT) == 0
+        assert time.monotonic() - started_at < 15.0
+        assert psutil.wait_procs(everything, timeout=1.0)[1] == []
+
+        embedded.start_again()
+        job = embedded.client.wait_until_succeeded(job_id, process=embedded.up)
+        assert embedded.client.events(job_id, "resumed")
+        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+
+    def test_a_killed_up_leaves_no_process_behind(self, tmp_path: Path, teacher_folder: Path) -> None:
+        up = Up(tmp_path, environment(tmp_path, teacher_dirs=teacher_folder.parent))
+        everything = up.descendants()
+        assert everything
+        up.popen.kill()
+        left = psutil.wait_procs(everything, timeout=25.0)[1]
+        for process in left:
+            process.kill()
+        up.popen.wait()
+        assert left == []
+
+
+class TestSecondUp:
+    def test_is_refused_for_the_same_home(self, embedded: Embedded) -> None:
+        result = self.run_up(embedded.up.env, "0")
+        assert result.returncode == 1
+        assert f"Another `stillhouse up` already uses {embedded.up.home}" in result.stderr
+        assert embedded.up.address in result.stderr
+
+    def test_is_refused_for_a_taken_port(self, embedded: Embedded, tmp_path: Path) -> None:
+        port = embedded.up.address.rsplit(":", 1)[1]
+        result = self.run_up({**embedded.up.env, "STILLHOUSE_HOME": str(tmp_path)}, port)
+        assert result.returncode == 1
+        assert f"port {port}" in result.stderr
+        assert "--port" in result.stderr
+
+    def run_up(self, env: Mapping[str, str], port: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "app.cli", "up", "--port", port]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+class TestSeeds:
+    def test_demo_dataset_becomes_ready(self, embedded: Embedded) -> None:
+        dataset = embedded.client.wait_until_ready("datasets", "dts_demo", process=embedded.up)
+        assert dataset["rows"] == {"train": 2000, "validation": 400, "test": 600}
+        assert len(dataset["labels"]) == 20
+        assert dataset["warnings"] == []
+
+
+class TestDemo:
+    def test_tells_the_whole_story(self, embedded: Embedded, teacher_folder: Path, tmp_path: Path) -> None:
+        import io
+
+        from rich.console import Console
+
+        from app.demo.api import Api
+        from app.demo.materials import Materials
+        from app.demo.story import tell
+
+        files = {split: tmp_path / f"{split}.csv" for split in tiny.ROWS}
+        for split, path in files.items():
+            path.write_bytes(tiny.csv_bytes(split))
+        materials = Materials(
+            dataset_name="words",
+            dataset_files=files,
+            seeded_teacher_id=None,
+            teacher_name="tiny",
+            teacher_folder=teacher_folder,
+            job=tiny.JOB,
+            sentences=("the otter met a crow", "one violet here"),
+        )
+        console = Console(file=io.StringIO(), width=110, highlight=False)
+        with Api(embedded.up.address) as api:
+            job = tell(console, api, materials, tmp_path / "out")
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+        assert "the otter met a crow  →  animal" in text
+        assert "student, 2 layers, SAGE" in text
+        assert "fine-tuned alone" in text
+        assert f"{embedded.up.address}/docs" in text
+        assert f"{embedded.up.address}/jobs/{job['id']}" in text
+        assert (tmp_path / "out" / job["id"] / "student" / "model.safetensors").is_file()
