@@ -25,7 +25,7 @@ up: $(VENV)/.demo
 	$(VENV)/bin/stillhouse up
 
 test: lint
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -6,15 +6,11 @@ installation needs no torch.
 """
 
 import contextlib
-import fcntl
 import importlib.util
-import json
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,21 +20,16 @@ import uvicorn
 
 from app import seeds
 from app.db.migrate import upgrade
+from app.home_lock import HomeLock, HomeTaken, home_lock
 from app.logging import configure_logging
 from app.main import create_app
 from app.settings import Settings, get_settings
+from app.worker_process import WORKER_COMMAND, WorkerProcess
 
-# -P: a folder named `worker` where the person stands is not ours.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "worker")
 # What only the worker imports; looked for, never imported, here.
 WORKER_PACKAGES = ("torch", "transformers", "safetensors", "pyarrow", "faiss", "umap", "psutil")
 
-# The engine writes a checkpoint before it stops: a second on a laptop's model, longer for a big one.
-WORKER_STOP_SECONDS = 20.0
 API_STOP_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 30.0
-# A worker that lived this long was healthy: its next death starts again from the shortest pause.
-HEALTHY_SECONDS = 60.0
 TICK_SECONDS = 0.1
 
 Say = Callable[[str], None]
@@ -63,7 +54,7 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
     _make_home(settings.home)
     stop = StopRequest()
     with (
-        home_lock(settings.home) as lock,
+        _hold(settings.home) as lock,
         contextlib.closing(bind(host, settings.port if port is None else port)) as listener,
     ):
         say(f"data      {settings.home} (STILLHOUSE_HOME)")
@@ -93,23 +84,9 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
         finally:
             worker.ask_to_stop()
             api.ask_to_stop()
-            worker.wait_until_stopped(stop)
+            worker.wait_until_stopped(lambda: stop.in_haste)
             api.wait_until_stopped()
     say("Stopped.")
-
-
-def running_address(home: Path) -> str | None:
-    """The address at which an embedded system serves this home folder now, if one does."""
-    try:
-        with (home / "up.lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with contextlib.suppress(ValueError, KeyError):
-                    return str(json.load(file)["address"])
-    except FileNotFoundError:
-        pass
-    return None
 
 
 def _print(line: str) -> None:
@@ -178,33 +155,17 @@ class StopRequest:
         self.count = max(self.count, 1)
 
 
-class HomeLock:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def publish(self, address: str) -> None:
-        # Written in place: the lock belongs to this very file, so it must not be replaced by another.
-        self._path.write_text(json.dumps({"pid": os.getpid(), "address": address}))
-
-
 @contextlib.contextmanager
-def home_lock(home: Path) -> Iterator[HomeLock]:
-    path = home / "up.lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            address = running_address(home)
-            raise CannotStart(
-                f"Another `stillhouse up` already uses {home}"
-                + (f" and serves it at {address}." if address else ".")
-                + " Use that one, stop it, or set STILLHOUSE_HOME to another folder."
-            ) from error
-        path.write_text("")  # what one that was killed left there
-        try:
-            yield HomeLock(path)
-        finally:
-            path.write_text("")
+def _hold(home: Path) -> Iterator[HomeLock]:
+    try:
+        with home_lock(home) as lock:
+            yield lock
+    except HomeTaken as taken:
+        raise CannotStart(
+            f"Another `stillhouse up` already uses {home}"
+            + (f" and serves it at {taken.address}." if taken.address else ".")
+            + " Use that one, stop it, or set STILLHOUSE_HOME to another folder."
+        ) from taken
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -271,74 +232,3 @@ class ApiThread:
     def wait_until_stopped(self) -> None:
         if self._thread.ident is not None:
             self._thread.join(timeout=API_STOP_SECONDS + 2)
-
-
-class WorkerProcess:
-    """The worker process, started again after a growing pause whenever it ends by itself.
-
-    It runs in a session of its own, so that Ctrl-C reaches it once, from here. It reads a pipe that this
-    process holds open: when this process is killed, the pipe closes and the worker stops too.
-    """
-
-    def __init__(self, command: tuple[str, ...], say: Say) -> None:
-        self._command = command
-        self._say = say
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._start_again_at = 0.0
-        self.pause_seconds = 1.0
-
-    @property
-    def pid(self) -> int | None:
-        """The running worker's process id, or None between two workers."""
-        return self._process.pid if self._process else None
-
-    def start(self) -> None:
-        self._started_at = time.monotonic()
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            env={**os.environ, "STILLHOUSE_WORKER_PARENT_PIPE": "1"},
-            start_new_session=True,
-        )
-
-    def look_after(self) -> None:
-        """Notice a worker that ended, and start the next one when its pause is over. Returns at once."""
-        now = time.monotonic()
-        if self._process is None:
-            if now >= self._start_again_at:
-                self.start()
-            return
-        code = self._process.poll()
-        if code is None:
-            return
-        self._close_pipe()
-        self._process = None
-        if now - self._started_at >= HEALTHY_SECONDS:
-            self.pause_seconds = 1.0
-        self._start_again_at = now + self.pause_seconds
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        self._say(f"worker    ended ({how}); starting it again in {self.pause_seconds:g} s")
-        self.pause_seconds = min(2 * self.pause_seconds, LONGEST_PAUSE_SECONDS)
-
-    def ask_to_stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-
-    def wait_until_stopped(self, stop: StopRequest) -> None:
-        """Wait for the worker's checkpoint and its goodbye; kill it when it takes too long or a person insists."""
-        if self._process is None:
-            return
-        deadline = time.monotonic() + WORKER_STOP_SECONDS
-        while self._process.poll() is None:
-            if time.monotonic() > deadline or stop.in_haste:
-                # Its engine has a group of its own and leaves by itself when the worker's pipe closes.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-            time.sleep(TICK_SECONDS)
-        self._close_pipe()
-
-    def _close_pipe(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()

@@ -68,7 +68,7 @@ class JobView:
             transient=True,
         )
         self._task = self._bar.add_task("queued", total=1.0, numbers="")
-        self._seen: tuple[object, ...] = ()
+        self._seen = ""
         self._shown_at = 0.0
 
     def __enter__(self) -> Self:
@@ -88,12 +88,12 @@ class JobView:
                 self._task, completed=job["progress"] or 0.0, description=_phase(job), numbers=_numbers(job)
             )
             return
-        state = (job["status"], job["phase"], job["round"])
+        state = _phase(job)
         now = time.monotonic()
         if state != self._seen or (now - self._shown_at >= LINE_EVERY_SECONDS and not job["terminal"]):
             self._seen = state
             self._shown_at = now
-            self._console.print(f"  {_phase(job):<34} {job['progress'] or 0.0:>4.0%}  {_numbers(job)}".rstrip())
+            self._console.print(f"  {state:<34} {job['progress'] or 0.0:>4.0%}  {_numbers(job)}".rstrip())
 
 
 def _phase(job: Json) -> str:

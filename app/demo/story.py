@@ -19,7 +19,7 @@ from app.demo.download import download, unpack, verify
 from app.demo.materials import Materials, shipped
 from app.demo.screen import JobView, done, make_console, results_table, step
 from app.demo.server import StartedServer, answers, is_free, start
-from app.embedded import running_address
+from app.home_lock import running_address
 from app.settings import Settings, get_settings
 
 POLL_SECONDS = 0.5

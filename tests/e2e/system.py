@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from app.embedded import running_address
+from app.home_lock import running_address
 from tests.e2e import tiny
 
 Json = dict[str, Any]

@@ -16,7 +16,8 @@ from tests.e2e.system import START_SECONDS, Client, Process, environment, is_rea
 from tests.fixtures.database import new_postgres_database
 from tests.fixtures.servers import free_port
 
-pytestmark = pytest.mark.slow
+# One running system serves the module, so its tests stay in one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 
 @dataclass

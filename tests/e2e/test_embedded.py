@@ -14,7 +14,8 @@ import pytest
 from tests.e2e import student, tiny
 from tests.e2e.system import Client, Json, Up, engines_of, environment, wait_for
 
-pytestmark = pytest.mark.slow
+# One running system serves the module, so its tests stay in one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from app.demo.api import DemoError
 from app.demo.server import answers, is_free, start
-from app.embedded import running_address
+from app.home_lock import running_address
 from tests.fixtures.servers import free_port
 
 

@@ -1,0 +1,57 @@
+"""One embedded system per home folder: the lock, which also says where the one that holds it serves."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK_FILE = "up.lock"
+
+
+class HomeTaken(Exception):
+    """Another embedded system holds the home; `address` is where it serves, once it does."""
+
+    def __init__(self, address: str | None) -> None:
+        super().__init__(address)
+        self.address = address
+
+
+class HomeLock:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def publish(self, address: str) -> None:
+        # Written in place: the lock belongs to this very file, so it must not be replaced by another.
+        self._path.write_text(json.dumps({"pid": os.getpid(), "address": address}))
+
+
+@contextlib.contextmanager
+def home_lock(home: Path) -> Iterator[HomeLock]:
+    """Hold the home while the block lasts. Raises HomeTaken where another process does."""
+    path = home / LOCK_FILE
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HomeTaken(running_address(home)) from error
+        path.write_text("")  # what one that was killed left there
+        try:
+            yield HomeLock(path)
+        finally:
+            path.write_text("")
+
+
+def running_address(home: Path) -> str | None:
+    """The address at which an embedded system serves this home folder now, if one does."""
+    try:
+        with (home / LOCK_FILE).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with contextlib.suppress(ValueError, KeyError):
+                    return str(json.load(file)["address"])
+    except FileNotFoundError:
+        pass
+    return None
