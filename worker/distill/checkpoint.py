@@ -23,6 +23,7 @@ from worker.distill.strategies.base import RoundPlan
 
 _FORMAT_VERSION = 1
 _STATE_FILE = "state.json"
+_PROJECTION_FILE = "projection.safetensors"
 
 
 @dataclass
@@ -62,6 +63,7 @@ class RunState:
     steps_before: int  # optimiser steps of the arms that are done
     environment: dict[str, Any]
     inputs: dict[str, str]  # what the run began with, by content hash
+    coordinates: np.ndarray | None  # (rows, 2) of the projection, once it is there: a resume never fits again
     finished: dict[str, dict[str, Any]]  # arm -> its record
     finished_weights: dict[str, dict[str, torch.Tensor]]  # arm -> best weights
     arm: str | None
@@ -109,6 +111,8 @@ def _write(folder: Path, state: RunState) -> None:
         "arm_position": None,
         "plan_facts": None,
     }
+    if state.coordinates is not None:
+        save_arrays({"coordinates": state.coordinates}, folder / _PROJECTION_FILE)
     for arm, weights in state.finished_weights.items():
         save_file(weights, folder / _finished_file(arm))
     if state.arm_state is not None:
@@ -130,6 +134,7 @@ def _read(folder: Path) -> RunState:
             f"checkpoint {folder.name} has format {record['format_version']}, this engine reads "
             f"{_FORMAT_VERSION}: finish the job with the release that began it, or start it anew."
         )
+    projection = folder / _PROJECTION_FILE
     arm_state = None
     if record["arm_position"] is not None:
         plan_file = folder / "round.safetensors"
@@ -145,6 +150,7 @@ def _read(folder: Path) -> RunState:
         steps_before=record["steps_before"],
         environment=record["environment"],
         inputs=record["inputs"],
+        coordinates=load_arrays(projection)["coordinates"] if projection.exists() else None,
         finished=record["finished"],
         finished_weights={arm: load_file(folder / _finished_file(arm)) for arm in record["finished"]},
         arm=record["arm"],

@@ -37,7 +37,7 @@ def write_artifact(
     tokenizer.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for its owner's eyes only
-    files = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name not in _MEASURED_FILES}
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name not in _MEASURED_FILES}
     content = hashlib.sha256(
         json.dumps({"files": files, "quality": _quality(result)}, sort_keys=True).encode()
     ).hexdigest()
@@ -46,7 +46,7 @@ def write_artifact(
     listed = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
     manifest = {
         "content_sha256": content,
-        "files": [{"path": file.name, "size_bytes": file.stat().st_size, "sha256": _sha256(file)} for file in listed],
+        "files": [{"path": file.name, "size_bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in listed],
         "teacher_sha256": job["teacher"]["sha256"],
         "dataset_sha256": job["dataset"]["sha256"],
         "job": {name: value for name, value in job.items() if name not in ("teacher", "dataset")},
@@ -118,7 +118,7 @@ the dataset's errors and terms of use. `manifest.json` holds the whole configura
 """
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

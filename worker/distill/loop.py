@@ -10,7 +10,6 @@ teacher, its outputs, the projection) lies in the cache under the hash of its in
 
 import functools
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +23,20 @@ from worker.distill import cache as caches
 from worker.distill.cache import Cache
 from worker.distill.checkpoint import ArmState, RunState, load_latest, save_checkpoint
 from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig
+from worker.distill.coordinates import Coordinates
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import choose_compute, environment, hardware
 from worker.distill.errors import Stopped
-from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
+from worker.distill.evaluate import measure_quality, predict_logits
 from worker.distill.events import EventLog
-from worker.distill.export import pack, write_artifact
+from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
 from worker.distill.labelling import label_points
 from worker.distill.methods import build_method
 from worker.distill.objectives import CrossEntropy, Objective
 from worker.distill.progress import FORWARD, TRAINING, Progress
-from worker.distill.projection import PROJECTION_FOLDER, Projection, ProjectionFit
+from worker.distill.projection import Projection
+from worker.distill.results import Measurer
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.strategies.real_rows import RealRows
 from worker.distill.student import SharedTableStudent
@@ -46,7 +47,6 @@ from worker.distill.vectors import check_vector_interface, pooled_vectors
 
 TUNING = "teacher_tuning"
 STUDENT = "student"
-_COORDINATES_FILE = "coordinates.safetensors"
 
 
 def distil(folder: Path, events: EventLog, stop_requested: Callable[[], bool]) -> None:
@@ -69,9 +69,11 @@ class Run:
         self.progress.enter("preparing")
         self._load()
         self._plan_progress()
-        self.projection_fit = self._start_projection()
+        if any(build_method(method).strategy.needs_projection for method in (self.job.method, *self.job.baselines)):
+            self.coordinates.start(pooled_vectors(self.dataset.train, self.table, self.compute))
         self._tune_teacher()
         self.teacher_logits = self._teacher_outputs()
+        self._announce_resume()
         self._train_arm(STUDENT, self.job.method, "training")
         for baseline in self.job.baselines:
             self._train_arm(f"baseline.{baseline.type}", baseline, "baseline")
@@ -84,7 +86,7 @@ class Run:
     def _load(self) -> None:
         self.job = JobConfig.load(self.folder / "job.json")
         self.raw_job = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
-        resumed = load_latest(self.folder / "checkpoints")
+        resumed = self.resumed = load_latest(self.folder / "checkpoints")
         threads = resumed.environment["threads"] if resumed else self.job.threads
         self.compute = choose_compute(self.job.training, threads)
         self.environment = environment(self.compute)
@@ -92,11 +94,8 @@ class Run:
         self.finished_weights = resumed.finished_weights if resumed else {}
         self.steps_before = resumed.steps_before if resumed else 0
         self.last_number = resumed.number if resumed else -1
-        self.resumed_arm = resumed.arm if resumed else None
-        self.resumed_state = resumed.arm_state if resumed else None
+        self.resumed_arms = {resumed.arm: resumed.arm_state} if resumed and resumed.arm else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
-        if resumed:
-            self._announce_resume(resumed)
         for method in (self.job.method, *self.job.baselines):
             build_method(method)  # a bad parameter is found before the hours, not after
         teacher_folder = self.folder / self.job.teacher.path
@@ -117,10 +116,16 @@ class Run:
         check_vector_interface(self.teacher, self.dataset.train, self.compute)
         self.parameterisation = SharedTableStudent(self.job.student)
         self.teacher_layers = len(family_of(self.teacher.config).layers(self.teacher))
+        key = caches.projection_key(self.job)
+        self.coordinates = Coordinates(self.folder, self.cache, key, resumed.coordinates if resumed else None)
 
-    def _announce_resume(self, resumed: RunState) -> None:
+    def _announce_resume(self) -> None:
+        """Say, once it is known with what this run goes on, whether it will end with the same bits."""
+        resumed, self.resumed = self.resumed, None
+        if resumed is None:
+            return
         differs = [name for name, value in self.environment.items() if resumed.environment[name] != value]
-        differs += [name for name in self.inputs if resumed.inputs[name] != self.inputs[name]]
+        differs += [name for name, value in self.inputs.items() if resumed.inputs.get(name, value) != value]
         exact = self.compute.is_deterministic and not differs
         self.events.emit("resumed", step=resumed.number, exact_resume=exact)
         if differs:
@@ -153,9 +158,9 @@ class Run:
         if cached is None:
             result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher_logits=None)
             cached = self._store_tuned_teacher(result)
-            self._save_checkpoint(None, None)
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
         load_weights(self.teacher, weights)
+        self.inputs["tuned_teacher"] = sha256_of(cached)
 
     def _tuning_arm(self, tuning: TeacherTuningConfig) -> Arm:
         return Arm(
@@ -192,6 +197,7 @@ class Run:
             }
             found = self._store(caches.TEACHER_OUTPUTS, key, file, logits)
         self.progress.complete("teacher_outputs")
+        self.inputs["teacher_outputs"] = sha256_of(found)
         return load_file(found)
 
     def _after_teacher_batch(self, rows: int) -> None:
@@ -245,8 +251,9 @@ class Run:
             ),
             at_safe_point=functools.partial(self._at_safe_point, arm.name),
         )
-        is_resumed = self.resumed_arm == arm.name
-        result = ArmTraining(arm, model, context, self.resumed_state if is_resumed else None).run()
+        resumed = self.resumed_arms.pop(arm.name, None)
+        self._announce_resume()
+        result = ArmTraining(arm, model, context, resumed).run()
         self.steps_before += result.record["steps"]
         return result
 
@@ -272,27 +279,11 @@ class Run:
 
     @functools.cache  # noqa: B019
     def _projection(self) -> Projection:
-        vectors = pooled_vectors(self.dataset.train, self.table, self.compute)
-        found = self._cached_coordinates()
-        if found is None:
+        if self.coordinates.value is None:
             self.progress.enter("projection")
-            fit = self.projection_fit or ProjectionFit(vectors, self.folder)
-            coordinates = {"coordinates": fit.result(self._check_stop)}
-            key = caches.projection_key(self.job)
-            found = self._store(caches.PROJECTIONS, key, _COORDINATES_FILE, coordinates)
-        return Projection(vectors, load_file(found)["coordinates"])
-
-    def _start_projection(self) -> ProjectionFit | None:
-        """Begin the fit beside what comes before its first use, where a method will want it."""
-        wants = any(build_method(m).strategy.needs_projection for m in (self.job.method, *self.job.baselines))
-        for stale in self.folder.glob(f"{PROJECTION_FOLDER}*"):  # of a process that was killed
-            shutil.rmtree(stale)
-        if not wants or self._cached_coordinates() is not None:
-            return None
-        return ProjectionFit(pooled_vectors(self.dataset.train, self.table, self.compute), self.folder)
-
-    def _cached_coordinates(self) -> Path | None:
-        return self.cache.find(caches.PROJECTIONS, caches.projection_key(self.job), _COORDINATES_FILE)
+            self.coordinates.wait(self._check_stop, self._store)
+        assert self.coordinates.value is not None
+        return Projection(pooled_vectors(self.dataset.train, self.table, self.compute), self.coordinates.value)
 
     # -- checkpoints --------------------------------------------------------------------------------
 
@@ -311,6 +302,7 @@ class Run:
             steps_before=self.steps_before,
             environment=self.environment,
             inputs=self.inputs,
+            coordinates=self.coordinates.value,
             finished=self.finished,
             finished_weights=self.finished_weights,
             arm=arm,
@@ -336,17 +328,14 @@ class Run:
 
     def _measure(self) -> dict[str, Any]:
         self.progress.enter("evaluating")
+        measurer = Measurer(
+            self.dataset, self.teacher_logits, self.compute, self.tokenizer, self.job.training.max_length
+        )
+        teacher = measurer.measure_teacher(self.teacher)
         student = self.parameterisation.wrap(self.teacher, self.compute)
-        teacher = self._measure_model(self.teacher, self.teacher_logits, None)
-        measured = {}
-        for arm, weights in self.finished_weights.items():
-            load_weights(student, weights)
-            logits = {
-                name: predict_logits(student, split, self.compute)
-                for name, split in self.dataset.splits.items()
-                if name != "train"
-            }
-            measured[arm] = self._measure_model(student, logits, teacher)
+        measured = {
+            arm: measurer.measure_student(student, weights, teacher) for arm, weights in self.finished_weights.items()
+        }
         return {
             "teacher": teacher,
             "student": measured[STUDENT],
@@ -355,29 +344,6 @@ class Run:
             "hardware": hardware(self.compute),
             "threads": self.compute.threads,
             "seconds": round(time.monotonic() - self.started, 1),
-        }
-
-    def _measure_model(
-        self, model: torch.nn.Module, logits: dict[str, np.ndarray], teacher: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        held_out = "test" if "test" in self.dataset.splits else "validation"
-        quality: dict[str, dict[str, float]] = {
-            name: measure_quality(logits[name], self.dataset.splits[name].labels).as_dict()
-            for name in ("validation", "test")
-            if name in self.dataset.splits
-        }
-        accuracy = quality[held_out]["accuracy"]
-        whole = teacher[held_out]["accuracy"] if teacher else accuracy
-        return {
-            "validation": quality["validation"],
-            "test": quality.get("test"),
-            "retention": accuracy / whole if whole else None,
-            "agreement": agreement(logits[held_out], self.teacher_logits[held_out]),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-            "latency_ms": measure_latency(
-                model, self.tokenizer, self.dataset.examples[held_out], self.job.training.max_length
-            ),
         }
 
     def _export(self, result: dict[str, Any]) -> None:

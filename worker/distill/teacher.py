@@ -21,6 +21,9 @@ def load_tokenizer(folder: Path) -> Any:
     # a DistilBERT beside BERT's tokenizer files is common.
     segments = ["token_type_ids"] if family_of(config).has_segments else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
+    # transformers saves how a tokenizer was found along with what it is: equal students would differ by it.
+    for circumstance in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(circumstance, None)
     # Synthetic rows and the family's position numbering rely on padding behind the text.
     tokenizer.padding_side = "right"
     return tokenizer

@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
 from worker.distill import exit_codes
@@ -95,6 +97,31 @@ class TestExactResume:
         run_engine(folder)
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
         assert "libraries" in events_of(folder, "warning")[-1]["message"]
+
+    def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **LONG))
+        folder = make_run(tmp_path / "killed", "sage", **LONG)
+        shutil.copytree(tmp_path / "undisturbed/cache", folder / "cache")
+        kill_after_checkpoints(folder, 3, random.Random(4))
+        shutil.rmtree(folder / "cache")
+        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
+        assert "projection" not in {event["phase"] for event in events_of(folder, "phase")}
+        assert content_of(folder / "artifact") == content_of(undisturbed)
+
+    def test_other_teacher_outputs_than_at_the_start_are_no_exact_resume(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        folder = make_run(tmp_path / "run", "kd", **LONG)
+        kill_after_checkpoints(folder, 2, random.Random(5))
+        [outputs] = (folder / "cache/teacher_outputs").glob("*/*")
+        logits = load_file(outputs)
+        logits["train"] += 1e-6
+        save_file(logits, outputs)
+        run_engine(folder)
+        assert events_of(folder, "resumed")[-1]["exact_resume"] is False
+        assert "teacher_outputs" in events_of(folder, "warning")[-1]["message"]
 
 
 class TestStop:

@@ -1,0 +1,44 @@
+"""Where a run's projection comes from: its checkpoint, another job's, or a fit beside the training."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from worker.distill.cache import PROJECTIONS, Cache
+from worker.distill.projection import PROJECTION_FOLDER, ProjectionFit
+
+_FILE = "coordinates.safetensors"
+# Keeps (kind, key, file, arrays) in the cache and says so.
+Store = Callable[[str, str, str, dict[str, np.ndarray]], Path]
+
+
+class Coordinates:
+    """The (rows, 2) coordinates of one run: `value` once they are known."""
+
+    def __init__(self, folder: Path, cache: Cache, key: str, resumed: np.ndarray | None) -> None:
+        self._folder = folder
+        self._cache = cache
+        self._key = key
+        self._fit: ProjectionFit | None = None
+        for stale in folder.glob(f"{PROJECTION_FOLDER}*"):  # of a process that was killed
+            shutil.rmtree(stale)
+        found = cache.find(PROJECTIONS, key, _FILE)
+        self.value = resumed
+        if resumed is None and found is not None:
+            self.value = load_file(found)["coordinates"]
+
+    def start(self, vectors: np.ndarray) -> None:
+        """Begin the fit of `vectors` (rows, width) beside what comes before its first use."""
+        if self.value is None:
+            self._fit = ProjectionFit(vectors, self._folder)
+
+    def wait(self, check_stop: Callable[[], None], store: Store) -> None:
+        """Have the fit's result in `value`, and in the cache for the jobs to come."""
+        if self.value is None:
+            assert self._fit is not None, "start() comes before wait()"
+            value = self._fit.result(check_stop)
+            store(PROJECTIONS, self._key, _FILE, {"coordinates": value})
+            self.value = value

@@ -1,0 +1,64 @@
+"""What a run is worth: every model that it made, and the teacher, measured alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.distill.data import Dataset
+from worker.distill.device import Compute
+from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
+from worker.distill.train import load_weights
+
+HELD_OUT_SPLITS = ("validation", "test")
+
+
+class Measurer:
+    """Measures models on the held-out rows of one dataset; `teacher_logits` are by split, as computed once."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        teacher_logits: Mapping[str, np.ndarray],
+        compute: Compute,
+        tokenizer: Any,
+        max_length: int,
+    ) -> None:
+        self.dataset = dataset
+        self.teacher_logits = teacher_logits
+        self.compute = compute
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.splits = [name for name in HELD_OUT_SPLITS if name in dataset.splits]
+        # Retention, agreement and latency are taken on the test split, or on validation where there is none.
+        self.reported = self.splits[-1]
+
+    def measure_teacher(self, teacher: torch.nn.Module) -> dict[str, Any]:
+        return self._summary(teacher, self.teacher_logits, whole_accuracy=None)
+
+    def measure_student(
+        self, student: torch.nn.Module, weights: dict[str, torch.Tensor], teacher: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`student` with its arm's best `weights`; `teacher` is what `measure_teacher` gave."""
+        load_weights(student, weights)
+        logits = {name: predict_logits(student, self.dataset.splits[name], self.compute) for name in self.splits}
+        return self._summary(student, logits, whole_accuracy=teacher[self.reported]["accuracy"])
+
+    def _summary(
+        self, model: torch.nn.Module, logits: Mapping[str, np.ndarray], *, whole_accuracy: float | None
+    ) -> dict[str, Any]:
+        quality: dict[str, dict[str, float]] = {
+            name: measure_quality(logits[name], self.dataset.splits[name].labels).as_dict() for name in self.splits
+        }
+        accuracy = quality[self.reported]["accuracy"]
+        whole = accuracy if whole_accuracy is None else whole_accuracy
+        return {
+            "validation": quality["validation"],
+            "test": quality.get("test"),
+            "retention": accuracy / whole if whole else None,
+            "agreement": agreement(logits[self.reported], self.teacher_logits[self.reported]),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            "latency_ms": measure_latency(model, self.tokenizer, self.dataset.examples[self.reported], self.max_length),
+        }
