@@ -73,47 +73,48 @@ def _fine_tune(config: MethodConfig) -> Method:
 
 def _sage(config: MethodConfig) -> Method:
     parameters = config.read(SageParameters)
-    objective = KnowledgeDistillation(parameters.temperature, parameters.alpha)
-    strategy = Guided(
-        rounds=parameters.rounds,
-        warmup_epochs=parameters.warmup_epochs,
+    return _guided(
+        parameters,
         extra_ratio=parameters.synthetic_ratio,
-        neighbors=parameters.neighbors,
         anchor_quantile=parameters.anchor_quantile,
         synthesises=True,
         early_stopping=parameters.early_stopping,
-        score=objective,
     )
-    return Method(objective, strategy)
 
 
 def _random_anchors(config: MethodConfig) -> Method:
     parameters = config.read(RandomAnchorsParameters)
-    objective = KnowledgeDistillation(parameters.temperature, parameters.alpha)
-    strategy = Guided(
-        rounds=parameters.rounds,
-        warmup_epochs=parameters.warmup_epochs,
-        extra_ratio=parameters.synthetic_ratio,
-        neighbors=parameters.neighbors,
-        anchor_quantile=None,
-        synthesises=True,
-        early_stopping=False,
-        score=objective,
-    )
-    return Method(objective, strategy)
+    return _guided(parameters, extra_ratio=parameters.synthetic_ratio, anchor_quantile=None, synthesises=True)
 
 
 def _oversample(config: MethodConfig) -> Method:
     parameters = config.read(OversampleParameters)
+    return _guided(
+        parameters,
+        extra_ratio=parameters.oversample_ratio,
+        anchor_quantile=parameters.anchor_quantile,
+        synthesises=False,
+    )
+
+
+def _guided(
+    parameters: SageParameters | RandomAnchorsParameters | OversampleParameters,
+    *,
+    extra_ratio: float,
+    anchor_quantile: float | None,
+    synthesises: bool,
+    early_stopping: bool = False,
+) -> Method:
+    """SAGE and its controls: one objective, one schedule of rounds, other rows."""
     objective = KnowledgeDistillation(parameters.temperature, parameters.alpha)
     strategy = Guided(
         rounds=parameters.rounds,
         warmup_epochs=parameters.warmup_epochs,
-        extra_ratio=parameters.oversample_ratio,
+        extra_ratio=extra_ratio,
         neighbors=parameters.neighbors,
-        anchor_quantile=parameters.anchor_quantile,
-        synthesises=False,
-        early_stopping=False,
+        anchor_quantile=anchor_quantile,
+        synthesises=synthesises,
+        early_stopping=early_stopping,
         score=objective,
     )
     return Method(objective, strategy)
