@@ -77,9 +77,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _migrate(_: argparse.Namespace) -> int:
     _check_settings()
+    from sqlalchemy.exc import DatabaseError
+
     from app.db.migrate import upgrade
 
-    upgrade()
+    try:
+        upgrade()
+    except DatabaseError as error:
+        print(f"stillhouse migrate: STILLHOUSE_DATABASE_URL cannot be used: {error.orig}", file=sys.stderr)
+        return 1
     print("The database is up to date.")
     return 0
 

@@ -16,7 +16,8 @@ _LESS_MEMORY = (
     "or give the worker more memory (STILLHOUSE_ENGINE_MEMORY_LIMIT_BYTES and its container's limit)."
 )
 _MORE_DISK = (
-    "Free some space on the worker's disk, or point STILLHOUSE_WORK_DIR to a larger one, and post the job again."
+    "Free some space on it, or move what fills it: run folders lie under STILLHOUSE_WORK_DIR, the embedded mode's "
+    "objects and database under STILLHOUSE_HOME. Then post it again."
 )
 _OUT_OF_MEMORY = re.compile(
     r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|can't allocate memory", re.MULTILINE
@@ -79,8 +80,9 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
     return _failed("engine_died", _unexplained(ending))
 
 
-def disk_full(who: str) -> EngineOutcome:
-    return _failed("disk_full", f"{who} found no space left on the worker's disk. {_MORE_DISK}")
+def disk_full(who: str, detail: str = "") -> EngineOutcome:
+    said = f" ({detail})" if detail else ""
+    return _failed("disk_full", f"{who} found no space left on the worker's disk{said}. {_MORE_DISK}")
 
 
 def _unexplained(ending: Ending) -> str:
@@ -97,8 +99,8 @@ def _unexplained(ending: Ending) -> str:
         how = f"ended with exit code {ending.exit_code} and no explanation"
     lines = [line for line in ending.log_tail.splitlines() if line.strip()][-_TAIL_LINES:]
     tail = "\n".join(lines)[-_TAIL_CHARACTERS:]
-    said = f" Its last words were:\n{tail}" if tail else " It left nothing in its log."
-    return f"The engine {how}. Post the job again; if that ends the same way, the worker's log has more.{said}"
+    said = f" Its last words were:\n{tail}" if tail else " Its own log is empty."
+    return f"The engine {how}. Post the job again; if that ends the same way, look at the worker's log.{said}"
 
 
 def _failed(code: str, message: str) -> EngineOutcome:

@@ -189,7 +189,7 @@ def _mark_failed(session: Session, claim: Claim, outcome: EngineOutcome) -> None
 def _explain(error: Exception) -> EngineOutcome:
     """What ended the work, as a code and a sentence."""
     if is_disk_full(error):
-        return disk_full("The worker")
+        return disk_full("The worker", str(error).splitlines()[0] if str(error) else "")
     code, message = "internal_error", ""
     if isinstance(error, PreparationFailed | InvalidJob):
         code, message = error.code, str(error)

@@ -236,7 +236,10 @@ class JobRead(ResponseModel):
     rounds: int | None = Field(description="How many rounds there are.")
     progress: float = Field(description="Share of the whole job that is done, 0 to 1.")
     eta_seconds: float | None = Field(description="Estimated time left, in seconds.")
-    attempt: int = Field(description="How often a worker has taken the job.")
+    attempt: int = Field(
+        description="How often a worker has taken the job; taking it over from a worker that was told to "
+        "stop is not counted."
+    )
     metrics: dict[str, Any] = Field(description="The last value of each series.")
     error: JobError | None = Field(description="Why a failed job failed.")
     teacher: str

@@ -65,8 +65,8 @@ def _check_labels(teacher: Teacher, dataset: Dataset) -> None:
     )
     if teacher.num_labels is None:
         raise InvalidRequest(
-            f"teacher {teacher.id!r} is a pretrained encoder without a classifier, so it has no outputs to "
-            f"distil. {tune}",
+            f"teacher {teacher.id!r} has no classifier that chooses one of several classes (a pretrained encoder, or a "
+            f"head of another kind), so it has no outputs to distil. {tune}",
             code="teacher_needs_tuning",
             param="teacher_tuning",
         )

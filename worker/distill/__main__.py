@@ -6,6 +6,7 @@ hand. How it ends: exit_codes.py and the last event.
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -51,14 +52,23 @@ def main() -> int:
     return exit_codes.SUCCEEDED
 
 
+def _leave(status: int) -> None:
+    """Exit with `status` whatever flushing the log says: Python would turn a full disk into a status of its own."""
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(status)
+
+
 def _fail(error: Exception, events: EventLog) -> int:
     explained = _explain(error)
-    if not isinstance(error, EngineError):
-        traceback.print_exc()
-    try:
+    with contextlib.suppress(OSError):  # no room even for a line: the exit code says it
         events.emit("failed", code=explained.code, message=str(explained))
-    except OSError:  # no room even for a line: the exit code says it
-        print(f"{explained.code}: {explained}", file=sys.stderr)
+    # The log may lie on the disk that is full: writing to it must not decide how the engine ends.
+    with contextlib.suppress(OSError):
+        if isinstance(error, EngineError):
+            print(f"{explained.code}: {explained}", file=sys.stderr)
+        else:
+            traceback.print_exc()
     return exit_codes.DISK_FULL if isinstance(explained, DiskFull) else exit_codes.FAILED
 
 
@@ -90,4 +100,4 @@ def _is_out_of_memory(error: Exception, text: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

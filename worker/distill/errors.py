@@ -27,6 +27,10 @@ class TeacherLabelMismatch(EngineError):
     code = "teacher_label_mismatch"
 
 
+class TeacherNotFinite(EngineError):
+    code = "teacher_not_finite"
+
+
 class VectorInterfaceMismatch(EngineError):
     code = "vector_interface_mismatch"
 

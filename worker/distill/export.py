@@ -106,6 +106,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("student")
 tokenizer = AutoTokenizer.from_pretrained("student")
+logits = model(**tokenizer("a text", truncation=True, return_tensors="pt")).logits
 ```
 
 | model | accuracy ({split}) | macro F1 | parameters | latency p50 (ms) |

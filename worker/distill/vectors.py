@@ -13,7 +13,7 @@ import torch
 from worker.distill.batches import Batch, collate, in_length_order
 from worker.distill.data import Split
 from worker.distill.device import Compute
-from worker.distill.errors import VectorInterfaceMismatch
+from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import family_of, word_table
 
 _TOLERANCE = 1e-5
@@ -59,19 +59,26 @@ def pooled_vectors(split: Split, table: torch.Tensor, compute: Compute, batch_si
 def check_vector_interface(model: torch.nn.Module, split: Split, compute: Compute) -> None:
     """Prove that ids and vectors give the same logits, on rows of unlike length (so padded) as they are.
 
-    Raises VectorInterfaceMismatch: a model that fails would silently learn on other inputs than it serves.
+    Raises VectorInterfaceMismatch: a model that fails would silently learn on other inputs than it serves; and
+    TeacherNotFinite where the logits themselves are no numbers.
     """
     model.eval()
     table = word_table(model)
     order = np.argsort(split.lengths, kind="stable")
     rows = order[np.unique(np.linspace(0, len(order) - 1, _CHECK_ROWS).astype(int))]
     batch = collate(rows, split, compute.device)
-    difference = (forward_ids(model, batch) - forward_vectors(model, batch, table)).abs().max().item()
+    by_ids = forward_ids(model, batch)
+    if not torch.isfinite(by_ids).all():
+        raise TeacherNotFinite(
+            "the teacher answers ordinary rows with logits that are not finite numbers: its weights are broken or "
+            "overflowed. Save it again in fp32 and check a prediction, or use another teacher."
+        )
+    difference = (by_ids - forward_vectors(model, batch, table)).abs().max().item()
     if not difference <= _TOLERANCE:
         raise VectorInterfaceMismatch(
             f"{type(model).__name__} gives logits on vectors that differ by {difference:.2e} from those on "
             f"token ids (at most {_TOLERANCE:.0e} is allowed): its input layer cannot be bypassed. "
-            "Use another teacher, or method fine_tune."
+            "Use another teacher."
         )
 
 

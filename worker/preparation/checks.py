@@ -63,6 +63,19 @@ def check_labels_seen(train: StagedSplit, other: StagedSplit, names: Mapping[int
         )
 
 
+def repeated_warnings(train: StagedSplit, validation: np.ndarray) -> list[str]:
+    """Rows of the validation split taken from train (mask over its rows) whose text stays in train as well."""
+    texts = train.texts()
+    shared = int(np.isin(texts[validation], texts[~validation]).sum())
+    if shared == 0:
+        return []
+    return [
+        f"{shared} of the {int(validation.sum())} validation rows taken from {train.upload.name} also stand in what is "
+        "left of it, because texts repeat there; numbers measured on them flatter the model. Remove the repeats, or "
+        "upload a validation file."
+    ]
+
+
 def duplicate_warnings(train: StagedSplit, other: StagedSplit) -> list[str]:
     """Rows of a held-out file that also stand in train make its numbers look better than they are."""
     shared = int(np.isin(other.texts(), train.texts()).sum())

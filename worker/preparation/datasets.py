@@ -12,7 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worker.preparation.checks import check_classes, check_labels_seen, check_rows, duplicate_warnings
+from worker.preparation.checks import (
+    check_classes,
+    check_labels_seen,
+    check_rows,
+    duplicate_warnings,
+    repeated_warnings,
+)
 from worker.preparation.columns import Columns, check_columns, choose_columns
 from worker.preparation.errors import Tick, no_tick
 from worker.preparation.lines import Upload
@@ -82,7 +88,9 @@ def prepare_dataset(
     writer = _FolderWriter(folder, labels, codes, has_pairs=columns.text_pair is not None, tick=tick)
     validation_made = "validation" not in splits
     if validation_made:
-        writer.write_parted(train, validation_mask(train.codes(), train.texts()))
+        validation = validation_mask(train.codes(), train.texts())
+        warnings += repeated_warnings(train, validation)
+        writer.write_parted(train, validation)
     else:
         writer.write("train", train)
     for split in SPLITS[1:]:

@@ -47,6 +47,12 @@ class TestExit:
         assert (last["type"], last["code"]) == ("failed", "disk_full")
         assert "then post the job again" in last["message"]
 
+    @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is part of util-linux")
+    def test_a_full_disk_keeps_its_code_when_the_log_lies_on_it_too(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "run", "kd")
+        with open("/dev/full", "wb") as log:
+            assert start_engine(folder, "prlimit", "--fsize=40000", stderr=log).wait() == exit_codes.DISK_FULL
+
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         engine = start_engine(tmp_path / "nowhere", stderr=subprocess.PIPE)
         _, errors = engine.communicate()

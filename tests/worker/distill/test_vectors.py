@@ -9,7 +9,7 @@ from worker.distill.batches import SyntheticRows, collate
 from worker.distill.config import JobConfig
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import Compute, choose_compute
-from worker.distill.errors import VectorInterfaceMismatch
+from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import word_table
 from worker.distill.teacher import load_teacher, load_tokenizer
 from worker.distill.vectors import check_vector_interface, embed, forward_ids, forward_vectors, pooled_vectors
@@ -65,6 +65,13 @@ class TestVectorInterface:
 
 
 class TestRefusal:
+    def test_a_teacher_of_broken_weights_is_told_from_one_of_another_input_layer(self, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        with torch.no_grad():
+            model.get_submodule("classifier").weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
+        with pytest.raises(TeacherNotFinite, match="weights are broken"):
+            check_vector_interface(model, dataset.train, compute)
+
     def test_a_model_whose_input_layer_cannot_be_bypassed_is_refused(self, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
 

@@ -322,6 +322,12 @@ class TestBadContent:
         files = {"train.csv": csv_bytes([*ROWS, ("once", "rare")]), "validation.csv": csv_bytes(ROWS[:4])}
         assert bench.prepare(files).rows == {"train": 21, "validation": 4}
 
+    def test_a_made_validation_split_that_repeats_train_is_a_warning(self, bench: Bench) -> None:
+        repeated = [("always this", "a"), ("always that", "b")] * 30
+        prepared = bench.prepare({"train.csv": csv_bytes(repeated)})
+        assert len(prepared.warnings) == 1
+        assert "6 of the 6 validation rows" in prepared.warnings[0]
+
     def test_test_rows_that_stand_in_train_are_a_warning(self, bench: Bench) -> None:
         prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "test.csv": csv_bytes([*ROWS[:3], ("new", "a")])})
         assert prepared.warnings == [
