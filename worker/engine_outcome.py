@@ -27,6 +27,7 @@ _OUT_OF_MEMORY = re.compile(
 class EngineEnd(StrEnum):
     SUCCEEDED = "succeeded"
     STOPPED = "stopped"  # asked to; what it had is in its newest checkpoint
+    KILLED = "killed"  # by a signal, nobody knows why: perhaps not the job's fault
     FAILED = "failed"
 
 
@@ -77,7 +78,8 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
         return disk_full("The engine")
     if _OUT_OF_MEMORY.search(ending.log_tail):
         return _failed("out_of_memory", f"The engine could not get the memory it needed. {_LESS_MEMORY}")
-    return _failed("engine_died", _unexplained(ending))
+    end = EngineEnd.KILLED if ending.exit_code < 0 else EngineEnd.FAILED
+    return EngineOutcome(end, code="engine_died", message=_unexplained(ending))
 
 
 def disk_full(who: str, detail: str = "") -> EngineOutcome:

@@ -137,7 +137,20 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     if was_told:
         raise HandedBack
     log.warning("engine_log", tail=process.log_tail())
+    if outcome.end is EngineEnd.KILLED:
+        work.conclude(lambda session: _try_again(session, work, outcome), check=check)
+        queue.wake(work.settings)
+        return
     work.conclude(lambda session: _mark_failed(session, work.claim, outcome), check=check)
+
+
+def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> None:
+    """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails."""
+    job = jobs.get(session, work.claim.id)
+    if job is not None and job.fruitless_attempts < work.settings.max_attempts:
+        leases.release(session, work.claim, is_counted=True)
+    else:
+        _mark_failed(session, work.claim, outcome)
 
 
 def _store_artifacts(work: Work) -> list[ArtifactRow]:

@@ -98,11 +98,12 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> RenewResult:
     return RenewResult(status=str(status))
 
 
-def release(session: Session, claim: Claim) -> bool:
-    """Hand the work back at once, the attempt not counted, for a worker that is shut down.
+def release(session: Session, claim: Claim, *, is_counted: bool = False) -> bool:
+    """Hand the work back at once, for a worker that is shut down.
 
-    A job that was asked to stop stops instead of waiting again. Returns False, having changed nothing, when
-    the token is gone already.
+    The attempt counts only where `is_counted` says so: for a job whose engine died under it. A job that was
+    asked to stop stops instead of waiting again. Returns False, having changed nothing, when the token is gone
+    already.
     """
     if claim.kind != "job":
         return _release_import(session, claim)
@@ -111,7 +112,7 @@ def release(session: Session, claim: Claim) -> bool:
     except LeaseLost:
         return False
     target = _AFTER_WORKER[status]
-    values = jobs.uncounted_attempt() if target is JobStatus.QUEUED else {}
+    values = jobs.uncounted_attempt() if target is JobStatus.QUEUED and not is_counted else {}
     return bool(jobs.switch_status(session, target, held_by(claim), values=values))
 
 

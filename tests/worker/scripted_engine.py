@@ -116,6 +116,22 @@ def crashing(run: Run) -> int:
     raise RuntimeError("an unforeseen end")
 
 
+def killed(run: Run) -> int:
+    """Killed by somebody before it got anywhere."""
+    run.begin()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def killed_later(run: Run) -> int:
+    """Killed after a new checkpoint, once the worker has taken note of it."""
+    run.begin()
+    run.checkpoint(len(list((run.folder / "checkpoints").glob("[0-9]*"))) * STEP + STEP)
+    time.sleep(1.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
 def greedy(run: Run) -> int:
     run.begin()
     held = b"x" * (500 * 1024**2)
@@ -135,7 +151,19 @@ def pausing_student(run: Run) -> int:
 
 
 PARTS: dict[str, Callable[[Run], int]] = {
-    part.__name__: part for part in (student, endless, checkpointing, deaf, failing, crashing, greedy, pausing_student)
+    part.__name__: part
+    for part in (
+        student,
+        endless,
+        checkpointing,
+        deaf,
+        failing,
+        crashing,
+        killed,
+        killed_later,
+        greedy,
+        pausing_student,
+    )
 }
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class TestStop:
         wait_for((tmp_path / "ready").exists)
         process.stop(grace_seconds=0.3)
         assert process.wait(5)
-        assert process.outcome(None).end is EngineEnd.FAILED
+        assert process.outcome(None).end is EngineEnd.KILLED
 
 
 class TestKill:

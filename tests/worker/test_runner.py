@@ -95,6 +95,28 @@ class TestFailedJob:
         assert (job.status, job.error_code) == ("failed", "engine_died")
         assert "an unforeseen end" in str(job.error_message)
 
+    def test_a_killed_engine_is_tried_again_from_its_checkpoint(self, local_bench: Bench) -> None:
+        """Harm: one stray kill, or one careless container limit, and hours of training are lost."""
+        job_id = local_bench.add_job()
+        local_bench.run("killed_later")
+        job = local_bench.job(job_id)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 1, 0)
+        local_bench.run("student")
+        assert local_bench.job(job_id).status == "succeeded"
+        resumed = [event for event in local_bench.events(job_id) if event["type"] == "resumed"]
+        assert len(resumed) == 1
+
+    def test_an_engine_that_is_killed_each_time_ends_the_job(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        statuses = []
+        for _ in range(local_bench.settings.max_attempts):
+            local_bench.run("killed")
+            statuses.append(local_bench.job(job_id).status)
+        assert statuses == ["queued", "queued", "failed"]
+        job = local_bench.job(job_id)
+        assert job.error_code == "engine_died"
+        assert "out of memory" in str(job.error_message)
+
     def test_engine_over_its_memory(self, local_bench: Bench, change_settings: ChangeSettings) -> None:
         change_settings(engine_memory_limit_bytes=300 * 1024**2)
         job_id = local_bench.add_job()
