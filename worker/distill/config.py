@@ -91,13 +91,7 @@ class JobConfig:
 
     @classmethod
     def load(cls, path: Path) -> "JobConfig":
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InvalidJob(f"{path} does not exist: a run folder needs a job.json.") from None
-        except ValueError as error:
-            raise InvalidJob(f"{path} is not JSON: {error}.") from None
-        return cls.parse(raw)
+        return cls.parse(read_job(path))
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> "JobConfig":
@@ -123,6 +117,17 @@ class JobConfig:
             threads=int(raw["threads"]),
             checkpoint=read_fields(CheckpointConfig, raw["checkpoint"], where="checkpoint"),
         )
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """The job.json at `path`, as it stands; raises InvalidJob where there is none or it is not JSON."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidJob(f"{path} does not exist: a run folder needs a job.json.") from None
+    except ValueError as error:
+        raise InvalidJob(f"{path} is not JSON: {error}.") from None
+    return raw
 
 
 def read_fields(kind: type[Parameters], raw: Mapping[str, Any], *, where: str) -> Parameters:

@@ -9,7 +9,6 @@ teacher, its outputs, the projection) lies in the cache under the hash of its in
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from worker.distill import cache as caches
 from worker.distill.cache import Cache
 from worker.distill.checkpoint import ArmState, RunState, load_latest, save_checkpoint
-from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig
+from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig, read_job
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import choose_compute, environment, hardware
@@ -70,7 +69,7 @@ class Run:
         self._load()
         self._plan_progress()
         if any(build_method(method).strategy.needs_projection for method in (self.job.method, *self.job.baselines)):
-            self.coordinates.start(pooled_vectors(self.dataset.train, self.table, self.compute))
+            self.coordinates.start(self._vectors)
         self._tune_teacher()
         self.teacher_logits = self._teacher_outputs()
         self._announce_resume()
@@ -84,8 +83,8 @@ class Run:
     # -- loading ------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        self.job = JobConfig.load(self.folder / "job.json")
-        self.raw_job = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        self.raw_job = read_job(self.folder / "job.json")
+        self.job = JobConfig.parse(self.raw_job)
         resumed = self.resumed = load_latest(self.folder / "checkpoints")
         threads = resumed.environment["threads"] if resumed else self.job.threads
         self.compute = choose_compute(self.job.training, threads)
@@ -283,7 +282,12 @@ class Run:
             self.progress.enter("projection")
             self.coordinates.wait(self._check_stop, self._store)
         assert self.coordinates.value is not None
-        return Projection(pooled_vectors(self.dataset.train, self.table, self.compute), self.coordinates.value)
+        return Projection(self._vectors(), self.coordinates.value)
+
+    @functools.cache  # noqa: B019
+    def _vectors(self) -> np.ndarray:
+        """(rows, width) the pooled input vectors of the training rows."""
+        return pooled_vectors(self.dataset.train, self.table, self.compute)
 
     # -- checkpoints --------------------------------------------------------------------------------
 
