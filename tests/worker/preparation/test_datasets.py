@@ -209,6 +209,7 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("content", "hint"),
         [(parquet_bytes(text=["x"]), ".parquet"), (gzip.compress(b"x"), "add .gz"), (b"PK\x03\x04", "spreadsheet")],
+        ids=["parquet", "gzip", "zip"],
     )
     def test_another_format_under_a_text_name(self, bench: Bench, content: bytes, hint: str) -> None:
         failure = bench.fail({"train.csv": content})
@@ -263,7 +264,7 @@ class TestBadFiles:
         failure = bench.fail({"train.parquet": parquet_bytes(text=["x"], label=["a"])[:-9]})
         assert failure.code == "dataset_bad_parquet"
 
-    @pytest.mark.parametrize("content", [b"plain text", gzip.compress(csv_bytes(ROWS))[:-10]])
+    @pytest.mark.parametrize("content", [b"plain text", gzip.compress(csv_bytes(ROWS))[:-10]], ids=["plain", "cut"])
     def test_bad_gzip(self, bench: Bench, content: bytes) -> None:
         failure = bench.fail({"train.csv.gz": content})
         assert failure.code == "dataset_bad_gzip"
