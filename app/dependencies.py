@@ -23,6 +23,12 @@ def get_store(request: Request) -> ObjectStore:
     return store
 
 
+def get_request_id(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+RequestId = Annotated[str, Depends(get_request_id)]
 SettingsDep = Annotated[Settings, Depends(get_app_settings)]
 StoreDep = Annotated[ObjectStore, Depends(get_store)]
 

@@ -15,7 +15,20 @@ from fastapi.staticfiles import StaticFiles
 from app.error_handlers import install_error_handlers
 from app.logging import configure_logging
 from app.middleware import BodyLimitMiddleware, RequestIdMiddleware
-from app.routes import artifacts, datasets, docs, events, health, jobs, methods, metrics, teachers
+from app.routes import (
+    artifacts,
+    attempts,
+    checkpoints,
+    datasets,
+    docs,
+    events,
+    health,
+    job_control,
+    jobs,
+    methods,
+    metrics,
+    teachers,
+)
 from app.settings import Settings, get_settings
 from app.storage.store import ObjectStore
 from app.sweep import SweepThread
@@ -40,6 +53,23 @@ TAGS = [
 ]
 
 
+# In the order of the documentation.
+ROUTE_MODULES = (
+    jobs,
+    job_control,
+    events,
+    metrics,
+    attempts,
+    checkpoints,
+    artifacts,
+    datasets,
+    teachers,
+    methods,
+    health,
+    docs,
+)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for these settings (by default those of the environment)."""
     settings = settings or get_settings()
@@ -60,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = ObjectStore.from_settings(settings)
-    for module in (jobs, events, metrics, artifacts, datasets, teachers, methods, health, docs):
+    for module in ROUTE_MODULES:
         app.include_router(module.router)
     app.mount(docs.STATIC_PATH, StaticFiles(directory=docs.STATIC_FOLDER), name="swagger-ui")
     app.add_middleware(BodyLimitMiddleware, upload_path="/datasets", upload_limit_bytes=settings.max_upload_bytes)

@@ -33,7 +33,10 @@ PLACEHOLDER_SECRETS = frozenset(
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", extra="ignore", frozen=True)
+    # An empty variable is as good as an absent one, so that a file can name them all; `none` stands for None.
+    model_config = SettingsConfigDict(
+        env_prefix="STILLHOUSE_", extra="ignore", frozen=True, env_ignore_empty=True, env_parse_none_str="none"
+    )
 
     home: Path = Path("~/.stillhouse")
     database_url: str = ""
@@ -46,25 +49,46 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    # Whose X-Forwarded-For and -Proto are believed, for the log: addresses and networks, separated by commas.
+    trusted_proxies: str = "127.0.0.1,::1"
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
     idempotency_hours: float = Field(default=24.0, gt=0)
+    # Clients to which an API process streams events at once: each holds a connection, so a file descriptor.
+    max_event_listeners: int = Field(default=500, ge=1)
+    # How often a process that streams events looks for new ones.
+    event_poll_seconds: float = Field(default=0.5, gt=0)
+    # A stream on which nothing happens sends a comment, so that no proxy on the way takes it for dead.
+    event_keep_alive_seconds: float = Field(default=15.0, gt=0)
 
     lease_seconds: float = Field(default=30.0, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     sweep_seconds: float = Field(default=5.0, gt=0)
     # Claims in a row that may end without a new checkpoint before the work is given up.
     max_attempts: int = Field(default=3, ge=1)
+    # How long objects stay that no row names any more: a worker whose lease was lost has stopped writing by then.
+    cleanup_delay_seconds: float = Field(default=120.0, gt=0)
+    # From here on None keeps for ever. The checkpoints of a failed job, from which a retry goes on:
+    checkpoint_retention_days: float | None = Field(default=7.0, gt=0)
+    # Tuned teachers, teacher outputs and projections, counted from their last use:
+    cache_retention_days: float | None = Field(default=30.0, gt=0)
+    # Jobs that are over, with their students:
+    job_retention_days: float | None = Field(default=None, gt=0)
 
     # None: 90 % of the container's (or the machine's) memory.
     engine_memory_limit_bytes: int | None = Field(default=None, gt=0)
     # None: all cores that the worker may use.
     engine_threads: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, gt=0)
-    # How long a worker that was told to stop may take to save a checkpoint and hand its work back. Raise it
-    # together with the grace period of whatever stops the worker.
+    # How long a process that was told to stop may take: a worker to save a checkpoint and hand its work back, the
+    # API to finish its answers, the scheduler its sweep. Raise it together with the grace period of whatever stops
+    # the process.
     shutdown_seconds: float = Field(default=17.0, gt=0)
     work_dir: Path = Path()
 
+    # Where workers and the scheduler answer GET /metrics; None: nowhere. The API has it as a route.
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    # Traces go there by OTLP over HTTP, such as http://collector:4318; empty: no tracing.
+    otlp_endpoint: str = ""
     log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
 

@@ -8,6 +8,7 @@ of times: each step is a conditional write, so two sweeps at once do no harm.
 """
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,13 +16,16 @@ import structlog
 from app import queue
 from app.db.models import ObjectCleanup
 from app.db.session import read_session, write_session
+from app.outages import is_transient
 from app.repositories import cleanups, idempotency, leases
 from app.repositories.leases import TakenBack
+from app.retention import retain_once
 from app.settings import Settings, get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore
 
 CLEANUPS_PER_SWEEP = 50
+RETENTION_SECONDS = 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +51,7 @@ def sweep_once(settings: Settings | None = None) -> SweepReport:
     with read_session(settings) as session:
         report.waiting = leases.count_waiting(session)
         old_keys = idempotency.has_old(session, hours=settings.idempotency_hours)
-        due = cleanups.due(session, limit=CLEANUPS_PER_SWEEP)
+        due = cleanups.due(session, settle_seconds=settings.cleanup_delay_seconds, limit=CLEANUPS_PER_SWEEP)
     if report.waiting:
         report.woke = queue.wake(settings, waiting=report.waiting)
     if old_keys:
@@ -78,8 +82,24 @@ def clean(settings: Settings, store: ObjectStore, cleanup: ObjectCleanup) -> int
     return len(orphans)
 
 
+def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> None:
+    """Sweep every `sweep_seconds`, and apply the retention every hour, until `stopped` is set."""
+    settings = settings or get_settings()
+    next_retention = 0.0
+    while not stopped.is_set():
+        try:
+            sweep_once(settings)
+            if time.monotonic() >= next_retention:
+                retain_once(settings)
+                next_retention = time.monotonic() + RETENTION_SECONDS
+        except Exception as error:
+            # The database or the store may be away for a while; the sweep has to outlive that.
+            log.warning("sweep_failed", error=str(error), exc_info=None if is_transient(error) else error)
+        stopped.wait(settings.sweep_seconds)
+
+
 class SweepThread(threading.Thread):
-    """Sweeps every `sweep_seconds` until `stop()`. The embedded mode runs one in the API's process."""
+    """`sweep_until` in a thread of the API's process, for the embedded mode."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(name="sweep", daemon=True)
@@ -87,13 +107,7 @@ class SweepThread(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                sweep_once(self._settings)
-            except Exception:
-                # The database or the store may be away for a while; the sweep has to outlive that.
-                log.exception("sweep_failed")
-            self._stopped.wait(self._settings.sweep_seconds)
+        sweep_until(self._stopped, self._settings)
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Stop after the sweep that is under way."""

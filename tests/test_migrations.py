@@ -46,6 +46,10 @@ class TestUpgrade:
             for table in ("jobs", "datasets", "teachers"):
                 query = text(f"SELECT {column} FROM {catalog} WHERE {name} = 'ix_{table}_lease_expires_at'")
                 assert "run_token IS NOT NULL" in (session.scalar(query) or "")
+            claim = session.scalar(text(f"SELECT {column} FROM {catalog} WHERE {name} = 'ix_jobs_claim'")) or ""
+            assert "priority DESC, created_at, id)" in claim
+            assert "status" in claim
+            assert "'queued'" in claim
 
     def test_lets_several_processes_upgrade_at_once(self) -> None:
         race(3, lambda _number: migrate.upgrade())

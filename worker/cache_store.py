@@ -7,6 +7,7 @@ list is not there. The key says what went in, so any job's entry is as good as a
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from worker.files import describe_files
 from worker.patience import StorageUnavailable, patiently
 from worker.work import Check, DamagedObject, Work
 
-INDEX = "index.json"
 # Recomputing an entry costs minutes at most: not worth waiting longer for the store.
 PATIENCE_SECONDS = 60.0
 
@@ -49,6 +49,7 @@ def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -
             shutil.rmtree(target, ignore_errors=True)
         else:
             found.append(kind)
+            _note_use(work, kind, key, files)
     return found
 
 
@@ -71,7 +72,7 @@ def store_entry(work: Work, kind: str, key: str, folder: Path, *, check: Check) 
 
 
 def _read_index(work: Work, kind: str, key: str, check: Check) -> list[StoredFile]:
-    index_key = keys.cache_file(kind, key, INDEX)
+    index_key = keys.cache_file(kind, key, keys.CACHE_INDEX)
     try:
         content = patiently(
             lambda: work.store.get_bytes(index_key),
@@ -91,8 +92,19 @@ def _read_index(work: Work, kind: str, key: str, check: Check) -> list[StoredFil
         return []
 
 
+def _note_use(work: Work, kind: str, key: str, files: Sequence[StoredFile]) -> None:
+    """Retention counts from the last use: write the index anew, once a day at most."""
+    index_key = keys.cache_file(kind, key, keys.CACHE_INDEX)
+    try:
+        age = datetime.now(UTC) - work.store.modified_at(index_key)
+        if age > timedelta(days=1):
+            _write_index(work, kind, key, files, work.keeper.check)
+    except (ObjectMissing, StorageUnavailable) as error:
+        log.warning("cache_use_not_noted", kind=kind, key=key, error=str(error))
+
+
 def _write_index(work: Work, kind: str, key: str, files: Sequence[StoredFile], check: Check) -> None:
-    index_key = keys.cache_file(kind, key, INDEX)
+    index_key = keys.cache_file(kind, key, keys.CACHE_INDEX)
     content = json.dumps({"files": list(files)}).encode()
     patiently(
         lambda: work.store.put_bytes(index_key, content),

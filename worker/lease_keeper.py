@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import structlog
 from sqlalchemy import select
@@ -16,7 +16,7 @@ from app.errors import LeaseLost
 from app.repositories import leases
 from app.repositories.fence import MODELS, held_by, lost
 from app.settings import Settings
-from worker.stopping import Cancelled, HandedBack, Shutdown
+from worker.stopping import Cancelled, HandedBack, OutOfTime, Shutdown
 from worker.threads import logged_thread
 
 # How soon a cancel or a taken lease is noticed.
@@ -39,6 +39,9 @@ class LeaseKeeper:
         self._ended = threading.Event()
         self._lost = False
         self._cancelled = False
+        # Somebody paused the job: to be saved, then given back.
+        self.is_pausing = False
+        self._started = self._renewed = time.monotonic()
         self._on_interrupt: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._thread = logged_thread(self._keep, name=f"lease-{claim.id}")
@@ -58,6 +61,17 @@ class LeaseKeeper:
         """True once the work is cancelled or taken away: nothing it still does can count."""
         return self._lost or self._cancelled
 
+    @property
+    def is_out_of_time(self) -> bool:
+        """True once the job has used its time limit."""
+        limit = self.claim.time_limit_seconds
+        return limit is not None and self.claim.run_seconds + time.monotonic() - self._started >= limit
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """True once the work is to be saved and left, for whichever reason."""
+        return self._shutdown.is_requested or self.is_pausing or self.is_out_of_time
+
     def on_interrupt(self, act: Callable[[], None]) -> None:
         """Have `act` called, from the keeper's thread, as soon as the work is cancelled or taken away."""
         with self._lock:
@@ -74,10 +88,16 @@ class LeaseKeeper:
         self._interrupt(lost=True)
 
     def check(self) -> None:
-        """Return while the work is ours and wanted. Raises LeaseLost, Cancelled or HandedBack."""
+        """Return while the work is ours and wanted. Raises LeaseLost, Cancelled, OutOfTime or HandedBack."""
         self.check_claim()
-        if self._shutdown.is_requested:
-            raise HandedBack
+        if self.is_told_to_stop:
+            self.raise_why_told()
+
+    def raise_why_told(self) -> NoReturn:
+        """Raise what `is_told_to_stop` is about: a job out of time fails, unless others want it stopped anyway."""
+        if self.is_out_of_time and not self._shutdown.is_requested and not self.is_pausing:
+            raise OutOfTime(self.claim.time_limit_seconds)
+        raise HandedBack
 
     def check_until_deadline(self) -> None:
         """As `check`, but a shutdown counts only once its time is up: for saving what is finished."""
@@ -113,13 +133,19 @@ class LeaseKeeper:
                 continue
             if is_due:
                 next_renewal = time.monotonic() + self._settings.heartbeat_seconds
+            self.is_pausing = status == JobStatus.PAUSING
             if status == JobStatus.CANCELLING and not self._cancelled:
                 log.info("cancel_requested", kind=self.claim.kind, id=self.claim.id)
                 self._interrupt(cancelled=True)
 
     def _renew(self) -> str:
+        now = time.monotonic()
         with write_session(self._settings) as session:
-            return leases.renew(session, self.claim, self._settings.lease_seconds).status
+            renewed = leases.renew(
+                session, self.claim, self._settings.lease_seconds, worked_seconds=now - self._renewed
+            )
+        self._renewed = now
+        return renewed.status
 
     def _look(self) -> str:
         model = MODELS[self.claim.kind]

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import obstore.exceptions
-import sqlalchemy.exc
 import structlog
 
-from app.storage.store import ObjectMissing
+from app.outages import is_transient
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
@@ -27,19 +26,6 @@ class DiskFull(Exception):
 
 class StorageUnavailable(Exception):
     """The database or the object store stayed away for longer than a run can wait."""
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same call may work later: the server or the network failed, not the request."""
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        return error.connection_invalidated or isinstance(
-            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
-        )
-    if isinstance(error, sqlalchemy.exc.TimeoutError):
-        return True
-    if isinstance(error, ObjectMissing | FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return False
-    return isinstance(error, obstore.exceptions.BaseError | OSError)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -9,11 +9,13 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.db.session import write_session
+from app.outages import is_transient
 from app.repositories import jobs, metrics
+from app.repositories.checkpoints import CheckpointFacts
 from app.repositories.events import NewEvent
 from worker.distill.events import EVENTS_FILE
 from worker.event_tail import EventTail
-from worker.patience import DiskFull, is_disk_full, is_transient
+from worker.patience import DiskFull, is_disk_full
 from worker.uploads import Uploads
 from worker.work import Check, Work
 
@@ -105,7 +107,7 @@ class Reporter:
             self._last_metrics[series] = value
             self._has_progress = True
         elif kind == "checkpoint":
-            self._uploads.add_checkpoint(int(payload["step"]), self._inside(payload["path"]))
+            self._uploads.add_checkpoint(_checkpoint_facts(payload), self._inside(payload["path"]))
         elif kind == "cache":
             folder = self._inside(payload["path"])
             self._uploads.add_cache_entry(str(payload["kind"]), str(payload["key"]), folder)
@@ -134,3 +136,13 @@ class Reporter:
         self._events.clear()
         self._last_metrics.clear()
         self._has_progress = False
+
+
+def _checkpoint_facts(payload: Mapping[str, Any]) -> CheckpointFacts:
+    return CheckpointFacts(
+        step=int(payload["step"]),
+        arm=payload.get("arm"),
+        round=payload.get("round"),
+        validation_accuracy=payload.get("validation_accuracy"),
+        is_best=bool(payload.get("is_best", False)),
+    )

@@ -11,11 +11,13 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app import queue
+from app.domain.attempts import AttemptOutcome
 from app.domain.leases import Claim
 from app.errors import LeaseLost
 from app.logging import job_context
 from app.repositories import datasets, jobs, leases, teachers
 from app.repositories.artifacts import ArtifactRow
+from app.repositories.attempts import AttemptEnd
 from app.settings import Settings
 from app.storage import keys
 from app.storage.store import ObjectStore
@@ -30,7 +32,7 @@ from worker.machine import ENGINE_MEMORY_SHARE, memory_bytes
 from worker.patience import StorageUnavailable, is_disk_full, patiently
 from worker.preparation.errors import PreparationFailed
 from worker.reporter import Reporter
-from worker.stopping import Cancelled, HandedBack, Shutdown
+from worker.stopping import Cancelled, HandedBack, OutOfTime, Shutdown
 from worker.uploads import Uploads
 from worker.work import Work
 from worker.workspace import run_folder
@@ -39,6 +41,8 @@ LOOK_SECONDS = 0.25
 # Of the time that a stopping worker has, the engine gets this share to write its checkpoint; the rest is
 # for storing it.
 ENGINE_SHARE_OF_STOP = 0.6
+# A pause and the end of a time limit are in no haste: a big model's checkpoint takes its time.
+SAVE_SECONDS = 120.0
 # How long a run that has failed waits for its last checkpoint to be stored.
 SETTLE_SECONDS = 30.0
 ARCHIVE = "artifact.tar.gz"
@@ -49,7 +53,11 @@ log = structlog.get_logger(__name__)
 
 def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: Sequence[str] = ENGINE) -> None:
     """Work on a claim until its row says how it ended. Raises nothing that one piece of work could cause."""
-    context = job_context(claim.id) if claim.kind == "job" else contextlib.nullcontext()
+    context = (
+        job_context(claim.id, attempt=claim.attempt, request_id=claim.request_id)
+        if claim.kind == "job"
+        else contextlib.nullcontext()
+    )
     with context, LeaseKeeper(claim, settings, shutdown) as keeper:
         log.info("work_begun", kind=claim.kind, id=claim.id, attempt=claim.attempt)
         try:
@@ -100,15 +108,18 @@ def run_job(work: Work, *, engine: Sequence[str] = ENGINE) -> None:
 
 def _follow(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> None:
     """Report until the engine has ended; pass on what stops it."""
-    is_stopping = False
+    is_stopping = is_in_haste = False
     while process.is_running:
         reporter.collect()
         reporter.flush_if_due()
         work.keeper.check_claim()
         if uploads.failure is not None:
             raise uploads.failure
-        if work.shutdown.is_requested and not is_stopping:
+        if work.keeper.is_told_to_stop and not is_stopping:
             is_stopping = True
+            process.stop(SAVE_SECONDS)
+        if work.shutdown.is_requested and not is_in_haste:
+            is_in_haste = True
             process.stop(work.shutdown.seconds_left * ENGINE_SHARE_OF_STOP)
         process.wait(LOOK_SECONDS)
     reporter.collect()
@@ -122,7 +133,7 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     log.info("engine_outcome", end=outcome.end, code=outcome.code)
     if outcome.end is EngineEnd.SUCCEEDED:
         # No checkpoint is needed any more; what other jobs can use is.
-        uploads.drop_checkpoint()
+        uploads.drop_checkpoints()
         artifacts = _store_artifacts(work)
         uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
         reporter.flush(check)
@@ -131,11 +142,11 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
             check=check,
         )
         return
-    uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+    was_told = outcome.end is EngineEnd.STOPPED or (work.keeper.is_told_to_stop and reporter.outcome is None)
+    uploads.settle(min(SAVE_SECONDS if was_told else SETTLE_SECONDS, work.shutdown.seconds_left))
     reporter.flush(check)
-    was_told = outcome.end is EngineEnd.STOPPED or (work.shutdown.is_requested and reporter.outcome is None)
     if was_told:
-        raise HandedBack
+        work.keeper.raise_why_told()
     log.warning("engine_log", tail=process.log_tail())
     if outcome.end is EngineEnd.KILLED:
         work.conclude(lambda session: _try_again(session, work, outcome), check=check)
@@ -148,7 +159,8 @@ def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> None:
     """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails."""
     job = jobs.get(session, work.claim.id)
     if job is not None and job.fruitless_attempts < work.settings.max_attempts:
-        leases.release(session, work.claim, is_counted=True)
+        failure = AttemptEnd(AttemptOutcome.FAILED, outcome.code, outcome.message)
+        leases.release(session, work.claim, failure=failure)
     else:
         _mark_failed(session, work.claim, outcome)
 
@@ -204,7 +216,9 @@ def _explain(error: Exception) -> EngineOutcome:
     if is_disk_full(error):
         return disk_full("The worker", str(error).splitlines()[0] if str(error) else "")
     code, message = "internal_error", ""
-    if isinstance(error, PreparationFailed | InvalidJob):
+    if isinstance(error, OutOfTime):
+        code, message = "time_limit_exceeded", str(error)
+    elif isinstance(error, PreparationFailed | InvalidJob):
         code, message = error.code, str(error)
     elif isinstance(error, InputMissing):
         code, message = "input_missing", str(error)

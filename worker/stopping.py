@@ -14,7 +14,17 @@ class Cancelled(WorkStopped):
 
 
 class HandedBack(WorkStopped):
-    """The worker or its engine was told to stop: the work goes back to the queue."""
+    """The worker or its engine was told to stop, or the job to pause: the work is given back."""
+
+
+class OutOfTime(WorkStopped):
+    """The job has used the time that it was given."""
+
+    def __init__(self, limit_seconds: float | None) -> None:
+        super().__init__(
+            f"The job has been under workers for {limit_seconds:g} seconds, its time_limit_seconds. A retry goes on "
+            "from its last checkpoint with as much time again; or post it with a higher limit."
+        )
 
 
 class Shutdown:

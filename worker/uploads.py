@@ -1,8 +1,8 @@
 """Stores the engine's checkpoints and cache entries beside the run, from a thread of its own.
 
 The engine and the reports on it go on while the object store is slow or away. What is to be stored is linked
-aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest
-matters. Nothing here fails a run, except a full disk.
+aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest and
+the best matter. Nothing here fails a run, except a full disk.
 """
 
 import os
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import LeaseLost
 from app.repositories import checkpoints, jobs
+from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
 from worker import cache_store
 from worker.files import describe_files
@@ -32,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    step: int
+    facts: CheckpointFacts
     folder: Path
 
 
@@ -53,7 +54,8 @@ class Uploads:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._outbox = work.folder / "outbox"
-        self._checkpoint: _Checkpoint | None = None
+        # Waiting, oldest first: the newest, and before it the best where that is another.
+        self._checkpoints: list[_Checkpoint] = []
         self._cache_entries: list[_CacheEntry] = []
         self._staged = 0
         self._is_busy = False
@@ -64,16 +66,18 @@ class Uploads:
         self._thread = logged_thread(self._store_all, name="uploads")
         self._thread.start()
 
-    def add_checkpoint(self, step: int, folder: Path) -> None:
-        """Store a complete checkpoint folder and record it; one that still waits is dropped for it."""
-        staged = self._stage(folder, f"checkpoint-{step}")
+    def add_checkpoint(self, facts: CheckpointFacts, folder: Path) -> None:
+        """Store a complete checkpoint folder and record it; what still waits is dropped for it, but for the best."""
+        staged = self._stage(folder, f"checkpoint-{facts.step}")
         if staged is None:
             return
         with self._changed:
-            older, self._checkpoint = self._checkpoint, _Checkpoint(step, staged)
+            stale = [waiting for waiting in self._checkpoints if facts.is_best or not waiting.facts.is_best]
+            kept = [waiting for waiting in self._checkpoints if waiting not in stale]
+            self._checkpoints = [*kept, _Checkpoint(facts, staged)]
             self._changed.notify_all()
-        if older is not None:
-            shutil.rmtree(older.folder, ignore_errors=True)
+        for checkpoint in stale:
+            shutil.rmtree(checkpoint.folder, ignore_errors=True)
 
     def add_cache_entry(self, kind: str, key: str, folder: Path) -> None:
         """Store a cache entry for the next job on the same inputs."""
@@ -83,16 +87,16 @@ class Uploads:
                 self._cache_entries.append(_CacheEntry(kind, key, staged))
                 self._changed.notify_all()
 
-    def drop_checkpoint(self) -> None:
-        """Forget the checkpoint that still waits: the run has ended well."""
+    def drop_checkpoints(self) -> None:
+        """Forget the checkpoints that still wait: the run has ended well."""
         with self._changed:
-            self._checkpoint = None
+            self._checkpoints = []
 
     def settle(self, seconds: float) -> bool:
         """Wait until everything is stored, up to `seconds`; True when it is."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._is_busy or self._checkpoint is not None or self._cache_entries:
+            while self._is_busy or self._checkpoints or self._cache_entries:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._thread.is_alive():
                     return False
@@ -150,8 +154,8 @@ class Uploads:
         with self._changed:
             while not self._is_closed:
                 task: _Checkpoint | _CacheEntry | None = None
-                if self._checkpoint is not None:
-                    task, self._checkpoint = self._checkpoint, None
+                if self._checkpoints:
+                    task = self._checkpoints.pop(0)
                 elif self._cache_entries:
                     task = self._cache_entries.pop(0)
                 if task is not None:
@@ -162,24 +166,25 @@ class Uploads:
 
     def _store_checkpoint(self, checkpoint: _Checkpoint) -> None:
         """Objects first, then the row that names them, in one transaction with the end of older ones."""
-        work, step = self._work, checkpoint.step
+        work, step = self._work, checkpoint.facts.step
+        check = self._check if checkpoint.facts.is_best else self._check_newest
         prefix = keys.job_checkpoint(work.claim.id, work.claim.run_token, step)
         files = describe_files(checkpoint.folder)
-        work.upload_folder(checkpoint.folder, prefix, files, check=self._check_checkpoint)
+        work.upload_folder(checkpoint.folder, prefix, files, check=check)
 
         def record(session: Session) -> None:
-            checkpoints.record(session, work.claim, step=step, object_prefix=prefix, files=files)
+            checkpoints.record(session, work.claim, checkpoint.facts, object_prefix=prefix, files=files)
             checkpoints.drop_older(session, work.claim, keep=KEEP_CHECKPOINTS)
             size_bytes = sum(file["size_bytes"] for file in files)
             payload = {"step": step, "size_bytes": size_bytes}
             jobs.add_events(session, work.claim, [{"type": "checkpoint", "payload": payload}])
 
-        work.write(record, check=self._check_checkpoint)
+        work.write(record, check=check)
         log.info("checkpoint_stored", step=step)
 
-    def _check_checkpoint(self) -> None:
+    def _check_newest(self) -> None:
         self._check()
-        if self._checkpoint is not None:
+        if self._checkpoints:
             raise _Superseded
 
     def _check(self) -> None:

@@ -15,10 +15,10 @@ import structlog
 
 from app.db.session import write_session
 from app.domain.leases import Claim
+from app.outages import is_transient
 from app.repositories import leases
 from app.settings import Settings
 from worker.engine_process import ENGINE
-from worker.patience import is_transient
 from worker.runner import run_claim
 from worker.stopping import Shutdown
 from worker.workspace import remove_dead_runs

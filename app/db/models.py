@@ -7,7 +7,7 @@ later write of that worker names the token and changes nothing once the token is
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -25,9 +25,10 @@ class Leased:
     run_token: Mapped[str | None] = mapped_column(String(48))
     # By the database's clock. Past it, the sweep may take the work away.
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    # Claims so far, handed-back ones not counted.
+    # Claims so far: the number of the newest attempt.
     attempt: Mapped[int] = mapped_column(Integer, default=0)
-    # Claims in a row without a new checkpoint. Counted at the claim, set to 0 by a checkpoint.
+    # Claims in a row without a new checkpoint. Counted at the claim, set to 0 by a checkpoint, taken back when
+    # the work is handed back.
     fruitless_attempts: Mapped[int] = mapped_column(Integer, default=0)
     # Who claimed it last; kept afterwards for the person who looks for the log.
     worker_name: Mapped[str | None] = mapped_column(CleanText)
@@ -36,7 +37,16 @@ class Leased:
 class Job(Leased, Base):
     __tablename__ = "jobs"
     __table_args__ = (
-        # Claim the oldest queued row; list by status.
+        # Claim what is most urgent.
+        Index(
+            "ix_jobs_claim",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+            sqlite_where=text("status = 'queued'"),
+        ),
+        # List by status.
         Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
         Index(
@@ -61,6 +71,14 @@ class Job(Leased, Base):
     baselines: Mapped[list[dict[str, Any]]] = mapped_column(CleanJSON, default=list)
     # `metadata` is taken on a declarative class.
     job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", CleanJSON, default=dict)
+    # Higher first. The server's defaults here are for the rows of API processes of an older release.
+    priority: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    time_limit_seconds: Mapped[float | None] = mapped_column(Float)
+    # Time under a worker since the job was posted or last retried: what the limit is compared with.
+    run_seconds: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
+    # Of the request that posted it: they tie the worker's log lines and spans to the API's.
+    request_id: Mapped[str | None] = mapped_column(CleanText)
+    traceparent: Mapped[str | None] = mapped_column(String(64))
 
     phase: Mapped[str | None] = mapped_column(String(32))
     round: Mapped[int | None] = mapped_column(Integer)
@@ -76,7 +94,25 @@ class Job(Leased, Base):
     event_sequence: Mapped[int] = mapped_column(Integer, default=0)
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+    # Since when it waits, or waited the last time; null on rows of an older release.
+    queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=db_now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Attempt(Base):
+    """One worker's go at a job. Written by app.repositories.jobs.switch_status, with the job's status."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    # 1, 2, 3, ... per job.
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    worker_name: Mapped[str | None] = mapped_column(CleanText)
+    outcome: Mapped[str] = mapped_column(String(16))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(CleanText)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
@@ -123,6 +159,13 @@ class Checkpoint(Base):
     object_prefix: Mapped[str] = mapped_column(CleanText)
     files: Mapped[list[StoredFile]] = mapped_column(CleanJSON)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    # What was being trained, and the round that had just ended; both null where the release was older.
+    arm: Mapped[str | None] = mapped_column(String(64))
+    round: Mapped[int | None] = mapped_column(Integer)
+    # Of the student at the end of that round; null for a checkpoint within a round.
+    validation_accuracy: Mapped[float | None] = mapped_column(Float(53))
+    # The best student so far: kept beside the newest.
+    is_best: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 
 
@@ -231,5 +274,5 @@ class ObjectCleanup(Base):
     __tablename__ = "object_cleanups"
 
     object_prefix: Mapped[str] = mapped_column(String(512), primary_key=True)
-    # Late enough that a worker whose token was taken has stopped writing there.
+    # The sweep waits for a while longer, until a worker whose token was taken has stopped writing there.
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)

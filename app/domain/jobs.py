@@ -14,6 +14,7 @@ class JobStatus(StrEnum):
     FAILED = "failed"
 
 
+# Over, until somebody asks for a retry.
 TERMINAL: frozenset[JobStatus] = frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED})
 
 # A cancel that was answered with 202 is kept: what was `cancelling` only ever ends as `cancelled`, even when
@@ -36,6 +37,11 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
 }
+
+
+# What a person may have tried again: the job waits anew, and its earlier attempts stay on record. Apart from
+# the table above, because nothing but that request leads out of an end.
+RETRYABLE: frozenset[JobStatus] = frozenset({JobStatus.CANCELLED, JobStatus.FAILED})
 
 
 class IllegalTransition(ValueError):

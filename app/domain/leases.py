@@ -15,6 +15,12 @@ class Claim:
     run_token: str
     # How often the row has been claimed, this time included.
     attempt: int
+    # Of the request that posted the job.
+    request_id: str | None = None
+    traceparent: str | None = None
+    # What a job may take under workers, and what earlier attempts took of it; None: as long as it likes.
+    time_limit_seconds: float | None = None
+    run_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

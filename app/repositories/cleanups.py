@@ -16,13 +16,11 @@ from app.db.models import Artifact, Checkpoint, Dataset, Job, ObjectCleanup, Tea
 from app.db.types import db_now
 from app.storage import keys
 
-# A worker whose token was taken notices at its next heartbeat and stops; until then it may still write.
-SETTLE_SECONDS = 120.0
 # For uploads: longer than receiving one takes.
 UPLOAD_SECONDS = 24 * 3600.0
 
 
-def schedule(session: Session, object_prefix: str, *, delay_seconds: float = SETTLE_SECONDS) -> None:
+def schedule(session: Session, object_prefix: str, *, delay_seconds: float = 0.0) -> None:
     """Have the sweep look through `object_prefix` after the delay; a later time replaces an earlier one."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     statement = insert(ObjectCleanup).values(object_prefix=object_prefix, due_at=db_now(delay_seconds))
@@ -33,11 +31,13 @@ def schedule(session: Session, object_prefix: str, *, delay_seconds: float = SET
     )
 
 
-def due(session: Session, *, limit: int) -> Sequence[ObjectCleanup]:
-    """The prefixes whose time has come, oldest first."""
-    return session.scalars(
-        select(ObjectCleanup).where(ObjectCleanup.due_at <= db_now()).order_by(ObjectCleanup.due_at).limit(limit)
-    ).all()
+def due(session: Session, *, settle_seconds: float, limit: int) -> Sequence[ObjectCleanup]:
+    """The prefixes whose time came at least `settle_seconds` ago, oldest first.
+
+    A worker whose token was taken notices at its next heartbeat and stops; until then it may still write.
+    """
+    is_due = ObjectCleanup.due_at <= db_now(-settle_seconds)
+    return session.scalars(select(ObjectCleanup).where(is_due).order_by(ObjectCleanup.due_at).limit(limit)).all()
 
 
 def done(session: Session, cleanup: ObjectCleanup) -> None:

@@ -1,24 +1,25 @@
 """Every query on jobs.
 
-Services call create, get, list_page, request_cancel and delete_terminal. Workers call the functions that take a
-Claim: each writes only while the job carries the claim's run token, and raises LeaseLost, having written
-nothing, once it does not.
+Workers call the functions that take a Claim: each writes only while the job carries the claim's run token, and
+raises LeaseLost, having written nothing, once it does not. Services call the others.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import IdempotencyKey, Job
 from app.db.types import clean_json, db_now
-from app.domain.jobs import TERMINAL, JobStatus, check_transition, sources
+from app.domain.attempts import OUTCOME_BY_STATUS
+from app.domain.jobs import RETRYABLE, TERMINAL, JobStatus, check_transition, sources
 from app.domain.leases import Claim
 from app.repositories import artifacts as artifact_rows
-from app.repositories import checkpoints, cleanups, events
+from app.repositories import attempts, checkpoints, cleanups, events
 from app.repositories.artifacts import ArtifactRow
+from app.repositories.attempts import AttemptEnd
 from app.repositories.events import NewEvent
 from app.repositories.fence import held_by, hold, lost
 from app.repositories.pages import Page, fetch_page
@@ -28,10 +29,10 @@ LIVE_STATUSES = tuple(status for status in JobStatus if status not in TERMINAL)
 
 
 @dataclass(frozen=True)
-class CancelResult:
+class RequestResult:
     # The status after the call.
     status: JobStatus
-    # False when the call changed nothing: the job was over, or already cancelling.
+    # False when the call changed nothing: the job was over, or was asked before.
     changed: bool
 
 
@@ -47,6 +48,10 @@ def create(
     teacher_tuning: dict[str, Any] | None = None,
     baselines: Sequence[dict[str, Any]] = (),
     metadata: Mapping[str, str] | None = None,
+    priority: int = 0,
+    time_limit_seconds: float | None = None,
+    request_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Job:
     """Insert a queued job and its first event."""
     job = Job(
@@ -60,6 +65,10 @@ def create(
         teacher_tuning=teacher_tuning,
         baselines=list(baselines),
         job_metadata=dict(metadata or {}),
+        priority=priority,
+        time_limit_seconds=time_limit_seconds,
+        request_id=request_id,
+        traceparent=traceparent,
         event_sequence=1,
     )
     session.add(job)
@@ -99,18 +108,48 @@ def live_using(session: Session, *, dataset_id: str | None = None, teacher_id: s
     return session.scalars(query.order_by(Job.created_at, Job.id).limit(5)).all()
 
 
-def request_cancel(session: Session, job_id: str) -> CancelResult | None:
+def request_cancel(session: Session, job_id: str) -> RequestResult | None:
     """Cancel a waiting job at once, ask a running one to stop. None when there is no such job."""
-    status = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
-    if status is None:
-        return None
-    current = JobStatus(status)
-    for target in (JobStatus.CANCELLED, JobStatus.CANCELLING):
-        # From `cancelling` only the worker, or the sweep in its place, goes on to `cancelled`.
-        if current in sources(target) and current is not JobStatus.CANCELLING:
-            switch_status(session, target, Job.id == job_id)
-            return CancelResult(target, changed=True)
-    return CancelResult(current, changed=False)
+    return _request(session, job_id, at_once=JobStatus.CANCELLED, by_worker=JobStatus.CANCELLING)
+
+
+def request_pause(session: Session, job_id: str) -> RequestResult | None:
+    """Pause a waiting job at once, ask a running one to stop where it is. None when there is no such job."""
+    return _request(session, job_id, at_once=JobStatus.PAUSED, by_worker=JobStatus.PAUSING)
+
+
+def resume(session: Session, job_id: str) -> RequestResult | None:
+    """Let a paused job wait for a worker again. None when there is no such job."""
+    current = _locked_status(session, job_id)
+    if current is not JobStatus.PAUSED:
+        return None if current is None else RequestResult(current, changed=False)
+    switch_status(session, JobStatus.QUEUED, Job.id == job_id)
+    return RequestResult(JobStatus.QUEUED, changed=True)
+
+
+def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult | None:
+    """Let a failed or cancelled job wait anew, to go on from its newest checkpoint unless `from_start`.
+
+    Its attempts, events and metrics stay; its time limit counts anew. None when there is no such job.
+    """
+    current = _locked_status(session, job_id)
+    if current not in RETRYABLE:
+        return None if current is None else RequestResult(current, changed=False)
+    if from_start:
+        checkpoints.drop_all(session, job_id)
+    values = {
+        "fruitless_attempts": 0,
+        "run_seconds": 0.0,
+        "error_code": None,
+        "error_message": None,
+        "finished_at": None,
+        "phase": None,
+        "round": None,
+        "rounds": None,
+        "progress": 0.0,
+    }
+    switch_status(session, JobStatus.QUEUED, Job.id == job_id, values=values, sources_allowed=RETRYABLE)
+    return RequestResult(JobStatus.QUEUED, changed=True)
 
 
 def delete_terminal(session: Session, job_id: str) -> JobStatus | None:
@@ -118,14 +157,18 @@ def delete_terminal(session: Session, job_id: str) -> JobStatus | None:
 
     Returns the job's status: if it is not terminal, nothing was deleted. None when there is no such job.
     """
-    status = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
-    if status is None:
-        return None
-    if JobStatus(status) in TERMINAL:
+    status = _locked_status(session, job_id)
+    if status in TERMINAL:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.job_id == job_id))
         session.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
         cleanups.schedule(session, keys.job_root(job_id))
-    return JobStatus(status)
+    return status
+
+
+def finished_before(session: Session, *, days: float, limit: int) -> Sequence[str]:
+    """Jobs that have been over for longer than `days`, up to `limit`."""
+    is_old = and_(Job.status.in_(sorted(TERMINAL)), Job.finished_at < db_now(-days * 86400))
+    return session.scalars(select(Job.id).where(is_old).limit(limit)).all()
 
 
 def update_progress(
@@ -187,12 +230,19 @@ def finish_cancelled(session: Session, claim: Claim) -> JobStatus:
 
 
 def switch_status(
-    session: Session, new: JobStatus, *where: ColumnElement[bool], values: Mapping[str, Any] | None = None
+    session: Session,
+    new: JobStatus,
+    *where: ColumnElement[bool],
+    values: Mapping[str, Any] | None = None,
+    attempt_end: AttemptEnd | None = None,
+    sources_allowed: frozenset[JobStatus] | None = None,
 ) -> Sequence[Claim]:
     """The only function that changes a job's status, in one conditional UPDATE.
 
     Changes the rows that meet `where` and may legally become `new`, together with what goes with the status
-    (lease, times, an event), and returns them. No row returned means that none met the conditions.
+    (lease, times, the attempt, an event), and returns them. No row returned means that none met the conditions.
+    `attempt_end` says how the attempt ended where the new status alone does not; `sources_allowed` replaces the
+    table of transitions.
     """
     changes: dict[str, Any] = {"status": new, "event_sequence": Job.event_sequence + 1}
     if new is JobStatus.RUNNING:
@@ -200,31 +250,80 @@ def switch_status(
     elif new not in (JobStatus.CANCELLING, JobStatus.PAUSING):
         # Nobody works on it any more.
         changes |= {"run_token": None, "lease_expires_at": None, "eta_seconds": None}
+    if new is JobStatus.QUEUED:
+        changes["queued_at"] = db_now()
     if new in TERMINAL:
         changes["finished_at"] = db_now()
     rows = session.execute(
         update(Job)
-        .where(Job.status.in_(sorted(sources(new))), *where)
+        .where(Job.status.in_(sorted(sources_allowed or sources(new))), *where)
         .values({**changes, **(values or {})})
-        .returning(Job.id, Job.run_token, Job.attempt, Job.event_sequence, Job.error_code)
+        .returning(*_CLAIM_COLUMNS, Job.event_sequence, Job.error_code, Job.error_message, Job.worker_name)
         .execution_options(synchronize_session=False)
     ).all()
     for row in rows:
         event = _status_event(new, row.attempt, row.error_code)
         events.write(session, row.id, first=row.event_sequence, events=[event])
+        if new is JobStatus.RUNNING:
+            attempts.begin(session, row.id, number=row.attempt, worker_name=row.worker_name)
+        elif new in OUTCOME_BY_STATUS:
+            end = attempt_end or AttemptEnd(OUTCOME_BY_STATUS[new], row.error_code, row.error_message)
+            attempts.end(session, row.id, number=row.attempt, attempt_end=end)
         if new in TERMINAL:
             cleanups.schedule(session, keys.job_root(row.id))
-    return [Claim(kind="job", id=row.id, run_token=row.run_token or "", attempt=row.attempt) for row in rows]
+    return [_claim(row) for row in rows]
 
 
 def uncounted_attempt() -> dict[str, Any]:
     """Values that take back the counting of a claim that was handed back."""
     return {
-        "attempt": Job.attempt - 1,
         "fruitless_attempts": case(
             (Job.fruitless_attempts > 0, Job.fruitless_attempts - 1), else_=Job.fruitless_attempts
         ),
     }
+
+
+_CLAIM_COLUMNS = (
+    Job.id,
+    Job.run_token,
+    Job.attempt,
+    Job.request_id,
+    Job.traceparent,
+    Job.time_limit_seconds,
+    Job.run_seconds,
+)
+
+
+def _claim(row: Any) -> Claim:
+    return Claim(
+        kind="job",
+        id=row.id,
+        run_token=row.run_token or "",
+        attempt=row.attempt,
+        request_id=row.request_id,
+        traceparent=row.traceparent,
+        time_limit_seconds=row.time_limit_seconds,
+        run_seconds=row.run_seconds,
+    )
+
+
+def _locked_status(session: Session, job_id: str) -> JobStatus | None:
+    """The job's status, which nobody else changes until the transaction ends; None when there is no such job."""
+    status = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
+    return None if status is None else JobStatus(status)
+
+
+def _request(session: Session, job_id: str, *, at_once: JobStatus, by_worker: JobStatus) -> RequestResult | None:
+    """Make a job that nobody works on `at_once`, one that somebody does `by_worker`."""
+    current = _locked_status(session, job_id)
+    if current is None:
+        return None
+    for target in (at_once, by_worker):
+        # From `by_worker` only the worker, or the sweep in its place, goes on to `at_once`.
+        if current in sources(target) and current is not by_worker:
+            switch_status(session, target, Job.id == job_id)
+            return RequestResult(target, changed=True)
+    return RequestResult(current, changed=False)
 
 
 def _finish(session: Session, claim: Claim, status: JobStatus, values: Mapping[str, Any]) -> JobStatus:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Dataset, Job, Teacher
 from app.db.types import db_now
+from app.domain.attempts import AttemptOutcome
 from app.domain.datasets import DatasetStatus
 from app.domain.ids import new_run_token
 from app.domain.imports import ImportStatus
@@ -21,6 +22,7 @@ from app.domain.leases import Claim, Kind, RenewResult
 from app.domain.teachers import TeacherStatus
 from app.errors import LeaseLost
 from app.repositories import datasets, jobs, teachers
+from app.repositories.attempts import AttemptEnd
 from app.repositories.fence import MODELS, held_by, hold, lost
 
 __all__ = [
@@ -49,7 +51,8 @@ class TakenBack:
 
 
 def claim_next(session: Session, *, worker_name: str, lease_seconds: float) -> Claim | None:
-    """Claim the next work: the oldest waiting dataset, else teacher, else job. None when nothing waits.
+    """Claim the next work: the oldest waiting dataset, else teacher, else the most urgent job, the oldest of
+    several. None when nothing waits.
 
     One conditional UPDATE per kind, so of any number of racing workers exactly one gets a row. Datasets and
     teachers come first: they are short and jobs wait for them. They stay `pending`; a job becomes `running`.
@@ -63,10 +66,11 @@ def claim_next(session: Session, *, worker_name: str, lease_seconds: float) -> C
         claim = _claim_import(session, kind, lease)
         if claim is not None:
             return claim
-    oldest = (
+    chosen = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED)
-        .order_by(Job.created_at, Job.id)
+        # Written out: a bound parameter could not use the index of queued rows.
+        .where(Job.status == literal_column(f"'{JobStatus.QUEUED}'"))
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
@@ -76,20 +80,22 @@ def claim_next(session: Session, *, worker_name: str, lease_seconds: float) -> C
         "attempt": Job.attempt + 1,
         "fruitless_attempts": Job.fruitless_attempts + 1,
     }
-    claimed = jobs.switch_status(session, JobStatus.RUNNING, Job.id == oldest, values=values)
+    claimed = jobs.switch_status(session, JobStatus.RUNNING, Job.id == chosen, values=values)
     return claimed[0] if claimed else None
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float) -> RenewResult:
+def renew(session: Session, claim: Claim, lease_seconds: float, *, worked_seconds: float = 0.0) -> RenewResult:
     """Extend the lease and return the row's status. Raises LeaseLost when the token is gone.
 
-    A lease that ran out but was not taken away yet can still be renewed.
+    A lease that ran out but was not taken away yet can still be renewed. `worked_seconds` since the last
+    renewal are added to what a job's time limit counts.
     """
     model: Any = MODELS[claim.kind]
+    worked = {"run_seconds": Job.run_seconds + worked_seconds} if claim.kind == "job" else {}
     status = session.scalar(
         update(model)
         .where(held_by(claim))
-        .values(lease_expires_at=db_now(lease_seconds))
+        .values(lease_expires_at=db_now(lease_seconds), **worked)
         .returning(model.status)
         .execution_options(synchronize_session=False)
     )
@@ -98,10 +104,10 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> RenewResult:
     return RenewResult(status=str(status))
 
 
-def release(session: Session, claim: Claim, *, is_counted: bool = False) -> bool:
-    """Hand the work back at once, for a worker that is shut down.
+def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None) -> bool:
+    """Hand the work back at once, for a worker that is shut down or a job that was asked to stop.
 
-    The attempt counts only where `is_counted` says so: for a job whose engine died under it. A job that was
+    The attempt counts as fruitless only with a `failure`: of a job whose engine died under it. A job that was
     asked to stop stops instead of waiting again. Returns False, having changed nothing, when the token is gone
     already.
     """
@@ -112,8 +118,9 @@ def release(session: Session, claim: Claim, *, is_counted: bool = False) -> bool
     except LeaseLost:
         return False
     target = _AFTER_WORKER[status]
-    values = jobs.uncounted_attempt() if target is JobStatus.QUEUED and not is_counted else {}
-    return bool(jobs.switch_status(session, target, held_by(claim), values=values))
+    values = {} if failure else jobs.uncounted_attempt()
+    end = failure if target is JobStatus.QUEUED else None
+    return bool(jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end))
 
 
 def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
@@ -127,10 +134,12 @@ def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
         held = held_by(Claim("job", row.id, row.run_token, row.attempt))
         target = _AFTER_WORKER[JobStatus(row.status)]
         values: dict[str, Any] = {}
+        end = AttemptEnd(AttemptOutcome.LOST)
         if target is JobStatus.QUEUED and row.fruitless_attempts >= max_attempts:
             target = JobStatus.FAILED
             values = _worker_lost(row, _JOB_ADVICE)
-        jobs.switch_status(session, target, held, values=values)
+            end = AttemptEnd(AttemptOutcome.LOST, **values)
+        jobs.switch_status(session, target, held, values=values, attempt_end=end)
         _LISTS[target](taken).append(("job", row.id))
     for row in _expired(session, Dataset):
         held = held_by(Claim("dataset", row.id, row.run_token, row.attempt))
@@ -218,7 +227,7 @@ def _claim_import(session: Session, kind: Kind, lease: dict[str, Any]) -> Claim 
 def _release_import(session: Session, claim: Claim) -> bool:
     model: Any = MODELS[claim.kind]
     fruitless = case((model.fruitless_attempts > 0, model.fruitless_attempts - 1), else_=0)
-    return _free(session, model, held_by(claim), attempt=model.attempt - 1, fruitless_attempts=fruitless)
+    return _free(session, model, held_by(claim), fruitless_attempts=fruitless)
 
 
 def _free(session: Session, model: Any, held: Any, **values: Any) -> bool:

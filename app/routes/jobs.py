@@ -1,11 +1,11 @@
-"""Jobs: create, list, get, cancel, delete."""
+"""Jobs: create, list, get, delete."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response, status
 
 from app.db.models import Job
-from app.dependencies import IdempotencyKey, JobId, SettingsDep
+from app.dependencies import IdempotencyKey, JobId, RequestId, SettingsDep
 from app.domain.jobs import TERMINAL, JobStatus
 from app.schemas.errors import error_responses
 from app.schemas.jobs import JOB_EXAMPLE, KD_EXAMPLE, JobCreate, JobError, JobLinks, JobPage, JobRead, JobsQuery
@@ -40,11 +40,12 @@ def create_job(
     ],
     response: Response,
     settings: SettingsDep,
+    request_id: RequestId,
     idempotency_key: IdempotencyKey = None,
 ) -> JobRead:
     """Queue a distillation. The answer comes at once, also while the queue is down; a worker takes the job
     when one is free. Poll `GET /jobs/{job_id}` until `terminal` is true."""
-    submitted = jobs.submit(settings, body, idempotency_key=idempotency_key)
+    submitted = jobs.submit(settings, body, idempotency_key=idempotency_key, request_id=request_id)
     if not submitted.is_new:
         response.status_code = status.HTTP_200_OK
     response.headers["Location"] = f"/jobs/{submitted.job.id}"
@@ -64,17 +65,6 @@ def list_jobs(query: Annotated[JobsQuery, Query()], settings: SettingsDep) -> Jo
 def get_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     """Where the job stands, and what it runs under."""
     return read_job(jobs.get(settings, job_id))
-
-
-@router.post(
-    "/{job_id}/cancel",
-    status_code=status.HTTP_202_ACCEPTED,
-    summary="Cancel a job",
-    responses=error_responses(404, 409, 422),
-)
-def cancel_job(job_id: JobId, settings: SettingsDep) -> JobRead:
-    """A queued job is cancelled at once; a running one becomes `cancelling` and stops within seconds."""
-    return read_job(jobs.cancel(settings, job_id))
 
 
 @router.delete(
@@ -108,6 +98,8 @@ def read_job(job: Job) -> JobRead:
         training=job.training,
         teacher_tuning=job.teacher_tuning,
         baselines=job.baselines,
+        priority=job.priority,
+        time_limit_seconds=job.time_limit_seconds,
         metadata=job.job_metadata,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -118,5 +110,7 @@ def read_job(job: Job) -> JobRead:
             events=f"/jobs/{job.id}/events",
             metrics=f"/jobs/{job.id}/metrics",
             artifacts=f"/jobs/{job.id}/artifacts",
+            attempts=f"/jobs/{job.id}/attempts",
+            checkpoints=f"/jobs/{job.id}/checkpoints",
         ),
     )

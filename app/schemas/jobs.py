@@ -128,6 +128,20 @@ class JobCreate(RequestModel):
         "has the same name as one of the main method, it takes the same value.",
         examples=[["fine_tune"]],
     )
+    priority: int = Field(
+        default=0,
+        ge=-100,
+        le=100,
+        description="Higher first; among equals the job that was posted first. A running job is never interrupted.",
+    )
+    time_limit_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=366 * 86400,
+        description="Time under a worker, waiting and pauses not counted, after which the job fails as "
+        "`time_limit_exceeded`. It keeps its checkpoint: a retry goes on from there.",
+        examples=[7200],
+    )
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -157,9 +171,17 @@ class JobCreate(RequestModel):
 
     def spec(self) -> dict[str, Any]:
         """The job as it is stored: every default written out, so that none is looked up later."""
-        spec = self.model_dump(exclude={"metadata"})
+        spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
         spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
         return spec
+
+
+class JobRetry(RequestModel):
+    """How to try a job again."""
+
+    from_start: bool = Field(
+        default=False, description="Forget the checkpoints and begin anew, instead of going on from the last one."
+    )
 
 
 JobStatusName = Literal["queued", "running", "pausing", "paused", "cancelling", "cancelled", "succeeded", "failed"]
@@ -187,6 +209,8 @@ class JobLinks(ResponseModel):
     events: str
     metrics: str
     artifacts: str
+    attempts: str
+    checkpoints: str
 
 
 class JobRead(ResponseModel):
@@ -213,6 +237,8 @@ class JobRead(ResponseModel):
                 "training": TrainingConfig().model_dump(),
                 "teacher_tuning": TeacherTuning().model_dump(),
                 "baselines": [{"type": "fine_tune"}],
+                "priority": 0,
+                "time_limit_seconds": None,
                 "metadata": {"team": "search"},
                 "created_at": "2026-01-05T12:00:00Z",
                 "started_at": "2026-01-05T12:00:01Z",
@@ -223,6 +249,8 @@ class JobRead(ResponseModel):
                     "events": "/jobs/job_01jd3vkz8x0000000000000000/events",
                     "metrics": "/jobs/job_01jd3vkz8x0000000000000000/metrics",
                     "artifacts": "/jobs/job_01jd3vkz8x0000000000000000/artifacts",
+                    "attempts": "/jobs/job_01jd3vkz8x0000000000000000/attempts",
+                    "checkpoints": "/jobs/job_01jd3vkz8x0000000000000000/checkpoints",
                 },
             }
         }
@@ -230,15 +258,17 @@ class JobRead(ResponseModel):
 
     id: str
     status: JobStatusName
-    terminal: bool = Field(description="True once the status will not change any more: stop polling.")
+    terminal: bool = Field(
+        description="True once the status will not change by itself any more: stop polling. Only "
+        "`POST /jobs/{job_id}/retry` leads out of it."
+    )
     phase: str | None = Field(description="What a running job is doing now.", examples=["training"])
     round: int | None = Field(description="The round of the method that is running, from 1.")
     rounds: int | None = Field(description="How many rounds there are.")
     progress: float = Field(description="Share of the whole job that is done, 0 to 1.")
     eta_seconds: float | None = Field(description="Estimated time left, in seconds.")
     attempt: int = Field(
-        description="How often a worker has taken the job; taking it over from a worker that was told to "
-        "stop is not counted."
+        description="How often a worker has taken the job; `GET /jobs/{job_id}/attempts` says how each ended."
     )
     metrics: dict[str, Any] = Field(description="The last value of each series.")
     error: JobError | None = Field(description="Why a failed job failed.")
@@ -249,6 +279,8 @@ class JobRead(ResponseModel):
     training: dict[str, Any]
     teacher_tuning: dict[str, Any] | None
     baselines: list[dict[str, Any]]
+    priority: int
+    time_limit_seconds: float | None
     metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None

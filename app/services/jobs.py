@@ -1,4 +1,4 @@
-"""Submit, read, cancel and delete jobs."""
+"""Submit, read and delete jobs; what else may be asked of one is in job_control.py."""
 
 import hashlib
 import json
@@ -27,7 +27,9 @@ class Submitted:
     is_new: bool
 
 
-def submit(settings: Settings, body: JobCreate, *, idempotency_key: str | None = None) -> Submitted:
+def submit(
+    settings: Settings, body: JobCreate, *, idempotency_key: str | None = None, request_id: str | None = None
+) -> Submitted:
     """Persist a queued job, commit, then wake a worker; or find the job that the key has made before.
 
     A repeated request is answered before anything else is checked, so a client that retries gets its job
@@ -64,6 +66,9 @@ def submit(settings: Settings, body: JobCreate, *, idempotency_key: str | None =
             teacher_tuning=spec["teacher_tuning"],
             baselines=spec["baselines"],
             metadata=body.metadata,
+            priority=body.priority,
+            time_limit_seconds=body.time_limit_seconds,
+            request_id=request_id,
         )
     wake(settings)
     return Submitted(job, is_new=True)
@@ -81,22 +86,6 @@ def list_page(
     filters = _metadata_filters(metadata)
     with read_session(settings) as session:
         return jobs.list_page(session, limit=limit, after=after, statuses=statuses, metadata=filters)
-
-
-def cancel(settings: Settings, job_id: str) -> Job:
-    """Cancel a waiting job at once, ask a running one to stop; asking twice changes nothing."""
-    with write_session(settings) as session:
-        outcome = jobs.request_cancel(session, job_id)
-        if outcome is None:
-            raise JobNotFound(job_id, param="job_id")
-        if not outcome.changed and outcome.status in TERMINAL:
-            raise Conflict(
-                f"Job {job_id!r} is already {outcome.status}, so there is nothing to cancel. "
-                f"DELETE /jobs/{job_id} removes it.",
-                code="job_already_finished",
-                param="job_id",
-            )
-        return find_job(session, job_id)
 
 
 def delete(settings: Settings, job_id: str) -> None:

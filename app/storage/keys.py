@@ -8,6 +8,8 @@ import re
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 CACHE_ROOT = "cache"
+# Of a cache entry, written last: what it does not list is not there.
+CACHE_INDEX = "index.json"
 
 
 def dataset_root(dataset_id: str) -> str:

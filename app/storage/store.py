@@ -148,6 +148,13 @@ class ObjectStore:
         except (NotFoundError, FileNotFoundError) as error:
             raise ObjectMissing(key) from error
 
+    def modified_at(self, key: str) -> datetime:
+        """When the object was written last, by the store's clock."""
+        try:
+            return obstore.head(self._backend, key)["last_modified"]
+        except (NotFoundError, FileNotFoundError) as error:
+            raise ObjectMissing(key) from error
+
     def exists(self, key: str) -> bool:
         try:
             self.size(key)

@@ -73,7 +73,7 @@ class TestDataset:
         local_bench.shutdown.request()
         work(local_bench)
         row = local_bench.dataset(dataset_id)
-        assert (row.status, row.run_token, row.attempt) == ("pending", None, 0)
+        assert (row.status, row.run_token, row.attempt) == ("pending", None, 1)
         local_bench.shutdown = Shutdown(5.0)
         work(local_bench)
         assert local_bench.dataset(dataset_id).status == "ready"

@@ -12,6 +12,7 @@ from sqlalchemy import text, update
 from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.repositories import artifacts, checkpoints, jobs, leases, metrics
+from app.repositories.checkpoints import CheckpointFacts
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
@@ -218,7 +219,7 @@ class TestStoppedWorker:
         thread.join(10)
         assert not thread.is_alive()
         job = bench.job(job_id)
-        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 0, 0)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 1, 0)
         assert bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
 
         bench.shutdown = Shutdown(seconds=5.0)
@@ -245,7 +246,7 @@ class TestStoppedWorker:
         with write_session() as session:
             prefix = f"jobs/{job_id}/{claim.run_token}/checkpoints/00000099"
             lost = {"path": "state.json", "size_bytes": 3, "sha256": "00" * 32}
-            checkpoints.record(session, claim, step=99, object_prefix=prefix, files=[lost])  # type: ignore[list-item]
+            checkpoints.record(session, claim, CheckpointFacts(step=99), object_prefix=prefix, files=[lost])  # type: ignore[list-item]
         local_bench.shutdown.request()
         thread.join(10)
 
@@ -253,6 +254,76 @@ class TestStoppedWorker:
         local_bench.run("student")
         resumed = [event["step"] for event in local_bench.events(job_id) if event["type"] == "resumed"]
         assert resumed == [scripted_engine.STEP]
+
+
+class TestPausedJob:
+    @pytest.mark.usefixtures("database", "object_store")
+    def test_is_saved_and_goes_on_when_it_is_resumed(self, bench: Bench) -> None:
+        job_id = bench.add_job()
+        _, thread = bench.start("endless")
+        with write_session() as session:
+            jobs.request_pause(session, job_id)
+        thread.join(10)
+        assert not thread.is_alive()
+        assert bench.job(job_id).status == "paused"
+        assert bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+        assert list(bench.settings.work_dir.iterdir()) == []
+        assert claim_next() is None
+
+        with write_session() as session:
+            jobs.resume(session, job_id)
+        bench.run("student")
+        assert bench.job(job_id).status == "succeeded"
+        resumed = [event["step"] for event in bench.events(job_id) if event["type"] == "resumed"]
+        assert resumed == [scripted_engine.STEP]
+
+    def test_is_cancelled_by_a_cancel_that_comes_while_it_is_pausing(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job()
+        _, thread = local_bench.start("deaf")
+        for ask in (jobs.request_pause, jobs.request_cancel):
+            with write_session() as session:
+                ask(session, job_id)
+        thread.join(10)
+        assert not thread.is_alive()
+        assert local_bench.job(job_id).status == "cancelled"
+
+
+class TestTimeLimit:
+    def test_fails_the_job_with_its_checkpoint_for_a_retry(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job(time_limit_seconds=2.5)
+        _, thread = local_bench.start("endless")
+        thread.join(15)
+        assert not thread.is_alive()
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "time_limit_exceeded")
+        assert "2.5 seconds" in str(job.error_message)
+        assert local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
+
+        with write_session() as session:
+            jobs.retry(session, job_id, from_start=False)
+        local_bench.run("student")
+        assert local_bench.job(job_id).status == "succeeded"
+
+    def test_counts_what_earlier_attempts_took(self, local_bench: Bench) -> None:
+        """Harm: a job that is handed from worker to worker runs for ever."""
+        job_id = local_bench.add_job(time_limit_seconds=600.0)
+        with write_session() as session:
+            session.execute(update(Job).values(run_seconds=599.0))
+        _, thread = local_bench.start("endless")
+        thread.join(15)
+        assert not thread.is_alive()
+        assert local_bench.job(job_id).error_code == "time_limit_exceeded"
+
+    def test_leaves_a_job_alone_that_ends_in_time(self, local_bench: Bench) -> None:
+        job_id = local_bench.add_job(time_limit_seconds=600.0)
+        local_bench.run("student")
+        assert local_bench.job(job_id).status == "succeeded"
+
+    def test_worked_time_is_added_at_each_renewal(self, local_bench: Bench, change_settings: ChangeSettings) -> None:
+        change_settings(lease_seconds=1.2, heartbeat_seconds=0.3)
+        job_id = local_bench.add_job()
+        local_bench.start("endless")
+        wait_for(lambda: local_bench.job(job_id).run_seconds > 1)
 
 
 class TestTroubles:

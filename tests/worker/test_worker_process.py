@@ -80,7 +80,7 @@ class TestEnding:
         worker.process.terminate()  # the impatient are not punished
         assert worker.process.wait(local_bench.settings.shutdown_seconds) == 0
         job = local_bench.job(job_id)
-        assert (job.status, job.attempt) == ("queued", 0)
+        assert (job.status, job.attempt) == ("queued", 1)
         assert list(local_bench.settings.work_dir.iterdir()) == []
 
 

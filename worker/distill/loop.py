@@ -227,7 +227,7 @@ class Run:
         result = self._run_arm(arm, student, teacher_logits=logits)
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights
-        self._save_checkpoint(None, None)
+        self._save_checkpoint(None, None, _round_facts(name, result.record["rounds"], result.record["best_round"] - 1))
 
     def _run_arm(self, arm: Arm, model: torch.nn.Module, *, teacher_logits: np.ndarray | None) -> ArmResult:
         validation = self.dataset.splits["validation"]
@@ -291,13 +291,16 @@ class Run:
 
     # -- checkpoints --------------------------------------------------------------------------------
 
-    def _at_safe_point(self, arm: str, state: Callable[[], ArmState]) -> None:
+    def _at_safe_point(self, arm: str, state: Callable[[], ArmState], *, is_round_end: bool) -> None:
         waited = time.monotonic() - self.last_checkpoint
-        if self.stop_requested() or waited >= self.job.checkpoint.every_seconds:
-            self._save_checkpoint(arm, state())
+        if is_round_end or self.stop_requested() or waited >= self.job.checkpoint.every_seconds:
+            arm_state = state()
+            facts = _round_facts(arm, arm_state.position.rounds_done, arm_state.position.best_round)
+            self._save_checkpoint(arm, arm_state, facts if is_round_end else {"arm": arm})
         self._check_stop()
 
-    def _save_checkpoint(self, arm: str | None, state: ArmState | None) -> None:
+    def _save_checkpoint(self, arm: str | None, state: ArmState | None, facts: dict[str, Any]) -> None:
+        """Write a checkpoint and announce it with `facts`: what was just trained, and how good it is."""
         steps = self.steps_before + (state.position.step if state else 0)
         # The newest checkpoint has the highest number, also where an arm ends right after a timed one.
         self.last_number = max(steps, self.last_number + 1)
@@ -314,7 +317,7 @@ class Run:
         )
         folder = save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.job.checkpoint.keep)
         self.last_checkpoint = time.monotonic()
-        self.events.emit("checkpoint", step=checkpoint.number, path=f"checkpoints/{folder.name}")
+        self.events.emit("checkpoint", step=checkpoint.number, path=f"checkpoints/{folder.name}", **facts)
 
     def _check_stop(self) -> None:
         if self.stop_requested():
@@ -363,3 +366,16 @@ class Run:
             records=self.finished,
         )
         pack(self.folder / "artifact", self.folder / "artifact.tar.gz")
+
+
+def _round_facts(arm: str, rounds: list[dict[str, Any]], best_round: int) -> dict[str, Any]:
+    """What a checkpoint at the end of an arm's newest round holds; `best_round` counts from 0."""
+    newest = rounds[-1] if rounds else None
+    if newest is None or arm != STUDENT:
+        return {"arm": arm, "round": newest["round"] if newest else None}
+    return {
+        "arm": arm,
+        "round": newest["round"],
+        "validation_accuracy": newest["accuracy"],
+        "is_best": newest["round"] == best_round + 1,
+    }

@@ -6,7 +6,7 @@ One loop for all of them: what is learnt is the objective's matter, from which r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,7 +70,13 @@ class ArmContext:
     progress: Progress
     strategy: StrategyContext
     validate: Callable[[torch.nn.Module], Quality]
-    at_safe_point: Callable[[Callable[[], ArmState]], None]  # may checkpoint, may raise Stopped
+    at_safe_point: "SafePoint"
+
+
+class SafePoint(Protocol):
+    """Called between two steps: may write a checkpoint of `state()`, may raise Stopped."""
+
+    def __call__(self, state: Callable[[], ArmState], *, is_round_end: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ class ArmTraining:
             if self.position.step % _LOG_EVERY_STEPS == 0 or self.position.step == self.total_steps:
                 loss = self._log_window()
             context.progress.advance(arm.name, TRAINING * arm.layers * len(rows), loss)
-            context.at_safe_point(self.state)
+            context.at_safe_point(self.state, is_round_end=False)
 
     def _batches(self, plan: RoundPlan) -> list[np.ndarray]:
         split = self.context.split
@@ -245,7 +251,8 @@ class ArmTraining:
         position.round += 1
         position.batch_in_round = 0
         self.plan = None
-        context.at_safe_point(self.state)
+        # The end of the last round is the end of the arm, which is saved in other ways.
+        context.at_safe_point(self.state, is_round_end=position.round < len(self.round_sizes))
 
     def _record(self) -> dict[str, Any]:
         position = self.position

@@ -4,6 +4,7 @@ from app.db.session import read_session, write_session
 from app.domain.files import StoredFile
 from app.domain.leases import Claim
 from app.repositories import checkpoints, cleanups
+from app.repositories.checkpoints import CheckpointFacts
 from tests.fixtures.factories import SHA256, add_job, claimed, read_job
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -14,9 +15,10 @@ FILES: list[StoredFile] = [
 ]
 
 
-def record(claim: Claim, step: int, prefix: str | None = None) -> None:
+def record(claim: Claim, step: int, prefix: str | None = None, *, is_best: bool = False) -> None:
     with write_session() as session:
-        checkpoints.record(session, claim, step=step, object_prefix=prefix or f"jobs/{claim.id}/c{step}", files=FILES)
+        facts = CheckpointFacts(step=step, arm="student", round=step, validation_accuracy=0.5, is_best=is_best)
+        checkpoints.record(session, claim, facts, object_prefix=prefix or f"jobs/{claim.id}/c{step}", files=FILES)
 
 
 class TestRecord:
@@ -70,8 +72,25 @@ class TestDropOlder:
         assert sorted(dropped) == [f"jobs/{job_id}/c1", f"jobs/{job_id}/c2"]
         with read_session() as session:
             assert [row.step for row in checkpoints.list_for_job(session, job_id)] == [4, 3]
-            due = [row.object_prefix for row in cleanups.due(session, limit=10)]
+            due = [row.object_prefix for row in cleanups.due(session, settle_seconds=0, limit=10)]
         assert sorted(due) == sorted(dropped)
+
+    def test_keeps_the_best_too_until_there_is_a_better(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+
+        def kept_after(step: int, *, is_best: bool) -> list[int]:
+            record(claim, step, is_best=is_best)
+            with write_session() as session:
+                checkpoints.drop_older(session, claim, keep=2)
+                return [row.step for row in checkpoints.list_for_job(session, job_id)]
+
+        for step, is_best in ((1, False), (2, True), (3, False)):
+            kept_after(step, is_best=is_best)
+        assert kept_after(4, is_best=False) == [4, 3, 2]
+        assert kept_after(5, is_best=True) == [5, 4]
+        assert kept_after(6, is_best=False) == [6, 5]
+        assert kept_after(7, is_best=False) == [7, 6, 5]
 
 
 class TestDrop:

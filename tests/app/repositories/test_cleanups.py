@@ -12,9 +12,9 @@ def schedule(prefix: str, delay_seconds: float = 0) -> None:
         cleanups.schedule(session, prefix, delay_seconds=delay_seconds)
 
 
-def due() -> list[str]:
+def due(settle_seconds: float = 0) -> list[str]:
     with read_session() as session:
-        return [row.object_prefix for row in cleanups.due(session, limit=10)]
+        return [row.object_prefix for row in cleanups.due(session, settle_seconds=settle_seconds, limit=10)]
 
 
 class TestSchedule:
@@ -23,6 +23,11 @@ class TestSchedule:
         assert due() == []
         make_cleanups_due()
         assert due() == ["jobs/a"]
+
+    def test_waits_for_the_last_writes_of_a_worker_that_lost_its_lease(self) -> None:
+        schedule("jobs/a")
+        assert due(settle_seconds=60) == []
+        assert due(settle_seconds=0) == ["jobs/a"]
 
     def test_replaces_the_time_of_a_prefix(self) -> None:
         schedule("jobs/a")
@@ -48,14 +53,14 @@ class TestDone:
     def test_forgets_the_prefix(self) -> None:
         schedule("jobs/a")
         with write_session() as session:
-            (cleanup,) = cleanups.due(session, limit=10)
+            (cleanup,) = cleanups.due(session, settle_seconds=0, limit=10)
             cleanups.done(session, cleanup)
         assert due() == []
 
     def test_keeps_what_was_scheduled_anew_meanwhile(self) -> None:
         schedule("jobs/a", delay_seconds=-1)
         with read_session() as session:
-            (cleanup,) = cleanups.due(session, limit=10)
+            (cleanup,) = cleanups.due(session, settle_seconds=0, limit=10)
         schedule("jobs/a")
         with write_session() as session:
             cleanups.done(session, cleanup)

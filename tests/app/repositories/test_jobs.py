@@ -11,6 +11,7 @@ from app.domain.leases import Claim
 from app.errors import LeaseLost
 from app.repositories import artifacts, checkpoints, events, idempotency, jobs, metrics
 from app.repositories.artifacts import ArtifactRow
+from app.repositories.checkpoints import CheckpointFacts
 from tests.fixtures.factories import SHA256, add_job, claim_next, claimed, read_job
 from tests.fixtures.racing import race
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("database")
 STUDENT = ArtifactRow("model.safetensors", "jobs/x/t/artifact/model.safetensors", 12, SHA256)
 
 
-def request_cancel(job_id: str) -> jobs.CancelResult | None:
+def request_cancel(job_id: str) -> jobs.RequestResult | None:
     with write_session() as session:
         return jobs.request_cancel(session, job_id)
 
@@ -122,14 +123,14 @@ class TestLiveUsing:
 class TestRequestCancel:
     def test_ends_a_waiting_job_at_once(self) -> None:
         job_id = add_job()
-        assert request_cancel(job_id) == jobs.CancelResult(JobStatus.CANCELLED, changed=True)
+        assert request_cancel(job_id) == jobs.RequestResult(JobStatus.CANCELLED, changed=True)
         assert read_job(job_id).finished_at is not None
         assert statuses_told(job_id) == ["queued", "cancelled"]
 
     def test_asks_a_running_job_and_leaves_it_its_token(self) -> None:
         job_id = add_job()
         claim = claimed()
-        assert request_cancel(job_id) == jobs.CancelResult(JobStatus.CANCELLING, changed=True)
+        assert request_cancel(job_id) == jobs.RequestResult(JobStatus.CANCELLING, changed=True)
         job = read_job(job_id)
         assert job.run_token == claim.run_token
         assert job.lease_expires_at is not None
@@ -139,12 +140,12 @@ class TestRequestCancel:
         job_id = add_job()
         claimed()
         request_cancel(job_id)
-        assert request_cancel(job_id) == jobs.CancelResult(JobStatus.CANCELLING, changed=False)
+        assert request_cancel(job_id) == jobs.RequestResult(JobStatus.CANCELLING, changed=False)
 
     def test_changes_nothing_about_a_job_that_is_over(self) -> None:
         job_id = add_job()
         succeed(claimed())
-        assert request_cancel(job_id) == jobs.CancelResult(JobStatus.SUCCEEDED, changed=False)
+        assert request_cancel(job_id) == jobs.RequestResult(JobStatus.SUCCEEDED, changed=False)
 
     def test_knows_no_such_job(self) -> None:
         assert request_cancel("job_unknown") is None
@@ -153,7 +154,7 @@ class TestRequestCancel:
         for _ in range(5):
             job_id = add_job()
             cancelled, claim = race(2, partial(_cancel_or_claim, job_id))
-            assert isinstance(cancelled, jobs.CancelResult)
+            assert isinstance(cancelled, jobs.RequestResult)
             status = read_job(job_id).status
             assert status == cancelled.status
             assert (status == "cancelling") is (claim is not None)
@@ -211,7 +212,7 @@ class TestFinishSucceeded:
         job_id = add_job()
         claim = claimed()
         with write_session() as session:
-            checkpoints.record(session, claim, step=1, object_prefix=f"jobs/{job_id}/c1", files=[])
+            checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix=f"jobs/{job_id}/c1", files=[])
         succeed(claim)
         with read_session() as session:
             assert checkpoints.latest(session, job_id) is None
@@ -245,7 +246,7 @@ class TestFinishFailed:
         job_id = add_job()
         claim = claimed()
         with write_session() as session:
-            checkpoints.record(session, claim, step=1, object_prefix=f"jobs/{job_id}/c1", files=[])
+            checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix=f"jobs/{job_id}/c1", files=[])
         fail(claim)
         with read_session() as session:
             assert checkpoints.latest(session, job_id) is not None
@@ -282,7 +283,7 @@ class TestDeleteTerminal:
         with write_session() as session:
             idempotency.take(session, key="k", body_sha256=SHA256, job_id=job_id, hours=24)
             metrics.upsert(session, claim, [("loss", 1, 0.5)])
-            checkpoints.record(session, claim, step=1, object_prefix=f"jobs/{job_id}/c1", files=[])
+            checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix=f"jobs/{job_id}/c1", files=[])
         fail(claim)
         with write_session() as session:
             artifacts.add(session, job_id, [STUDENT])
@@ -319,7 +320,7 @@ class TestSwitchStatus:
 def test_what_hangs_on_a_job_goes_with_it() -> None:
     """Whoever adds a table of this kind extends TestDeleteTerminal."""
     hanging = {table.name for table in Base.metadata.sorted_tables if table.foreign_keys}
-    assert hanging == {"artifacts", "checkpoints", "job_events", "metrics"}
+    assert hanging == {"artifacts", "attempts", "checkpoints", "job_events", "metrics"}
 
 
 def _attempt(claim: Claim) -> str:
@@ -329,5 +330,5 @@ def _attempt(claim: Claim) -> str:
         return "lost"
 
 
-def _cancel_or_claim(job_id: str, number: int) -> jobs.CancelResult | Claim | None:
+def _cancel_or_claim(job_id: str, number: int) -> jobs.RequestResult | Claim | None:
     return claim_next() if number else request_cancel(job_id)

@@ -11,10 +11,13 @@ from sqlalchemy import delete, select
 from app.db.models import Checkpoint, Dataset, Job, JobEvent, Metric, Teacher
 from app.db.session import read_session, write_session
 from app.db.types import db_now
+from app.domain.attempts import AttemptOutcome
 from app.domain.jobs import JobStatus
 from app.domain.leases import Claim
 from app.errors import LeaseLost
-from app.repositories import checkpoints, datasets, jobs, leases, metrics, teachers
+from app.repositories import attempts, checkpoints, datasets, jobs, leases, metrics, teachers
+from app.repositories.attempts import AttemptEnd
+from app.repositories.checkpoints import CheckpointFacts
 from app.repositories.fence import hold
 from tests.fixtures.factories import (
     add_dataset,
@@ -60,9 +63,21 @@ def take_back(max_attempts: int = 3) -> leases.TakenBack:
         return leases.take_back_expired(session, max_attempts=max_attempts)
 
 
+def attempt_ends(job_id: str) -> list[tuple[int, str, str | None]]:
+    with read_session() as session:
+        return [(row.number, row.outcome, row.error_code) for row in attempts.list_for_job(session, job_id)]
+
+
+def retry(job_id: str, *, from_start: bool = False) -> jobs.RequestResult | None:
+    with write_session() as session:
+        return jobs.retry(session, job_id, from_start=from_start)
+
+
 def record_checkpoint(claim: Claim, step: int = 10) -> None:
     with write_session() as session:
-        checkpoints.record(session, claim, step=step, object_prefix=f"jobs/{claim.id}/c{step}", files=[])
+        checkpoints.record(
+            session, claim, CheckpointFacts(step=step), object_prefix=f"jobs/{claim.id}/c{step}", files=[]
+        )
 
 
 class TestClaimNext:
@@ -176,20 +191,161 @@ class TestRenew:
             renew(claim)
 
 
+class TestPriority:
+    def test_the_most_urgent_first_and_the_oldest_among_equals(self) -> None:
+        low, first, second, high = (add_job(priority=priority) for priority in (-5, 0, 0, 7))
+        assert [claimed().id for _ in range(4)] == [high, first, second, low]
+
+
+class TestAttempts:
+    def test_each_claim_is_one_and_says_how_it_ended(self) -> None:
+        job_id = add_job()
+        release(claimed("worker-1"))
+        expire(claimed("worker-2"))
+        take_back()
+        claim = claimed("worker-3")
+        with write_session() as session:
+            jobs.finish_failed(session, claim, code="nan_loss", message="Lower the rate.")
+        assert attempt_ends(job_id) == [(3, "failed", "nan_loss"), (2, "lost", None), (1, "handed_back", None)]
+        with read_session() as session:
+            rows = attempts.list_for_job(session, job_id)
+        assert [row.worker_name for row in rows] == ["worker-3", "worker-2", "worker-1"]
+        assert all(row.finished_at is not None and row.finished_at >= row.started_at for row in rows)
+
+    def test_one_under_way_is_running(self) -> None:
+        job_id = add_job()
+        claimed()
+        assert attempt_ends(job_id) == [(1, "running", None)]
+
+    def test_the_last_lost_worker_of_a_job_that_is_given_up(self) -> None:
+        job_id = add_job()
+        expire(claimed())
+        take_back(max_attempts=1)
+        assert attempt_ends(job_id) == [(1, "lost", "worker_lost")]
+
+    def test_a_cancel_while_paused_leaves_the_attempt_as_it_ended(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.request_pause(session, job_id)
+        release(claim)
+        cancel(job_id)
+        assert attempt_ends(job_id) == [(1, "paused", None)]
+
+
+class TestRetry:
+    def test_keeps_the_earlier_attempts_and_the_checkpoint(self) -> None:
+        job_id = add_job(time_limit_seconds=60.0)
+        claim = claimed()
+        record_checkpoint(claim, 40)
+        with write_session() as session:
+            leases.renew(session, claim, 30, worked_seconds=59.5)
+            jobs.finish_failed(session, claim, code="disk_full", message="Full.")
+        assert retry(job_id) == jobs.RequestResult(JobStatus.QUEUED, changed=True)
+        job = read_job(job_id)
+        assert (job.status, job.error_code, job.finished_at, job.run_seconds) == ("queued", None, None, 0.0)
+        again = claimed()
+        assert (again.id, again.attempt, again.run_seconds, again.time_limit_seconds) == (job_id, 2, 0.0, 60.0)
+        assert attempt_ends(job_id) == [(2, "running", None), (1, "failed", "disk_full")]
+        with read_session() as session:
+            latest = checkpoints.latest(session, job_id)
+        assert latest is not None
+        assert latest.step == 40
+
+    def test_from_the_start_forgets_the_checkpoints(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        record_checkpoint(claim, 40)
+        with write_session() as session:
+            jobs.finish_failed(session, claim, code="nan_loss", message="x")
+        retry(job_id, from_start=True)
+        with read_session() as session:
+            assert checkpoints.latest(session, job_id) is None
+
+    def test_gives_all_attempts_anew(self) -> None:
+        job_id = add_job()
+        for _ in range(2):
+            expire(claimed())
+            take_back(max_attempts=2)
+        assert read_job(job_id).error_code == "worker_lost"
+        retry(job_id)
+        expire(claimed())
+        assert take_back(max_attempts=2).requeued == [("job", job_id)]
+
+    @pytest.mark.parametrize("status", ["queued", "running", "succeeded", "paused"])
+    def test_changes_nothing_of_a_job_that_is_not_retryable(self, status: str) -> None:
+        job_id = add_job()
+        if status in ("running", "succeeded"):
+            claim = claimed()
+        with write_session() as session:
+            if status == "succeeded":
+                jobs.finish_succeeded(session, claim, result={}, artifacts=[])
+            if status == "paused":
+                jobs.request_pause(session, job_id)
+        assert retry(job_id) == jobs.RequestResult(JobStatus(status), changed=False)
+        assert read_job(job_id).status == status
+
+    def test_one_of_several_at_once(self) -> None:
+        job_id = add_job()
+        cancel(job_id)
+        results = race(4, lambda _number: retry(job_id))
+        assert sorted(result.changed for result in results if result) == [False, False, False, True]
+
+
+class TestPause:
+    def test_a_waiting_job_at_once(self) -> None:
+        job_id = add_job()
+        with write_session() as session:
+            assert jobs.request_pause(session, job_id) == jobs.RequestResult(JobStatus.PAUSED, changed=True)
+            assert jobs.request_pause(session, job_id) == jobs.RequestResult(JobStatus.PAUSED, changed=False)
+        assert claim_next() is None
+
+    def test_a_running_job_by_its_worker_and_then_it_goes_on(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            assert jobs.request_pause(session, job_id) == jobs.RequestResult(JobStatus.PAUSING, changed=True)
+            assert jobs.resume(session, job_id) == jobs.RequestResult(JobStatus.PAUSING, changed=False)
+        assert release(claim)
+        job = read_job(job_id)
+        assert (job.status, job.fruitless_attempts) == ("paused", 0)
+        with write_session() as session:
+            assert jobs.resume(session, job_id) == jobs.RequestResult(JobStatus.QUEUED, changed=True)
+        assert claimed().id == job_id
+
+    def test_a_pausing_job_can_still_succeed_or_be_cancelled(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.request_pause(session, job_id)
+        cancel(job_id)
+        assert read_job(job_id).status == "cancelling"
+        with write_session() as session:
+            assert jobs.finish_succeeded(session, claim, result={}, artifacts=[]) == "cancelled"
+
+
 class TestRelease:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_puts_the_work_back_without_counting_the_attempt(self, kind: str) -> None:
+    def test_puts_the_work_back(self, kind: str) -> None:
         row_id = ADD[kind]()
         assert release(claimed())
         again = claimed()
-        assert (again.id, again.attempt) == (row_id, 1)
+        assert (again.id, again.attempt) == (row_id, 2)
 
-    def test_can_happen_any_number_of_times(self) -> None:
+    def test_costs_nothing_any_number_of_times(self) -> None:
         job_id = add_job()
         for _ in range(5):
             release(claimed())
         job = read_job(job_id)
-        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 0, 0)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 5, 0)
+
+    def test_counts_an_attempt_in_which_the_engine_died(self) -> None:
+        job_id = add_job()
+        with write_session() as session:
+            leases.release(session, claimed(), failure=AttemptEnd(AttemptOutcome.FAILED, "engine_died", "Killed."))
+        job = read_job(job_id)
+        assert (job.status, job.fruitless_attempts, job.error_code) == ("queued", 1, None)
+        assert attempt_ends(job_id) == [(1, "failed", "engine_died")]
 
     def test_ends_a_job_that_was_asked_to_stop(self) -> None:
         job_id = add_job()
@@ -318,7 +474,7 @@ class TestLostToken:
         "events": lambda session, claim: jobs.add_events(session, claim, [{"type": "round", "payload": {}}]),
         "metrics": lambda session, claim: metrics.upsert(session, claim, [("loss", 1, 9.9)]),
         "checkpoint": lambda session, claim: checkpoints.record(
-            session, claim, step=99, object_prefix="jobs/x/c99", files=[]
+            session, claim, CheckpointFacts(step=99), object_prefix="jobs/x/c99", files=[]
         ),
         "drop_older": lambda session, claim: checkpoints.drop_older(session, claim, keep=0),
         "succeeded": lambda session, claim: jobs.finish_succeeded(session, claim, result={}, artifacts=[]),

@@ -117,32 +117,6 @@ class TestGetJob:
         check_error(response, status=404, code="job_not_found", param="job_id", message=["GET /jobs"])
 
 
-class TestCancelJob:
-    def test_cancels_a_waiting_job_at_once(self, client: TestClient) -> None:
-        response = client.post(f"/jobs/{add_job()}/cancel")
-        assert response.status_code == 202
-        assert (response.json()["status"], response.json()["terminal"]) == ("cancelled", True)
-
-    def test_asks_a_running_job_to_stop_however_often_it_is_sent(self, client: TestClient) -> None:
-        job_id = running_job()
-        answers = [client.post(f"/jobs/{job_id}/cancel") for _ in range(2)]
-        assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(202, "cancelling")] * 2
-
-    def test_refuses_a_finished_job(self, client: TestClient) -> None:
-        response = client.post(f"/jobs/{failed_job()}/cancel")
-        check_error(
-            response,
-            status=409,
-            code="job_already_finished",
-            param="job_id",
-            message=["already failed", "DELETE /jobs/"],
-        )
-
-    def test_names_an_id_that_is_not_there(self, client: TestClient) -> None:
-        response = client.post("/jobs/job_unknown/cancel")
-        check_error(response, status=404, code="job_not_found", param="job_id", message=["'job_unknown'"])
-
-
 class TestDeleteJob:
     def test_removes_a_finished_job(self, client: TestClient) -> None:
         job_id = succeeded_job()

@@ -1,0 +1,118 @@
+"""What is forgotten after its time, and what is not."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from app.db.models import Job
+from app.db.session import read_session, write_session
+from app.db.types import db_now
+from app.repositories import artifacts, checkpoints, jobs
+from app.repositories.artifacts import ArtifactRow
+from app.repositories.checkpoints import CheckpointFacts
+from app.retention import RetentionReport, retain_once
+from app.storage import keys
+from app.storage.store import ObjectStore
+from app.sweep import sweep_once
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import SHA256, add_job, claimed, make_cleanups_due
+
+DAY_SECONDS = 86400
+
+
+def failed_job(store: ObjectStore, *, days_ago: float) -> tuple[str, str]:
+    """A failed job with a checkpoint; gives its id and the checkpoint's key."""
+    job_id = add_job()
+    claim = claimed()
+    prefix = keys.job_checkpoint(job_id, claim.run_token, 1)
+    key = keys.inside(prefix, "state.json")
+    store.put_bytes(key, b"{}")
+    with write_session() as session:
+        checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix=prefix, files=[])
+        jobs.finish_failed(session, claim, code="nan_loss", message="x")
+        session.execute(update(Job).where(Job.id == job_id).values(finished_at=db_now(-days_ago * DAY_SECONDS)))
+    return job_id, key
+
+
+@pytest.mark.usefixtures("database", "filesystem_broker")
+class TestCheckpoints:
+    def test_of_a_job_that_failed_long_ago_go_and_the_job_stays(self, folder_object_store: ObjectStore) -> None:
+        old, old_key = failed_job(folder_object_store, days_ago=8)
+        new, new_key = failed_job(folder_object_store, days_ago=6)
+        assert retain_once() == RetentionReport(checkpoints_of_jobs=1)
+        make_cleanups_due()
+        sweep_once()
+        assert not folder_object_store.exists(old_key)
+        assert folder_object_store.exists(new_key)
+        with read_session() as session:
+            assert jobs.get(session, old) is not None
+            assert checkpoints.latest(session, old) is None
+            assert checkpoints.latest(session, new) is not None
+        assert retain_once() == RetentionReport()
+
+    def test_of_a_paused_job_stay(self, folder_object_store: ObjectStore) -> None:
+        assert folder_object_store.folder is not None
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix="jobs/x/c1", files=[])
+            jobs.request_pause(session, job_id)
+            session.execute(update(Job).values(created_at=db_now(-99 * DAY_SECONDS)))
+        assert retain_once() == RetentionReport()
+
+    def test_stay_for_ever_where_the_setting_says_so(
+        self, folder_object_store: ObjectStore, change_settings: ChangeSettings
+    ) -> None:
+        failed_job(folder_object_store, days_ago=4000)
+        assert retain_once(change_settings(checkpoint_retention_days=None)) == RetentionReport()
+
+
+@pytest.mark.usefixtures("database", "filesystem_broker")
+class TestJobs:
+    def test_stay_by_default(self, folder_object_store: ObjectStore) -> None:
+        job_id, _ = failed_job(folder_object_store, days_ago=4000)
+        retain_once()
+        with read_session() as session:
+            assert jobs.get(session, job_id) is not None
+
+    def test_go_with_their_objects_when_they_have_been_over_for_long(
+        self, folder_object_store: ObjectStore, change_settings: ChangeSettings
+    ) -> None:
+        settings = change_settings(job_retention_days=30)
+        job_id, waiting = add_job(), add_job()
+        claim = claimed()
+        key = keys.job_artifact(job_id, claim.run_token, "student.tar.gz")
+        folder_object_store.put_bytes(key, b"student")
+        with write_session() as session:
+            row = ArtifactRow("student.tar.gz", key, 7, SHA256)
+            jobs.finish_succeeded(session, claim, result={}, artifacts=[row])
+            session.execute(
+                update(Job).values(created_at=db_now(-40 * DAY_SECONDS), finished_at=db_now(-31 * DAY_SECONDS))
+            )
+        assert retain_once(settings) == RetentionReport(jobs=1)
+        make_cleanups_due()
+        sweep_once()
+        assert not folder_object_store.exists(key)
+        with read_session() as session:
+            assert jobs.get(session, job_id) is None
+            assert artifacts.list_for_job(session, job_id) == []
+            assert jobs.get(session, waiting) is not None
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestCache:
+    def test_entries_that_nobody_used_for_long_go(self, folder_object_store: ObjectStore) -> None:
+        assert folder_object_store.folder is not None
+        for key, days in (("old", 31), ("used", 31), ("new", 1)):
+            for file in ("logits.safetensors", keys.CACHE_INDEX):
+                object_key = keys.cache_file("teacher_outputs", key, file)
+                folder_object_store.put_bytes(object_key, b"{}")
+                is_just_used = key == "used" and file == keys.CACHE_INDEX
+                age = timedelta(days=0 if is_just_used else days)
+                stamp = (datetime.now(UTC) - age).timestamp()
+                os.utime(folder_object_store.folder / object_key, (stamp, stamp))
+        assert retain_once() == RetentionReport(cache_entries=1)
+        left = {stored.key.split("/")[2] for stored in folder_object_store.list(keys.CACHE_ROOT)}
+        assert left == {"used", "new"}
