@@ -4,6 +4,8 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,37 @@ class TestExactResume:
         run_engine(folder)
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
         assert "teacher_outputs" in events_of(folder, "warning")[-1]["message"]
+
+
+# (function, at which call of it, before or after its work): where in a run the kill falls.
+INSTANTS = {
+    "while UMAP fits": ("worker.distill.projection:ProjectionFit.result", 1, "before"),
+    "between the teacher's outputs and their place in the cache": ("worker.distill.cache:Cache.commit", 1, "before"),
+    "in the synthesis": ("worker.distill.synthesis:Synthesizer.invert", 1, "after"),
+    "between synthesis and labelling": ("worker.distill.loop:label_points", 1, "before"),
+    "in the write of a checkpoint": ("worker.distill.checkpoint:save_file", 5, "after"),
+    "between a checkpoint's last byte and its name": ("worker.distill.checkpoint:os.rename", 2, "before"),
+    "between a checkpoint's name and its announcement": ("worker.distill.loop:save_checkpoint", 2, "after"),
+    "in the export": ("worker.distill.export:sha256_of", 2, "after"),
+    "in the packing": ("worker.distill.export:tarfile.TarFile.addfile", 2, "after"),
+}
+
+
+class TestInstants:
+    @pytest.mark.parametrize("instant", INSTANTS)
+    def test_a_kill_there_changes_nothing(
+        self, instant: str, tmp_path: Path, run_engine: Callable[[Path], Path], projections: Path
+    ) -> None:
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage"))
+        folder = make_run(tmp_path / "killed", "sage")
+        function, call, moment = INSTANTS[instant]
+        if "projection" not in function:  # only that one has to fit by itself
+            shutil.copytree(projections, folder / "cache" / "projections")
+        killed = ["tests.worker.distill.killed_engine", function, str(call), moment, str(folder)]
+        assert subprocess.run([sys.executable, "-m", *killed], check=False).returncode == -signal.SIGKILL
+        assert not events_of(folder, "succeeded")
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert all(event["exact_resume"] for event in events_of(folder, "resumed"))
 
 
 class TestStop:
