@@ -1,19 +1,24 @@
 """The `stillhouse` command. Each subcommand imports what it needs, so `--version` and `--help` answer at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     return int(options.run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stillhouse", description="Distillation as a service.")
     parser.add_argument("--version", action="version", version=f"stillhouse {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -37,7 +42,45 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, help="folder for the student (default: demo/ in STILLHOUSE_HOME)")
     demo.set_defaults(run=_demo)
 
-    migrate = commands.add_parser("migrate", help="bring the database's tables up to date")
+    api = commands.add_parser(
+        "api",
+        help="serve the HTTP API alone, for a cluster",
+        description="Serve the HTTP API until SIGTERM. Settings come from STILLHOUSE_* variables.",
+    )
+    api.add_argument("--host", help="address to listen on (default: STILLHOUSE_HOST, else 127.0.0.1)")
+    api.add_argument(
+        "--port", type=_port, help="port to listen on (default: STILLHOUSE_PORT, else 8000; 0: a free one)"
+    )
+    api.set_defaults(run=_api)
+
+    worker = commands.add_parser(
+        "worker",
+        help="run one worker, for a cluster",
+        description="Do the work that the database holds, until SIGTERM; a job in hand goes on elsewhere.",
+    )
+    worker.set_defaults(run=_worker)
+
+    scheduler = commands.add_parser(
+        "scheduler",
+        help="run the sweep and the retention, for a cluster",
+        description="Put the work of dead workers back, delete what nobody needs any more, until SIGTERM.",
+    )
+    scheduler.set_defaults(run=_scheduler)
+
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring the database's tables up to date",
+        description="Bring the database's tables up to date. Several at once take turns.",
+    )
+    migrate.add_argument("--check", action="store_true", help="change nothing: wait until another process has done it")
+    migrate.add_argument(
+        "--patience",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait for a database that is still starting, or, with --check, is not yet up to date "
+        "(default: 60)",
+    )
     migrate.set_defaults(run=_migrate)
     return parser
 
@@ -56,13 +99,21 @@ def _port(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds; give 0 or more")
+    return number
+
+
 def _up(options: argparse.Namespace) -> int:
     _check_settings()
     from app import embedded
+    from app.server import CannotStart
 
     try:
         embedded.up(host=options.host, port=options.port)
-    except embedded.CannotStart as error:
+    except CannotStart as error:
         print(f"stillhouse up: {error}", file=sys.stderr)
         return 1
     return 0
@@ -75,29 +126,77 @@ def _demo(options: argparse.Namespace) -> int:
     return story.run(url=options.url, port=options.port, output=options.output)
 
 
-def _migrate(_: argparse.Namespace) -> int:
+def _api(options: argparse.Namespace) -> int:
+    settings = _check_settings()
+    from app.server import CannotStart, serve
+
+    try:
+        serve(settings, host=options.host, port=options.port)
+    except CannotStart as error:
+        print(f"stillhouse api: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _worker(_: argparse.Namespace) -> int:
     _check_settings()
+    from app.worker_process import WORKER_COMMAND, describe_missing_packages
+
+    advice = describe_missing_packages()
+    if not advice:
+        # In this process's place, so that signals reach it.
+        os.execv(WORKER_COMMAND[0], WORKER_COMMAND)
+    print(f"stillhouse worker: {advice}", file=sys.stderr)
+    return 1
+
+
+def _scheduler(_: argparse.Namespace) -> int:
+    settings = _check_settings()
+    from app import scheduler
+
+    return 0 if scheduler.run(settings) else 1
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    settings = _check_settings()
+    import logging
+
     from sqlalchemy.exc import DatabaseError
 
     from app.db.migrate import upgrade
+    from app.db.waiting import DatabaseNotReady, wait_for_database, wait_for_migrations
+    from app.logging import configure_logging
 
+    configure_logging(settings, service="migrate")
+    # Elsewhere it is kept quiet; here the migrations are what happens.
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
     try:
-        upgrade()
+        wait_for_database(settings, patience_seconds=options.patience)
+        if options.check:
+            wait_for_migrations(settings, patience_seconds=options.patience)
+        else:
+            upgrade(settings)
+    except DatabaseNotReady as error:
+        print(f"stillhouse migrate: {error}", file=sys.stderr)
+        return 1
     except DatabaseError as error:
         print(f"stillhouse migrate: STILLHOUSE_DATABASE_URL cannot be used: {error.orig}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"stillhouse migrate: cannot write the database file of the embedded mode: {error}", file=sys.stderr)
         return 1
     print("The database is up to date.")
     return 0
 
 
-def _check_settings() -> None:
-    """End with one line per setting that cannot be used, instead of a traceback."""
+def _check_settings() -> "Settings":
+    """The settings; ends with one line per setting that cannot be used, instead of a traceback."""
     from pydantic import ValidationError
 
     from app.settings import get_settings
 
     try:
-        get_settings()
+        return get_settings()
     except ValidationError as error:
         for problem in error.errors():
             if problem["type"] == "value_error":  # a sentence of our own, which shows no password of a URL

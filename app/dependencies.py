@@ -13,17 +13,17 @@ from app.storage.store import ObjectStore
 LONGEST_ARTIFACT_NAME = 255
 
 
-def get_app_settings(request: Request) -> Settings:
+async def get_app_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_store(request: Request) -> ObjectStore:
+async def get_store(request: Request) -> ObjectStore:
     store: ObjectStore = request.app.state.store
     return store
 
 
-def get_request_id(request: Request) -> str:
+async def get_request_id(request: Request) -> str:
     request_id: str = request.state.request_id
     return request_id
 
@@ -34,25 +34,25 @@ StoreDep = Annotated[ObjectStore, Depends(get_store)]
 
 
 # What has not the form of an id is the id of nothing; a database need not be asked, and could not always be.
-def get_job_id(job_id: Annotated[str, Path(description="Id of a job.")]) -> str:
+async def get_job_id(job_id: Annotated[str, Path(description="Id of a job.")]) -> str:
     if not is_id(job_id):
         raise JobNotFound(job_id, param="job_id")
     return job_id
 
 
-def get_dataset_id(dataset_id: Annotated[str, Path(description="Id of a dataset.")]) -> str:
+async def get_dataset_id(dataset_id: Annotated[str, Path(description="Id of a dataset.")]) -> str:
     if not is_id(dataset_id):
         raise DatasetNotFound(dataset_id, param="dataset_id")
     return dataset_id
 
 
-def get_teacher_id(teacher_id: Annotated[str, Path(description="Id of a teacher.")]) -> str:
+async def get_teacher_id(teacher_id: Annotated[str, Path(description="Id of a teacher.")]) -> str:
     if not is_id(teacher_id):
         raise TeacherNotFound(teacher_id, param="teacher_id")
     return teacher_id
 
 
-def get_artifact_name(
+async def get_artifact_name(
     job_id: Annotated[str, Path(description="Id of a job.")],
     name: Annotated[
         str,

@@ -6,7 +6,6 @@ installation needs no torch.
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -23,20 +22,14 @@ from app.db.migrate import upgrade
 from app.home_lock import HomeLock, HomeTaken, home_lock
 from app.logging import configure_logging
 from app.main import create_app
+from app.server import CannotStart, bind
 from app.settings import Settings, get_settings
-from app.worker_process import WORKER_COMMAND, WorkerProcess
-
-# What only the worker imports; looked for, never imported, here.
-WORKER_PACKAGES = ("torch", "transformers", "safetensors", "pyarrow", "faiss", "umap", "psutil")
+from app.worker_process import WORKER_COMMAND, WorkerProcess, describe_missing_packages
 
 API_STOP_SECONDS = 5.0
 TICK_SECONDS = 0.1
 
 Say = Callable[[str], None]
-
-
-class CannotStart(Exception):
-    """The embedded system cannot start; the message is a sentence for the person at the terminal."""
 
 
 def up(*, host: str | None = None, port: int | None = None, say: Say | None = None) -> None:
@@ -47,8 +40,8 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
     if not settings.embedded:
         raise CannotStart(
             "`stillhouse up` is the embedded mode, on SQLite, but STILLHOUSE_DATABASE_URL names another database. "
-            "Unset it, or start the parts one by one: `stillhouse migrate`, "
-            "`uvicorn --factory app.main:create_app` and `python -m worker`."
+            "Unset it, or start the parts one by one: `stillhouse migrate`, `stillhouse api`, "
+            "`stillhouse scheduler` and `stillhouse worker`."
         )
     _check_worker_packages()
     _make_home(settings.home)
@@ -114,12 +107,8 @@ def _make_home(home: Path) -> None:
 
 
 def _check_worker_packages() -> None:
-    missing = [name for name in WORKER_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CannotStart(
-            f"The worker needs packages that are not installed here: {', '.join(missing)}. "
-            "Install them with: pip install 'stillhouse[worker]'"
-        )
+    if missing := describe_missing_packages():
+        raise CannotStart(missing)
 
 
 class StopRequest:
@@ -166,20 +155,6 @@ def _hold(home: Path) -> Iterator[HomeLock]:
             + (f" and serves it at {taken.address}." if taken.address else ".")
             + " Use that one, stop it, or set STILLHOUSE_HOME to another folder."
         ) from taken
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: connections are refused until the API is there."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise CannotStart(
-            f"Cannot listen on {host} port {port}: {error}. Choose another with: stillhouse up --port {port + 1}"
-        ) from error
-    return listener
 
 
 def _address(listener: socket.socket) -> str:

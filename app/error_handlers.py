@@ -18,12 +18,14 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 
 from app.errors import AppError
+from app.logging import first_line
 from app.middleware import BodyTooLarge
 from app.schemas.base import printable
 from app.validation_messages import describe, shown
 
 log = structlog.get_logger(__name__)
 
+DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 TYPES = {404: "not_found", 409: "conflict", 413: "too_large", 503: "unavailable"}
 
 
@@ -33,7 +35,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(ClientDisconnect, _client_disconnect)
-    for database_error in (OperationalError, InterfaceError, PoolTimeout):
+    for database_error in DATABASE_ERRORS:
         app.add_exception_handler(database_error, _database_error)
     app.add_exception_handler(ObjectStoreError, _object_store_error)
     app.add_exception_handler(Exception, _unexpected_error)
@@ -174,18 +176,21 @@ def _client_disconnect(request: Request, error: Exception) -> Response:  # noqa:
 
 
 def _database_error(request: Request, error: Exception) -> Response:
-    log.error("database_unavailable", path=request.url.path, exc_info=error)
+    # A line and no stack trace, here and below: while a server is away this comes with every request.
+    log.error("database_unavailable", path=request.url.path, error=first_line(error))
+    message = "The database does not answer now. Nothing was changed; send the same request again later."
+    if "disk is full" in str(error):
+        message = (
+            "The disk under STILLHOUSE_HOME is full. Nothing was changed; free some space on it, then send the same "
+            "request again."
+        )
     return error_response(
-        request,
-        status=503,
-        code="database_unavailable",
-        message="The database does not answer now. Nothing was changed; send the same request again later.",
-        headers={"Retry-After": "5"},
+        request, status=503, code="database_unavailable", message=message, headers={"Retry-After": "5"}
     )
 
 
 def _object_store_error(request: Request, error: Exception) -> Response:
-    log.error("object_store_unavailable", path=request.url.path, exc_info=error)
+    log.error("object_store_unavailable", path=request.url.path, error=first_line(error))
     return error_response(
         request,
         status=503,
@@ -197,7 +202,15 @@ def _object_store_error(request: Request, error: Exception) -> Response:
 
 
 def _unexpected_error(request: Request, error: Exception) -> Response:
-    log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
+    # Called outside of the middleware that gives each line the request's id.
+    request_id = getattr(request.state, "request_id", None)
+    cause = error.__cause__
+    if isinstance(cause, (*DATABASE_ERRORS, ObjectStoreError)):
+        # A server went away in the middle of an answer, which can only break off now: the framework says so with
+        # an error of its own. The client sees that the end is missing.
+        log.error("answer_broke_off", request_id=request_id, path=request.url.path, error=first_line(cause))
+        return Response(status_code=503)
+    log.error("unexpected_error", request_id=request_id, path=request.url.path, method=request.method, exc_info=error)
     return error_response(
         request,
         status=500,

@@ -65,6 +65,7 @@ class Unavailable(AppError):
     status = 503
     type = "unavailable"
     default_code = "unavailable"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
 
 
 class JobNotFound(NotFound):

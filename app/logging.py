@@ -30,7 +30,12 @@ def configure_logging(settings: Settings | None = None, *, service: str) -> None
         _with_service(service),
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # First, so that a line below the level costs next to nothing.
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -60,18 +65,36 @@ def configure_logging(settings: Settings | None = None, *, service: str) -> None
         # uvicorn brings handlers of its own; its lines come through the root instead.
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    # app.middleware logs requests, with their ids and their time.
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_not_logged_already)
+    # It introduces itself at each look at the database's revision, as readiness takes one.
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 
 
 @contextmanager
-def job_context(job_id: str, **more: Any) -> Iterator[None]:
-    """Give every log line inside the block the job's id."""
-    with structlog.contextvars.bound_contextvars(job_id=job_id, **more):
+def job_context(job_id: str, **more: str | int | None) -> Iterator[None]:
+    """Give every log line inside the block the job's id and `more`, of which what is None is left out."""
+    known = {name: value for name, value in more.items() if value is not None}
+    with structlog.contextvars.bound_contextvars(job_id=job_id, **known):
         yield
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one short line, for a log that will say the same for as long as a server is away."""
+    text = next(iter(str(error).splitlines()), "").strip()
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
+def _not_logged_already(record: logging.LogRecord) -> bool:
+    # app.error_handlers has logged the same exception, under the request's id.
+    return not record.getMessage().startswith("Exception in ASGI application")
 
 
 def _with_service(service: str) -> Processor:
     def add(_logger: Any, _method: str, event: Any) -> Any:
         event.setdefault("service", service)
+        event.pop("color_message", None)  # uvicorn says some things twice
         return event
 
     return add

@@ -1,11 +1,10 @@
 """The HTTP API: `create_app()` puts routers, error handlers and the embedded sweep together.
 
-A cluster starts it with `uvicorn --factory app.main:create_app`; `stillhouse up` does so by itself.
+`stillhouse api` serves it alone, `stillhouse up` with a worker beside it.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
@@ -14,7 +13,8 @@ from fastapi.staticfiles import StaticFiles
 
 from app.error_handlers import install_error_handlers
 from app.logging import configure_logging
-from app.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from app.middleware import BodyLimitMiddleware, ObservationMiddleware, RequestIdMiddleware
+from app.prometheus import Exposition
 from app.routes import (
     artifacts,
     attempts,
@@ -27,11 +27,14 @@ from app.routes import (
     jobs,
     methods,
     metrics,
+    prometheus,
     teachers,
 )
 from app.settings import Settings, get_settings
 from app.storage.store import ObjectStore
 from app.sweep import SweepThread
+from app.tracing import configure_tracing, stop_tracing
+from app.version import installed_version
 
 DESCRIPTION = """
 Distils a fine-tuned transformer (the teacher) into a small one (the student).
@@ -49,7 +52,7 @@ TAGS = [
     {"name": "datasets", "description": "Labelled texts, or pairs of texts."},
     {"name": "teachers", "description": "Models to learn from."},
     {"name": "methods", "description": "Ways to distil, and their parameters."},
-    {"name": "health", "description": "For probes."},
+    {"name": "health", "description": "For probes and for Prometheus."},
 ]
 
 
@@ -66,6 +69,7 @@ ROUTE_MODULES = (
     teachers,
     methods,
     health,
+    prometheus,
     docs,
 )
 
@@ -77,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Stillhouse",
         summary="Distillation as a service.",
         description=DESCRIPTION,
-        version=_version(),
+        version=installed_version(),
         openapi_tags=TAGS,
         # Both are served by app/routes/docs.py, from this package.
         docs_url=None,
@@ -90,10 +94,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = ObjectStore.from_settings(settings)
+    app.state.exposition = Exposition(settings, "api")
     for module in ROUTE_MODULES:
         app.include_router(module.router)
     app.mount(docs.STATIC_PATH, StaticFiles(directory=docs.STATIC_FOLDER), name="swagger-ui")
     app.add_middleware(BodyLimitMiddleware, upload_path="/datasets", upload_limit_bytes=settings.max_upload_bytes)
+    app.add_middleware(ObservationMiddleware)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     return app
@@ -103,25 +109,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     configure_logging(settings, service="api")
-    if not settings.embedded:
-        # In a cluster the scheduler sweeps.
-        yield
-        return
-    sweep = SweepThread(settings)
-    sweep.start()
+    configure_tracing(settings, service="api")
+    # In a cluster the scheduler sweeps.
+    sweep = SweepThread(settings) if settings.embedded else None
+    if sweep is not None:
+        sweep.start()
     try:
         yield
     finally:
-        await run_sync(sweep.stop)
+        if sweep is not None:
+            await run_sync(sweep.stop)
+        await run_sync(stop_tracing)
 
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _version() -> str:
-    try:
-        return version("stillhouse")
-    except PackageNotFoundError:
-        # Run from a checkout that was never installed.
-        return "0.0.0"

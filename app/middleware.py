@@ -1,8 +1,11 @@
-"""What every request passes before a route sees it: its id, and the limit on its body."""
+"""What every request passes before a route sees it: its id, its log line, measure and span, and the limit on its
+body."""
 
 import asyncio
+import logging
 import re
 import secrets
+import time
 from typing import Final
 
 import structlog
@@ -10,16 +13,24 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import prometheus, tracing
 from app.errors import TooLarge
 from app.services.upload_files import upload_too_large
 
 # An id from outside goes into logs and headers, so only plain ones are taken over.
 REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_JOB_PATH: Final = re.compile(r"/jobs/(job_[0-9a-z]{1,40})(?:/.*)?")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# Asked every few seconds by machines: neither logged nor traced while all is well.
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 JSON_BODY_LIMIT_BYTES: Final = 1024 * 1024
 # Parts around the files: boundaries, headers and the text fields.
 UPLOAD_OVERHEAD_BYTES: Final = 1024 * 1024
 DRAIN_LIMIT_BYTES: Final = 8 * 1024 * 1024
 DRAIN_SECONDS: Final = 3.0
+
+log = structlog.get_logger(__name__)
 
 
 class BodyTooLarge(HTTPException):
@@ -51,8 +62,88 @@ class RequestIdMiddleware:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        context = {"request_id": request_id}
+        if job := _JOB_PATH.fullmatch(scope["path"]):
+            context["job_id"] = job[1]
+        with structlog.contextvars.bound_contextvars(**context):
             await self.app(scope, receive, send_with_id)
+
+
+class ObservationMiddleware:
+    """Log, measure and trace each request.
+
+    What changes something or fails is logged; what only reads, as those do that poll, is logged at DEBUG.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        # A method is any word that a client likes; a label is not.
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        if scope["path"] in PROBES or not tracing.is_on():
+            await self._observe(scope, receive, send, method, tracing.Span())
+            return
+        attributes = {"http.request.method": method, "url.path": scope["path"]}
+        parent = Headers(scope=scope).get("traceparent")
+        with tracing.span(method, parent=parent, kind="server", attributes=attributes) as span:
+            if span.trace_id is None:
+                await self._observe(scope, receive, send, method, span)
+                return
+            with structlog.contextvars.bound_contextvars(trace_id=span.trace_id):
+                await self._observe(scope, receive, send, method, span)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send, method: str, span: tracing.Span) -> None:
+        began = time.perf_counter()
+        answered: float | None = None
+        status = 500  # what an error becomes that passes us on its way out
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                status, answered = message["status"], time.perf_counter()
+            await send(message)
+
+        prometheus.HTTP_IN_FLIGHT.inc()
+        try:
+            await self.app(scope, receive, send_noted)
+        finally:
+            prometheus.HTTP_IN_FLIGHT.dec()
+            ended = time.perf_counter()
+            route = _route_of(scope)
+            prometheus.HTTP_SECONDS.labels(method, route, str(status)).observe((answered or ended) - began)
+            span.rename(f"{method} {route}")
+            span.set({"http.route": route, "http.response.status_code": status})
+            if status >= 500:
+                span.fail(f"answered {status}")
+            self._log(scope, method, route, status, ended - began)
+
+    @staticmethod
+    def _log(scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
+        is_news = status >= 400 or (method not in READING and scope["path"] not in PROBES)
+        # Asked here already: of those who poll there are many.
+        if not is_news and not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            return
+        write = log.info if is_news else log.debug
+        client = scope.get("client")
+        write(
+            "request",
+            method=method,
+            path=scope["path"],
+            route=route,
+            status=status,
+            seconds=round(seconds, 4),
+            client=client[0] if client else None,
+        )
+
+
+def _route_of(scope: Scope) -> str:
+    """The path as the route is declared: of these there are few, of paths any number."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) and path else "unmatched"
 
 
 class BodyLimitMiddleware:

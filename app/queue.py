@@ -15,6 +15,8 @@ from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from app import folder_queue
+from app.logging import first_line
+from app.prometheus import WAKES
 from app.settings import Settings, get_settings
 
 QUEUE = "stillhouse"
@@ -63,8 +65,10 @@ def wake(settings: Settings | None = None, *, waiting: int | None = None) -> boo
                 app.send_task(WAKE_TASK, queue=QUEUE, connection=connection, retry=False)
     except Exception as error:
         # Whatever is wrong with the broker, the caller's work is committed and the sweep will send a hint.
-        log.warning("wake_failed", error=str(error), error_type=type(error).__name__)
+        log.warning("wake_failed", error=first_line(error))
+        WAKES.labels("failed").inc()
         return False
+    WAKES.labels("sent").inc()
     return True
 
 

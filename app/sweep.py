@@ -16,7 +16,9 @@ import structlog
 from app import queue
 from app.db.models import ObjectCleanup
 from app.db.session import read_session, write_session
+from app.logging import first_line
 from app.outages import is_transient
+from app.prometheus import LEASES_EXPIRED, OBJECTS_DELETED, SWEEP_LAST_SUCCESS, SWEEP_SECONDS
 from app.repositories import cleanups, idempotency, leases
 from app.repositories.leases import TakenBack
 from app.retention import retain_once
@@ -60,6 +62,7 @@ def sweep_once(settings: Settings | None = None) -> SweepReport:
     if due:
         store = ObjectStore.from_settings(settings)
         report.objects_deleted = sum(clean(settings, store, cleanup) for cleanup in due)
+        OBJECTS_DELETED.inc(report.objects_deleted)
     return report
 
 
@@ -87,14 +90,18 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
     settings = settings or get_settings()
     next_retention = 0.0
     while not stopped.is_set():
+        began, outcome = time.monotonic(), "failed"
         try:
             sweep_once(settings)
+            outcome = "done"
+            SWEEP_LAST_SUCCESS.set_to_current_time()
             if time.monotonic() >= next_retention:
                 retain_once(settings)
                 next_retention = time.monotonic() + RETENTION_SECONDS
         except Exception as error:
             # The database or the store may be away for a while; the sweep has to outlive that.
-            log.warning("sweep_failed", error=str(error), exc_info=None if is_transient(error) else error)
+            log.warning("sweep_failed", error=first_line(error), exc_info=None if is_transient(error) else error)
+        SWEEP_SECONDS.labels(outcome).observe(time.monotonic() - began)
         stopped.wait(settings.sweep_seconds)
 
 
@@ -119,3 +126,4 @@ def _log_expired(expired: TakenBack) -> None:
     for outcome in ("requeued", "cancelled", "paused", "failed"):
         for kind, row_id in getattr(expired, outcome):
             log.warning("lease_expired", kind=kind, id=row_id, outcome=outcome)
+            LEASES_EXPIRED.labels(kind, outcome).inc()

@@ -1,6 +1,7 @@
-"""The worker as a child of the embedded system: started, looked after, stopped. A command, never an import."""
+"""The worker as seen from here: a command, never an import. The embedded system starts it as its child."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,12 +11,25 @@ from collections.abc import Callable
 
 # -P: a folder named `worker` where the person stands is not ours.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "worker")
+# What only the worker imports; looked for, never imported, here.
+WORKER_PACKAGES = ("torch", "transformers", "safetensors", "pyarrow", "faiss", "umap", "psutil")
 # The engine writes a checkpoint before it stops: a second on a laptop's model, longer for a big one.
 WORKER_STOP_SECONDS = 20.0
 LONGEST_PAUSE_SECONDS = 30.0
 # A worker that lived this long was healthy: its next death starts again from the shortest pause.
 HEALTHY_SECONDS = 60.0
 _TICK_SECONDS = 0.1
+
+
+def describe_missing_packages() -> str:
+    """What to tell a person whose installation has no worker; empty where it has one."""
+    missing = [name for name in WORKER_PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return (
+        f"The worker needs packages that are not installed here: {', '.join(missing)}. "
+        "Install them with: pip install 'stillhouse[worker]'"
+    )
 
 
 class WorkerProcess:

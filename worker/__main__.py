@@ -11,18 +11,23 @@ import threading
 import warnings
 
 PARENT_PIPE = "STILLHOUSE_WORKER_PARENT_PIPE"
+STANDARD_OUTPUT = 1
 
 
 def main() -> None:
     """Run a Celery worker until it is told to stop."""
+    # There Celery says its good-bye, in no form that a collector of logs reads; the log is on the other stream.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
     if os.environ.get(PARENT_PIPE) == "1":
         threading.Thread(target=_watch_parent, name="parent-pipe", daemon=True).start()
-    from celery.exceptions import SecurityWarning
+    from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
     from worker.celery_app import celery_app, settings
 
     # It warns of running as root, as containers do, because of pickled messages; ours are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
+    # And at each lost connection about tasks acknowledged late, of which there are none.
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     celery_app.start(
         [
             "--quiet",  # no banner

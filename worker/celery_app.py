@@ -13,9 +13,12 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 
+from app import prometheus
 from app.logging import configure_logging
 from app.queue import celery_config
 from app.settings import Settings, get_settings
+from app.tracing import configure_tracing, stop_tracing
+from worker.observation import show_worker
 from worker.work_loop import WorkLoop
 
 # Over a folder Celery takes up to 4 s to notice that it should stop, and over a broker that neither answers
@@ -72,6 +75,10 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _begin(**_: Any) -> None:
+    _set_up_logging()  # Celery does so later
+    prometheus.serve(settings, "worker")
+    show_worker(settings)
+    configure_tracing(settings, service="worker")
     # Before the broker is reached, which may take as long as it likes.
     work_loop.start_looking()
 
@@ -89,13 +96,17 @@ def _wait_for_the_work(**_: Any) -> None:
     # Celery knows only of its own threads, and would leave while the other one still stores a checkpoint.
     # Asked again, because with nobody left to read what it prints Celery never sends the signal above.
     _shut_down()
-    work_loop.wait_until_stopped(settings.shutdown_seconds)
+    if work_loop.wait_until_stopped(settings.shutdown_seconds):
+        stop_tracing()
 
 
 def _see_to_the_end() -> None:
     """Exit once the work is handed back, or its time is up; Celery gets a moment to do so by itself."""
+    log.info("worker_stopping", seconds=settings.shutdown_seconds)
     is_done = work_loop.wait_until_stopped(settings.shutdown_seconds)
-    if not is_done:
+    if is_done:
+        stop_tracing()
+    else:
         log.error("worker_stop_timed_out")
     time.sleep(CELERY_STOP_SECONDS)
     # The engine's pipe closes with us; what was not handed back is found by its lease.

@@ -82,6 +82,16 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
     return EngineOutcome(end, code="engine_died", message=_unexplained(ending))
 
 
+def describe_exit(exit_code: int) -> str:
+    """An exit code as a number, or the name of the signal that killed the process."""
+    if exit_code >= 0:
+        return str(exit_code)
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
 def disk_full(who: str, detail: str = "") -> EngineOutcome:
     said = f" ({detail})" if detail else ""
     return _failed("disk_full", f"{who} found no space left on the worker's disk{said}. {_MORE_DISK}")
@@ -94,7 +104,7 @@ def _unexplained(ending: Ending) -> str:
             f"(the engine had used {_gigabytes(ending.memory_used_bytes)} when last seen)"
         )
     elif ending.exit_code < 0:
-        how = f"was killed by {_signal_name(-ending.exit_code)}"
+        how = f"was killed by {describe_exit(ending.exit_code)}"
     elif ending.exit_code == exit_codes.SUCCEEDED:
         how = "ended without a result"
     else:
@@ -111,10 +121,3 @@ def _failed(code: str, message: str) -> EngineOutcome:
 
 def _gigabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

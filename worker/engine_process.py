@@ -1,10 +1,12 @@
 """The engine as a child process: started, watched, stopped, and its end put into words.
 
 It runs in a process group of its own with its standard input on a pipe that only this process holds, so
-it dies with us however we die. Its words go to a log file, whose tail explains an unexplained death.
+it dies with us however we die. Its words go to a log file and from there into our log; their tail explains an
+unexplained death.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -18,11 +20,15 @@ from typing import Any, Self
 import structlog
 
 import worker
-from worker.engine_outcome import Ending, EngineOutcome, explain
+from app.prometheus import ENGINE_EXITS, ENGINE_MEMORY_BYTES, ENGINE_MEMORY_LIMIT_BYTES
+from worker.engine_outcome import Ending, EngineOutcome, describe_exit, explain
+from worker.engine_output import EngineOutput
 from worker.machine import GroupMemory, count_oom_kills
 from worker.threads import logged_thread
 
 PARENT_PIPE = "STILLHOUSE_ENGINE_PARENT_PIPE"
+# The ids under which the engine runs, for the first line of its log.
+LOG_CONTEXT = "STILLHOUSE_ENGINE_LOG_CONTEXT"
 ENGINE = (sys.executable, "-m", "worker.distill")
 # An allocation of a tenth of the memory takes longer than this to be touched.
 MEMORY_LOOK_SECONDS = 0.2
@@ -31,7 +37,6 @@ _OOM_SCORE_ADJUSTMENT = 500
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # The engine needs no secrets and no settings.
 _PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "PG")
-_LOG_TAIL_BYTES = 16_384
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +46,7 @@ class EngineProcess:
 
     def __init__(self, process: "subprocess.Popen[bytes]", log_path: Path, memory_limit_bytes: int) -> None:
         self._process = process
-        self._log_path = log_path
+        self._output = EngineOutput(log_path)
         self._memory_limit_bytes = memory_limit_bytes
         self._oom_kills_before = count_oom_kills()
         self._memory = GroupMemory(process.pid)
@@ -72,7 +77,7 @@ class EngineProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=run_dir,
-                env=_environment(os.environ, threads),
+                env=_environment(os.environ, threads, structlog.contextvars.get_contextvars()),
                 start_new_session=True,
             )
         _offer_to_oom_killer(process.pid)
@@ -111,7 +116,7 @@ class EngineProcess:
         return explain(
             Ending(
                 exit_code=self._process.returncode,
-                log_tail=self.log_tail(),
+                log_tail=self._output.tail(),
                 is_over_memory=self._is_over_memory,
                 memory_used_bytes=self._memory_used_bytes,
                 memory_limit_bytes=self._memory_limit_bytes,
@@ -122,8 +127,10 @@ class EngineProcess:
 
     def _watch_over(self) -> None:
         """Until it exits: look at its memory, and keep the promise of `stop`."""
+        ENGINE_MEMORY_LIMIT_BYTES.set(self._memory_limit_bytes)
         try:
             while not self._has_exited(MEMORY_LOOK_SECONDS):
+                self._output.relay()
                 if self._exceeds_memory():
                     log.warning("engine_over_its_memory_limit", used_bytes=self._memory_used_bytes)
                     self._is_over_memory = True
@@ -137,10 +144,16 @@ class EngineProcess:
                 # belong to anybody else.
                 _kill_group(self.pid)
                 self._process.wait()
-                self._ended.set()
+            # Nobody writes any more, and those who wait for the end want its last words.
+            self._output.relay(is_last=True)
+            self._ended.set()
             if self._process.stdin is not None:
                 self._process.stdin.close()
-            log.info("engine_ended", pid=self.pid, exit_code=self._process.returncode)
+            end = describe_exit(self._process.returncode)
+            ENGINE_EXITS.labels(end).inc()
+            ENGINE_MEMORY_BYTES.set(0)
+            ENGINE_MEMORY_LIMIT_BYTES.set(0)
+            log.info("engine_ended", pid=self.pid, exit=end)
 
     def _has_exited(self, seconds: float) -> bool:
         """Wait for the exit without reaping, so that the process number stays its own."""
@@ -156,25 +169,17 @@ class EngineProcess:
         if used > self._memory_limit_bytes:
             used = self._memory.own_bytes()
         self._memory_used_bytes = max(self._memory_used_bytes, used)
+        ENGINE_MEMORY_BYTES.set(used)
         return used > self._memory_limit_bytes
 
-    def log_tail(self) -> str:
-        """The last lines that it wrote to its standard output and error."""
-        try:
-            with self._log_path.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
-                return file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
 
-
-def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
+def _environment(inherited: Mapping[str, str], threads: int, log_context: Mapping[str, Any]) -> dict[str, str]:
     environment = {name: value for name, value in inherited.items() if not name.startswith(_PRIVATE_PREFIXES)}
     environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     source = str(Path(worker.__file__).resolve().parent.parent)
     environment |= {
         PARENT_PIPE: "1",
+        LOG_CONTEXT: json.dumps(log_context),
         "PYTHONUNBUFFERED": "1",
         # Our package, and not whatever a run folder might hold under the same name.
         "PYTHONSAFEPATH": "1",

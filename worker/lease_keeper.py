@@ -13,6 +13,8 @@ from app.db.session import read_session, write_session
 from app.domain.jobs import JobStatus
 from app.domain.leases import Claim
 from app.errors import LeaseLost
+from app.logging import first_line
+from app.prometheus import LEASE_RENEWALS_FAILED
 from app.repositories import leases
 from app.repositories.fence import MODELS, held_by, lost
 from app.settings import Settings
@@ -129,7 +131,8 @@ class LeaseKeeper:
                 self._interrupt(lost=True)
                 return
             except Exception as error:  # whatever it was, the next look may work
-                log.warning("lease_not_renewed", kind=self.claim.kind, id=self.claim.id, error=str(error))
+                log.warning("lease_not_renewed", kind=self.claim.kind, id=self.claim.id, error=first_line(error))
+                LEASE_RENEWALS_FAILED.inc()
                 continue
             if is_due:
                 next_renewal = time.monotonic() + self._settings.heartbeat_seconds

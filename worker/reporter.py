@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Reporter:
         }
         self._last_metrics: dict[str, float | None] = {}
         self._has_progress = True  # "preparing" is news too
+        # Something waits to be stored until what was said before it is written.
+        self._has_uploads = False
         # The last `succeeded` or `failed` event.
         self.outcome: dict[str, Any] | None = None
 
@@ -91,12 +94,16 @@ class Reporter:
     def _take(self, event: Mapping[str, Any]) -> None:
         kind = event["type"]
         payload = {name: value for name, value in event.items() if name not in {"type", "time"}}
+        if kind == "phase":
+            self._work.seen.enter(str(payload["phase"]), round=payload.get("round"), at=_unix_time(event))
         if kind in _KEPT_EVENTS:
             self._events.append({"type": kind, "payload": payload})
         if kind in {"phase", "progress"}:
             # A phase that says nothing of rounds has none.
             self._progress |= {"phase": payload["phase"], "round": payload.get("round")}
             self._progress |= {name: payload[name] for name in self._progress if name in payload}
+            if memory := payload.get("device_memory"):
+                self._work.seen.device_memory(**memory)
             if payload.get("loss") is not None:
                 self._last_metrics["loss"] = float(payload["loss"])
             self._has_progress = True
@@ -108,9 +115,11 @@ class Reporter:
             self._has_progress = True
         elif kind == "checkpoint":
             self._uploads.add_checkpoint(_checkpoint_facts(payload), self._inside(payload["path"]))
+            self._has_uploads = True
         elif kind == "cache":
             folder = self._inside(payload["path"])
             self._uploads.add_cache_entry(str(payload["kind"]), str(payload["key"]), folder)
+            self._has_uploads = True
         elif kind in _OUTCOMES:
             self.outcome = dict(event)
 
@@ -121,7 +130,7 @@ class Reporter:
         return full
 
     def _has_news(self) -> bool:
-        return bool(self._points or self._events or self._has_progress)
+        return bool(self._points or self._events or self._has_progress or self._has_uploads)
 
     def _write(self, session: Session) -> None:
         claim = self._work.claim
@@ -135,7 +144,12 @@ class Reporter:
         self._points.clear()
         self._events.clear()
         self._last_metrics.clear()
-        self._has_progress = False
+        self._has_progress = self._has_uploads = False
+        self._uploads.release()
+
+
+def _unix_time(event: Mapping[str, Any]) -> float | None:
+    return datetime.fromisoformat(event["time"]).timestamp() if "time" in event else None
 
 
 def _checkpoint_facts(payload: Mapping[str, Any]) -> CheckpointFacts:

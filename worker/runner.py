@@ -4,17 +4,16 @@ Whatever happens, the run folder goes, the engine is dead, and the row says how 
 was lost: then another worker or the sweep has the row, and nothing is written.
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import structlog
 from sqlalchemy.orm import Session
 
 from app import queue
-from app.domain.attempts import AttemptOutcome
+from app.domain.attempts import OUTCOME_BY_STATUS, AttemptOutcome
 from app.domain.leases import Claim
 from app.errors import LeaseLost
-from app.logging import job_context
+from app.prometheus import LEASES_LOST
 from app.repositories import datasets, jobs, leases, teachers
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.attempts import AttemptEnd
@@ -29,6 +28,7 @@ from worker.files import describe_file, describe_files
 from worker.inputs import InputMissing, materialise
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import ENGINE_MEMORY_SHARE, memory_bytes
+from worker.observation import FETCHING, STARTING, STORING, observed
 from worker.patience import StorageUnavailable, is_disk_full, patiently
 from worker.preparation.errors import PreparationFailed
 from worker.reporter import Reporter
@@ -53,26 +53,26 @@ log = structlog.get_logger(__name__)
 
 def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: Sequence[str] = ENGINE) -> None:
     """Work on a claim until its row says how it ended. Raises nothing that one piece of work could cause."""
-    context = (
-        job_context(claim.id, attempt=claim.attempt, request_id=claim.request_id)
-        if claim.kind == "job"
-        else contextlib.nullcontext()
-    )
-    with context, LeaseKeeper(claim, settings, shutdown) as keeper:
+    with observed(claim) as seen, LeaseKeeper(claim, settings, shutdown) as keeper:
         log.info("work_begun", kind=claim.kind, id=claim.id, attempt=claim.attempt)
         try:
             with run_folder(settings.work_dir, claim) as folder:
                 store = ObjectStore.from_settings(settings)
-                work = Work(claim, settings, store, keeper, shutdown, folder)
+                work = Work(claim, settings, store, keeper, shutdown, folder, seen)
                 if claim.kind == "job":
                     run_job(work, engine=engine)
                 else:
                     imports.run_import(work)
+                    seen.outcome = AttemptOutcome.SUCCEEDED
         except LeaseLost:
             log.warning("work_dropped", kind=claim.kind, id=claim.id)
+            LEASES_LOST.labels(claim.kind).inc()
+            seen.outcome = AttemptOutcome.LOST
         except Cancelled:
+            seen.outcome = AttemptOutcome.CANCELLED
             _end(claim, settings, keeper, lambda session: jobs.finish_cancelled(session, claim))
         except HandedBack:
+            seen.outcome = AttemptOutcome.PAUSED if keeper.is_pausing else AttemptOutcome.HANDED_BACK
             _hand_back(claim, settings, keeper)
         except Exception as error:
             failure = _explain(error)
@@ -81,12 +81,14 @@ def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: S
             log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, exc_info=trace)
             _end(claim, settings, keeper, lambda session: _mark_failed(session, claim, failure))
         else:
-            log.info("work_ended", kind=claim.kind, id=claim.id)
+            log.info("work_ended", kind=claim.kind, id=claim.id, outcome=seen.outcome)
 
 
 def run_job(work: Work, *, engine: Sequence[str] = ENGINE) -> None:
     """Materialise, run the engine, report, store the student; the job has ended when this returns."""
+    work.seen.enter(FETCHING)
     spec = materialise(work)
+    work.seen.enter(STARTING)
     process = EngineProcess.start(
         work.folder,
         threads=spec["threads"],
@@ -134,20 +136,22 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     if outcome.end is EngineEnd.SUCCEEDED:
         # No checkpoint is needed any more; what other jobs can use is.
         uploads.drop_checkpoints()
+        work.seen.enter(STORING)
         artifacts = _store_artifacts(work)
-        uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
         reporter.flush(check)
-        work.conclude(
+        uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+        status = work.conclude(
             lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
             check=check,
         )
+        work.seen.outcome = OUTCOME_BY_STATUS[status]
         return
     was_told = outcome.end is EngineEnd.STOPPED or (work.keeper.is_told_to_stop and reporter.outcome is None)
-    uploads.settle(min(SAVE_SECONDS if was_told else SETTLE_SECONDS, work.shutdown.seconds_left))
+    # First what the run said, then its last checkpoint: it waits for that.
     reporter.flush(check)
+    uploads.settle(min(SAVE_SECONDS if was_told else SETTLE_SECONDS, work.shutdown.seconds_left))
     if was_told:
         work.keeper.raise_why_told()
-    log.warning("engine_log", tail=process.log_tail())
     if outcome.end is EngineEnd.KILLED:
         work.conclude(lambda session: _try_again(session, work, outcome), check=check)
         queue.wake(work.settings)

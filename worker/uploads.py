@@ -3,6 +3,9 @@
 The engine and the reports on it go on while the object store is slow or away. What is to be stored is linked
 aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest and
 the best matter. Nothing here fails a run, except a full disk.
+
+What the run said before a checkpoint is written before the checkpoint is recorded (`release`): a run that goes on
+from there does not say it again. The same holds for a cache entry, which spares the next attempt the work.
 """
 
 import os
@@ -21,6 +24,7 @@ from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
 from worker import cache_store
 from worker.files import describe_files
+from worker.observation import checkpoint_upload
 from worker.patience import DiskFull, StorageUnavailable, is_disk_full
 from worker.stopping import WorkStopped
 from worker.threads import logged_thread
@@ -33,12 +37,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Checkpoint:
+    number: int
     facts: CheckpointFacts
     folder: Path
 
 
 @dataclass(frozen=True)
 class _CacheEntry:
+    number: int
     kind: str
     key: str
     folder: Path
@@ -58,6 +64,8 @@ class Uploads:
         self._checkpoints: list[_Checkpoint] = []
         self._cache_entries: list[_CacheEntry] = []
         self._staged = 0
+        # The number of the last one staged that may be stored.
+        self._released = 0
         self._is_busy = False
         self._is_closed = False
         self._changed = threading.Condition()
@@ -67,25 +75,29 @@ class Uploads:
         self._thread.start()
 
     def add_checkpoint(self, facts: CheckpointFacts, folder: Path) -> None:
-        """Store a complete checkpoint folder and record it; what still waits is dropped for it, but for the best."""
+        """Store a complete checkpoint folder and record it, once released; what waits is dropped, but for the best."""
         staged = self._stage(folder, f"checkpoint-{facts.step}")
         if staged is None:
             return
         with self._changed:
             stale = [waiting for waiting in self._checkpoints if facts.is_best or not waiting.facts.is_best]
             kept = [waiting for waiting in self._checkpoints if waiting not in stale]
-            self._checkpoints = [*kept, _Checkpoint(facts, staged)]
-            self._changed.notify_all()
+            self._checkpoints = [*kept, _Checkpoint(self._staged, facts, staged)]
         for checkpoint in stale:
             shutil.rmtree(checkpoint.folder, ignore_errors=True)
 
     def add_cache_entry(self, kind: str, key: str, folder: Path) -> None:
-        """Store a cache entry for the next job on the same inputs."""
+        """Store a cache entry for the next job on the same inputs, once released."""
         staged = self._stage(folder, f"{kind}-{key}")
         if staged is not None:
             with self._changed:
-                self._cache_entries.append(_CacheEntry(kind, key, staged))
-                self._changed.notify_all()
+                self._cache_entries.append(_CacheEntry(self._staged, kind, key, staged))
+
+    def release(self) -> None:
+        """What the run said so far is written: what was added so far may be stored."""
+        with self._changed:
+            self._released = self._staged
+            self._changed.notify_all()
 
     def drop_checkpoints(self) -> None:
         """Forget the checkpoints that still wait: the run has ended well."""
@@ -93,10 +105,10 @@ class Uploads:
             self._checkpoints = []
 
     def settle(self, seconds: float) -> bool:
-        """Wait until everything is stored, up to `seconds`; True when it is."""
+        """Wait until everything released is stored, up to `seconds`; True when it is."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._is_busy or self._checkpoints or self._cache_entries:
+            while self._is_busy or self._first_released() is not None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._thread.is_alive():
                     return False
@@ -153,16 +165,18 @@ class Uploads:
     def _next(self) -> _Checkpoint | _CacheEntry | None:
         with self._changed:
             while not self._is_closed:
-                task: _Checkpoint | _CacheEntry | None = None
-                if self._checkpoints:
-                    task = self._checkpoints.pop(0)
-                elif self._cache_entries:
-                    task = self._cache_entries.pop(0)
+                task = self._first_released()
                 if task is not None:
+                    self._checkpoints = [waiting for waiting in self._checkpoints if waiting is not task]
+                    self._cache_entries = [waiting for waiting in self._cache_entries if waiting is not task]
                     self._is_busy = True
                     return task
                 self._changed.wait()
         return None
+
+    def _first_released(self) -> _Checkpoint | _CacheEntry | None:
+        waiting: list[_Checkpoint | _CacheEntry] = [*self._checkpoints, *self._cache_entries]
+        return next((task for task in waiting if task.number <= self._released), None)
 
     def _store_checkpoint(self, checkpoint: _Checkpoint) -> None:
         """Objects first, then the row that names them, in one transaction with the end of older ones."""
@@ -170,21 +184,22 @@ class Uploads:
         check = self._check if checkpoint.facts.is_best else self._check_newest
         prefix = keys.job_checkpoint(work.claim.id, work.claim.run_token, step)
         files = describe_files(checkpoint.folder)
-        work.upload_folder(checkpoint.folder, prefix, files, check=check)
+        size_bytes = sum(file["size_bytes"] for file in files)
 
         def record(session: Session) -> None:
             checkpoints.record(session, work.claim, checkpoint.facts, object_prefix=prefix, files=files)
             checkpoints.drop_older(session, work.claim, keep=KEEP_CHECKPOINTS)
-            size_bytes = sum(file["size_bytes"] for file in files)
             payload = {"step": step, "size_bytes": size_bytes}
             jobs.add_events(session, work.claim, [{"type": "checkpoint", "payload": payload}])
 
-        work.write(record, check=check)
-        log.info("checkpoint_stored", step=step)
+        with checkpoint_upload(step, size_bytes, not_wanted=(_Superseded, LeaseLost, WorkStopped)):
+            work.upload_folder(checkpoint.folder, prefix, files, check=check)
+            work.write(record, check=check)
+        log.info("checkpoint_stored", step=step, size_bytes=size_bytes)
 
     def _check_newest(self) -> None:
         self._check()
-        if self._checkpoints:
+        if any(waiting.number <= self._released for waiting in self._checkpoints):
             raise _Superseded
 
     def _check(self) -> None:

@@ -15,6 +15,7 @@ from app.storage import keys
 from app.storage.store import ObjectMissing, ObjectStore
 from worker.files import file_sha256
 from worker.lease_keeper import LeaseKeeper
+from worker.observation import Observation
 from worker.patience import patiently
 from worker.stopping import Shutdown
 
@@ -39,6 +40,7 @@ class Work:
     keeper: LeaseKeeper
     shutdown: Shutdown
     folder: Path
+    seen: Observation
 
     def read(self, query: Callable[[Session], Answer]) -> Answer:
         """Run a query in a short session, again and again while the database is away."""
@@ -58,10 +60,11 @@ class Work:
 
         return patiently(ask, what="writing to the database", check=check or self.keeper.check)
 
-    def conclude(self, change: Callable[[Session], object], *, check: Check | None = None) -> None:
+    def conclude(self, change: Callable[[Session], Answer], *, check: Check | None = None) -> Answer:
         """Write how the work ended."""
-        self.write(change, check=check)
+        answer = self.write(change, check=check)
         self.keeper.conclude()
+        return answer
 
     def upload(self, path: Path, key: str, *, check: Check | None = None) -> None:
         patiently(lambda: self.store.put_file(key, path), what=f"storing {key}", check=check or self.keeper.check)

@@ -56,6 +56,15 @@ def is_current(settings: Settings | None = None) -> bool:
         return MigrationContext.configure(connection).get_current_revision() == newest
 
 
+def is_behind(settings: Settings | None = None) -> bool:
+    """Whether a migration that this release knows has still to run. The database of a newer one is not behind."""
+    scripts = ScriptDirectory(str(SCRIPTS))
+    with get_engine(settings).connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in scripts.walk_revisions()}
+    return revision is None or (revision in known and revision != scripts.get_current_head())
+
+
 @contextmanager
 def _config(settings: Settings | None) -> Iterator[Config]:
     # What alembic says on stdout is for its own command line.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.demo.api import Api, DemoError
-from app.embedded import CannotStart, bind
 from app.home_lock import running_address
+from app.server import CannotStart, bind
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0

@@ -1,17 +1,31 @@
 """Events of a job: typed, numbered 1, 2, 3, ... without gaps, in the order in which readers see them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
+from app.domain.jobs import JobStatus
+from app.repositories.parameters import rows_parameter
 
 
 class NewEvent(TypedDict):
     type: str
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class News:
+    """What a job has behind a sequence, as of one moment."""
+
+    status: JobStatus
+    # Of the job's newest event, also when that is not among `events`.
+    last_sequence: int
+    # Rows with sequence, type, payload and created_at, ascending.
+    events: list[Row[Any]] = field(default_factory=list)
 
 
 def append(session: Session, job_id: str, events: Sequence[NewEvent]) -> int:
@@ -57,3 +71,37 @@ def list_after(
     if types:
         query = query.where(JobEvent.type.in_(types))
     return session.scalars(query.order_by(JobEvent.sequence).limit(limit)).all()
+
+
+def list_news(session: Session, places: Iterable[tuple[str, int]], *, limit: int) -> dict[tuple[str, int], News]:
+    """What is new behind each (job id, sequence): up to `limit` events each, in one statement for all.
+
+    A place whose job is gone is missing from what is returned.
+    """
+    place = rows_parameter(session, sorted(set(places)))
+    job_id, after = place[0].as_string(), place[1].as_integer()
+    query = (
+        select(
+            Job.id,
+            after.label("after"),
+            Job.status,
+            Job.event_sequence,
+            JobEvent.sequence,
+            JobEvent.type,
+            JobEvent.payload,
+            JobEvent.created_at,
+        )
+        .join(Job, Job.id == job_id)
+        # Sequences have no gaps, so this range is the limit.
+        .outerjoin(
+            JobEvent,
+            and_(JobEvent.job_id == job_id, JobEvent.sequence > after, JobEvent.sequence <= after + limit),
+        )
+        .order_by(Job.id, after, JobEvent.sequence)
+    )
+    found: dict[tuple[str, int], News] = {}
+    for row in session.execute(query):
+        news = found.setdefault((row.id, row.after), News(JobStatus(row.status), row.event_sequence))
+        if row.sequence is not None:
+            news.events.append(row)
+    return found

@@ -6,16 +6,20 @@ raises LeaseLost, having written nothing, once it does not. Services call the ot
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, inspect, select, type_coerce, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.db.models import IdempotencyKey, Job
+from app.db.session import after_commit
 from app.db.types import clean_json, db_now
 from app.domain.attempts import OUTCOME_BY_STATUS
 from app.domain.jobs import RETRYABLE, TERMINAL, JobStatus, check_transition, sources
 from app.domain.leases import Claim
+from app.prometheus import count_end
 from app.repositories import artifacts as artifact_rows
 from app.repositories import attempts, checkpoints, cleanups, events
 from app.repositories.artifacts import ArtifactRow
@@ -23,7 +27,12 @@ from app.repositories.attempts import AttemptEnd
 from app.repositories.events import NewEvent
 from app.repositories.fence import held_by, hold, lost
 from app.repositories.pages import Page, fetch_page
+from app.repositories.parameters import rows_parameter
 from app.storage import keys
+
+# A job as it is read, without the object that the ORM would make of it: with the attributes of Job.
+JobRow = Row[Any]
+_COLUMNS = tuple(getattr(Job, attribute.key) for attribute in inspect(Job).column_attrs)
 
 LIVE_STATUSES = tuple(status for status in JobStatus if status not in TERMINAL)
 
@@ -79,6 +88,12 @@ def create(
 
 def get(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id, populate_existing=True)
+
+
+def list_by_ids(session: Session, job_ids: Sequence[str]) -> Sequence[JobRow]:
+    """The rows of these jobs, in no order; those that are gone are missing."""
+    wanted = rows_parameter(session, [[job_id] for job_id in job_ids])
+    return session.execute(select(*_COLUMNS).where(Job.id.in_(select(wanted[0].as_string())))).all()
 
 
 def list_page(
@@ -271,6 +286,7 @@ def switch_status(
             attempts.end(session, row.id, number=row.attempt, attempt_end=end)
         if new in TERMINAL:
             cleanups.schedule(session, keys.job_root(row.id))
+            after_commit(session, partial(count_end, "job", new, row.error_code))
     return [_claim(row) for row in rows]
 
 
@@ -341,8 +357,9 @@ def _status_event(status: JobStatus, attempt: int = 0, error_code: str | None = 
 
 def _metadata_matches(session: Session, key: str, value: str | None) -> ColumnElement[bool]:
     if session.get_bind().dialect.name == "postgresql":
-        found = func.jsonb_extract_path_text(Job.job_metadata, key)
-        return found.is_not(None) if value is None else found == value
+        # In the two forms that the index over the labels knows.
+        labels = type_coerce(Job.job_metadata, JSONB)
+        return labels.has_key(key) if value is None else labels.contains({key: value})
     # Not a JSON path: SQLite's paths cannot name every key.
     pair = func.json_each(Job.job_metadata).table_valued("key", "value")
     query = select(1).select_from(pair).where(pair.c.key == key)

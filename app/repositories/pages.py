@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Dataset, Job, Teacher
 from app.db.types import UtcDateTime
-from app.domain.ids import is_id
+from app.domain.ids import PREFIXES, is_id
 from app.errors import BadCursor
+from app.repositories.fence import MODELS
 
 Row = TypeVar("Row", Job, Dataset, Teacher)
+KINDS = {model: kind for kind, model in MODELS.items()}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def fetch_page(session: Session, query: Select[Row], model: type[Row], *, limit:
     Raises BadCursor when `after` is no cursor of ours.
     """
     if after is not None:
-        created_at, row_id = decode_cursor(after)
+        created_at, row_id = decode_cursor(after, model)
         query = query.where(
             tuple_(model.created_at, model.id) < tuple_(literal(created_at, UtcDateTime()), literal(row_id))
         )
@@ -46,8 +48,8 @@ def encode_cursor(created_at: datetime, row_id: str) -> str:
     return base64.urlsafe_b64encode(f"{created_at.isoformat()}|{row_id}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str) -> tuple[datetime, str]:
-    """The place that a cursor names. Raises BadCursor unless the cursor is one that encode_cursor made."""
+def decode_cursor(cursor: str, model: type[Job] | type[Dataset] | type[Teacher]) -> tuple[datetime, str]:
+    """The place that a cursor names. Raises BadCursor unless encode_cursor made it for a row of this kind."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         time_text, _, row_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("|")
@@ -55,6 +57,6 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
     except ValueError as error:
         raise BadCursor(cursor) from error
     is_ours = created_at.tzinfo == UTC and is_id(row_id) and encode_cursor(created_at, row_id) == cursor
-    if not is_ours:
+    if not is_ours or not row_id.startswith(f"{PREFIXES[KINDS[model]]}_"):
         raise BadCursor(cursor)
     return created_at, row_id

@@ -5,17 +5,20 @@ Claim: both raise LeaseLost, having written nothing, once the teacher does not c
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Teacher
+from app.db.session import after_commit
 from app.db.types import db_now
 from app.domain.files import StoredFile
 from app.domain.imports import sources
 from app.domain.leases import Claim
 from app.domain.teachers import TeacherStatus
+from app.prometheus import count_end
 from app.repositories import cleanups
 from app.repositories.fence import held_by, hold, lost
 from app.repositories.pages import Page, fetch_page
@@ -122,4 +125,5 @@ def switch_status(
     ).all()
     for teacher_id in changed:
         cleanups.schedule(session, keys.teacher_root(teacher_id))
+        after_commit(session, partial(count_end, "teacher", new, (values or {}).get("error_code")))
     return changed

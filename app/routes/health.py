@@ -1,5 +1,7 @@
 """Liveness and readiness."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
 from app.dependencies import SettingsDep, StoreDep
@@ -19,16 +21,12 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can it do its work?", responses=error_responses())
 async def readyz(settings: SettingsDep, store: StoreDep) -> Readiness:
-    """Reaches the database, the object store and the queue, and names what does not answer. Without the queue
-    the service is `degraded`, not unready: jobs are accepted and start late."""
+    """Reaches the database, the object store and the queue within seconds, and names what does not answer, lacks
+    migrations or has no room. Without the queue the service is `degraded`, not unready: jobs are accepted and start
+    late."""
     checks = await health.check_all(settings, store)
-    parts = {"database": checks.database, "object_store": checks.object_store, "queue": checks.queue}
+    parts = {name: problem or "ok" for name, problem in asdict(checks).items()}
     if not checks.is_ready:
-        broken = "; ".join(f"{part}: {problem}" for part, problem in parts.items() if problem is not None)
+        broken = "; ".join(f"{part}: {problem}" for part, problem in parts.items() if problem != "ok")
         raise Unavailable(f"Not ready. {broken}. The service's log has the details.", code="not_ready")
-    return Readiness(
-        status="ready" if checks.queue is None else "degraded",
-        database="ok",
-        object_store="ok",
-        queue=checks.queue or "ok",
-    )
+    return Readiness(status="ready" if checks.queue is None else "degraded", **parts)

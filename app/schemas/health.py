@@ -16,5 +16,7 @@ class Readiness(ResponseModel):
         description="`degraded`: jobs are accepted, but start late, when the sweep wakes a worker."
     )
     database: str
+    migrations: str = Field(description="Whether the database has every migration of this release.")
     object_store: str
     queue: str
+    disk: str = Field(description="Whether there is room for what is kept in files: in embedded mode all of it.")

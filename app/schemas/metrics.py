@@ -2,7 +2,10 @@
 
 from pydantic import Field
 
-from app.schemas.base import Page, QueryModel, ResponseModel, Text
+from app.schemas.base import Page, QueryInt, QueryModel, ResponseModel, Text
+
+# As many digits as are read.
+LARGEST_STEP = 10**18 - 1
 
 
 class MetricPoint(ResponseModel):
@@ -12,6 +15,8 @@ class MetricPoint(ResponseModel):
 
 class MetricSeries(ResponseModel):
     series: str = Field(examples=["train/loss"])
+    total: int = Field(description="How many points the job has, within the steps asked for.")
+    downsampled: bool = Field(description="Whether `points` leaves some of them out.")
     points: list[MetricPoint] = Field(description="By step; one value for each, whatever was replayed.")
 
 
@@ -25,3 +30,14 @@ class MetricsQuery(QueryModel):
         max_length=50,
         description="Only these series; repeat the parameter for several. All when absent.",
     )
+    points: QueryInt = Field(
+        default=1000,
+        ge=10,
+        le=10_000,
+        description="The most points of a series. A longer one is downsampled: its steps are cut into ranges of "
+        "equal length, and of each come the lowest and the highest point and the first that is null; so do the "
+        "first and the last of all. Nothing is averaged. A page has 50,000 points at most, which its series share.",
+    )
+    from_step: QueryInt | None = Field(default=None, ge=0, le=LARGEST_STEP, description="Only from this step on.")
+    to_step: QueryInt | None = Field(default=None, ge=0, le=LARGEST_STEP, description="Only up to this step.")
+    after: Text | None = Field(default=None, max_length=128, description="The `next` of the page before.")

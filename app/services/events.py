@@ -1,4 +1,4 @@
-"""Read a job's events."""
+"""Read a page of a job's events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
@@ -18,6 +20,12 @@ from app.repositories.pages import Page
 from app.schemas.jobs import JobCreate, is_metadata_key
 from app.services.job_checks import check_fit, check_ready
 from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# Fields that came after the first release. Where they say nothing they are left out of a body's hash, so that a
+# request sent again after an upgrade still finds the job that it has made before.
+_LATER_FIELDS = ("priority", "time_limit_seconds")
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,11 @@ def submit(
             priority=body.priority,
             time_limit_seconds=body.time_limit_seconds,
             request_id=request_id,
+            traceparent=tracing.current_traceparent(),
         )
+    log.info("job_submitted", job_id=job_id, method=spec["method"]["type"], priority=body.priority)
     wake(settings)
     return Submitted(job, is_new=True)
-
-
-def get(settings: Settings, job_id: str) -> Job:
-    with read_session(settings) as session:
-        return find_job(session, job_id)
 
 
 def list_page(
@@ -132,7 +137,11 @@ def _repeated(session: Session, job_id: str, earlier_sha256: str, body_sha256: s
 
 def _body_sha256(body: JobCreate) -> str:
     # Over what the body means, so neither the order of fields nor a default written out makes a difference.
-    canonical = json.dumps(body.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    meaning = body.model_dump()
+    for name in _LATER_FIELDS:
+        if meaning[name] == JobCreate.model_fields[name].default:
+            del meaning[name]
+    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 import structlog
 
 from app.errors import InvalidRequest, Unavailable
+from app.logging import first_line
 from app.services.multipart import PartBegin, PartData, PartEvent
 from app.services.upload_files import check_file_name, upload_too_large
 from app.storage import keys
@@ -151,7 +152,8 @@ async def _store_file(
                     param=part.name,
                 )
     except OSError as error:
-        log.error("upload_not_stored", key=key, exc_info=error)
+        # A line and no stack trace: while the store is away this comes with every upload.
+        log.error("upload_not_stored", key=key, error=first_line(error))
         raise Unavailable(
             f"{part.name} ({part.file_name!r}) could not be stored: the object store does not answer, or is full. "
             "Nothing was kept; send the same request again later.",

@@ -6,10 +6,12 @@ are for routes that stream.
 """
 
 import asyncio
+import itertools
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
+from app.prometheus import OBJECT_STORE_SECONDS
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,13 +77,15 @@ class ObjectStore:
 
     def put_file(self, key: str, path: Path) -> int:
         """Store a file and return its size in bytes."""
-        obstore.put(self._backend, key, path, chunk_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY)
-        self._make_durable(key)
+        with _measured("put"):
+            obstore.put(self._backend, key, path, chunk_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY)
+            self._make_durable(key)
         return path.stat().st_size
 
     def put_bytes(self, key: str, content: bytes) -> None:
-        obstore.put(self._backend, key, content)
-        self._make_durable(key)
+        with _measured("put"):
+            obstore.put(self._backend, key, content)
+            self._make_durable(key)
 
     def get_file(self, key: str, path: Path) -> int:
         """Write the object to `path`, whose folders are made, and return its size in bytes."""
@@ -92,24 +97,18 @@ class ObjectStore:
         return size
 
     def get_bytes(self, key: str) -> bytes:
-        try:
+        with _measured("get", key):
             return bytes(obstore.get(self._backend, key).bytes())
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to, not including, `end`."""
-        try:
+        with _measured("get", key):
             return bytes(obstore.get_range(self._backend, key, start=start, end=end))
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The object's bytes in chunks, from `start` up to, not including, `end`."""
-        try:
+        with _measured("get", key):
             result = obstore.get(self._backend, key, options=_options(start, end))
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
         for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
             yield bytes(chunk)
 
@@ -117,10 +116,8 @@ class ObjectStore:
         """As `stream`, for a route. An empty range gives no chunk."""
         if end is not None and end <= start:
             return
-        try:
+        with _measured("get", key):
             result = await obstore.get_async(self._backend, key, options=_options(start, end))
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
         async for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
             yield bytes(chunk)
 
@@ -128,32 +125,40 @@ class ObjectStore:
     async def open_writer_async(self, key: str) -> AsyncIterator["AsyncWriter"]:
         """A writer with ``await writer.write(chunk)``. The object appears when the block ends without an
         error; with an error, also with a cancelled request, nothing is left of it."""
-        async with obstore.open_writer_async(
-            self._backend, key, buffer_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
-        ) as writer:
-            yield AsyncWriter(writer)
-        if self.folder is not None:
-            await asyncio.to_thread(self._make_durable, key)
+        began = time.perf_counter()
+        try:
+            async with obstore.open_writer_async(
+                self._backend, key, buffer_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
+            ) as backend_writer:
+                writer = AsyncWriter(backend_writer)
+                yield writer
+                received = time.perf_counter()
+            if self.folder is not None:
+                await asyncio.to_thread(self._make_durable, key)
+        except BaseError:
+            OBJECT_STORE_SECONDS.labels("put", "error").observe(time.perf_counter() - began)
+            raise
+        # What the sender took is not the store's time.
+        OBJECT_STORE_SECONDS.labels("put", "ok").observe(writer.seconds + time.perf_counter() - received)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects inside the folder `prefix`."""
-        for page in obstore.list(self._backend, prefix, chunk_size=1000):
+        pages = obstore.list(self._backend, prefix, chunk_size=1000)
+        with _measured("list"):
+            first = next(pages, [])
+        for page in itertools.chain([first], pages):
             for meta in page:
                 yield StoredObject(meta["path"], meta["size"], meta["last_modified"])
 
     def size(self, key: str) -> int:
         """The object's size in bytes."""
-        try:
+        with _measured("head", key):
             return obstore.head(self._backend, key)["size"]
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
 
     def modified_at(self, key: str) -> datetime:
         """When the object was written last, by the store's clock."""
-        try:
+        with _measured("head", key):
             return obstore.head(self._backend, key)["last_modified"]
-        except (NotFoundError, FileNotFoundError) as error:
-            raise ObjectMissing(key) from error
 
     def exists(self, key: str) -> bool:
         try:
@@ -177,11 +182,13 @@ class ObjectStore:
         """Delete objects; one that is not there is no error. A folder keeps no empty folders."""
         if self.folder is not None:
             for key in keys:
-                self._delete_file(self.folder, self.folder / key)
+                with _measured("delete"):
+                    self._delete_file(self.folder, self.folder / key)
             return
         remaining = [*keys]
         while remaining:
-            obstore.delete(self._backend, remaining[:DELETE_BATCH])
+            with _measured("delete"):
+                obstore.delete(self._backend, remaining[:DELETE_BATCH])
             remaining = remaining[DELETE_BATCH:]
 
     def delete_prefix(self, prefix: str) -> int:
@@ -229,10 +236,32 @@ class AsyncWriter:
     def __init__(self, writer: Any) -> None:
         self._writer = writer
         self.size_bytes = 0
+        # In the store's hands so far.
+        self.seconds = 0.0
 
     async def write(self, chunk: bytes) -> None:
         self.size_bytes += len(chunk)
-        await self._writer.write(chunk)
+        began = time.perf_counter()
+        try:
+            await self._writer.write(chunk)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+@contextmanager
+def _measured(operation: str, key: str = "") -> Iterator[None]:
+    """Note how long a call took and how it went. That `key` is not there is an answer too: ObjectMissing."""
+    began, outcome = time.perf_counter(), "error"
+    try:
+        yield
+        outcome = "ok"
+    except (NotFoundError, FileNotFoundError) as error:
+        if not key:
+            raise
+        outcome = "missing"
+        raise ObjectMissing(key) from error
+    finally:
+        OBJECT_STORE_SECONDS.labels(operation, outcome).observe(time.perf_counter() - began)
 
 
 def _options(start: int, end: int | None) -> Any:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from app import embedded
-from app.embedded import CannotStart, bind
+from app import embedded, worker_process
+from app.server import CannotStart, bind
 from tests.fixtures.environment import ChangeSettings
 
 
@@ -34,7 +34,7 @@ class TestUp:
         self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         change_settings(teacher_dirs="")
-        monkeypatch.setattr(embedded, "WORKER_PACKAGES", ("torch", "no_such_package_anywhere"))
+        monkeypatch.setattr(worker_process, "WORKER_PACKAGES", ("torch", "no_such_package_anywhere"))
         with pytest.raises(CannotStart, match=r"no_such_package_anywhere.*stillhouse\[worker\]"):
             embedded.up()
 

@@ -34,6 +34,21 @@ class TestSettings:
         monkeypatch.setenv("STILLHOUSE_TEACHER_DIRS", os.pathsep.join([str(home), "/models", ""]))
         assert Settings().teacher_dirs == [home, Path("/models")]
 
+    def test_take_an_empty_variable_for_an_absent_one(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file of variables names all of them, to be filled in."""
+        plain = Settings()
+        for name in Settings.model_fields:
+            if name != "home":
+                monkeypatch.setenv(f"STILLHOUSE_{name.upper()}", "")
+        assert Settings() == plain
+        assert plain.home == home
+
+    def test_take_none_for_ever(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert Settings().checkpoint_retention_days == 7
+        monkeypatch.setenv("STILLHOUSE_CHECKPOINT_RETENTION_DAYS", "none")
+        assert Settings().checkpoint_retention_days is None
+        assert not home.exists()
+
     @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
     def test_name_the_driver_of_postgresql(self, scheme: str) -> None:
         settings = Settings(database_url=f"{scheme}://u:p1@db/name")

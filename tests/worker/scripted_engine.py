@@ -104,6 +104,14 @@ def deaf(run: Run) -> int:
     return 0
 
 
+def on_a_device(run: Run) -> int:
+    """Endless, on a GPU of whose memory it tells."""
+    memory = {"device": "GPU of a test", "peak_bytes": 3_000_000_000, "total_bytes": 80_000_000_000}
+    progress = {"progress": 0.1, "eta_seconds": None, "loss": None}
+    run.events.emit("progress", phase="training", round=1, rounds=2, **progress, device_memory=memory)
+    return endless(run)
+
+
 def failing(run: Run) -> int:
     run.begin()
     run.checkpoint(STEP)
@@ -157,6 +165,7 @@ PARTS: dict[str, Callable[[Run], int]] = {
         endless,
         checkpointing,
         deaf,
+        on_a_device,
         failing,
         crashing,
         killed,

@@ -8,6 +8,7 @@ hand. How it ends: exit_codes.py and the last event.
 import argparse
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
@@ -41,6 +42,9 @@ def main() -> int:
         print(f"{folder} is not a folder: pass the run folder that holds job.json.", file=sys.stderr)
         return exit_codes.FAILED
     events = EventLog(folder / EVENTS_FILE)
+    # Under which ids a worker runs this, at the head of what it will find in its log.
+    context = json.loads(os.environ.get("STILLHOUSE_ENGINE_LOG_CONTEXT", "{}"))
+    print("engine started", *(f"{name}={value}" for name, value in sorted(context.items())), file=sys.stderr)
     try:
         from worker.distill.loop import distil  # torch: seconds, so after the signal handler stands
 

@@ -62,6 +62,17 @@ def environment(compute: Compute) -> dict[str, Any]:
     }
 
 
+def device_memory() -> dict[str, Any] | None:
+    """What tensors have held at most on the device in this process, and what it has; None without one in use."""
+    if not torch.cuda.is_initialized():
+        return None
+    return {
+        "device": torch.cuda.get_device_name(0),
+        "peak_bytes": torch.cuda.max_memory_allocated(0),
+        "total_bytes": torch.cuda.get_device_properties(0).total_memory,
+    }
+
+
 def hardware(compute: Compute) -> str:
     if compute.device.type == "cuda":
         return torch.cuda.get_device_name(compute.device)

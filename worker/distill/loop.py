@@ -315,9 +315,11 @@ class Run:
             arm=arm,
             arm_state=state,
         )
+        began = time.monotonic()
         folder = save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.job.checkpoint.keep)
         self.last_checkpoint = time.monotonic()
-        self.events.emit("checkpoint", step=checkpoint.number, path=f"checkpoints/{folder.name}", **facts)
+        facts = {"path": f"checkpoints/{folder.name}", "seconds": self.last_checkpoint - began, **facts}
+        self.events.emit("checkpoint", step=checkpoint.number, **facts)
 
     def _check_stop(self) -> None:
         if self.stop_requested():

@@ -6,6 +6,7 @@ The unit is one row through one transformer layer, forward; a training step cost
 
 import time
 
+from worker.distill.device import device_memory
 from worker.distill.events import EventLog
 
 FORWARD = 1
@@ -56,6 +57,7 @@ class Progress:
         if not force and now - self._last_report < _REPORT_EVERY_SECONDS:
             return
         self._last_report = now
+        memory = device_memory()
         planned, done = sum(self._planned.values()), sum(self._done.values())
         here = done - self._done_before_this_process
         remaining = max(planned - done, 0.0)
@@ -67,4 +69,5 @@ class Progress:
             progress=min(done / planned, 1.0) if planned else 0.0,
             eta_seconds=round(remaining * (now - self._started) / here, 1) if here > 0 else None,
             loss=self._loss,
+            **({} if memory is None else {"device_memory": memory}),
         )

@@ -1,11 +1,15 @@
 from contextlib import suppress
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
 
+from app.db import session as session_module
 from app.db.models import Job
-from app.db.session import read_session, write_session
+from app.db.session import after_commit, glance_session, read_session, write_session
 from app.repositories import events, jobs
+from app.settings import get_settings
 from tests.fixtures.factories import add_job, read_job
 from tests.fixtures.racing import race
 
@@ -45,6 +49,28 @@ class TestWriteSession:
         assert read_job(job_id).round == 30
 
 
+@pytest.mark.usefixtures("sqlite_database")
+class TestAfterCommit:
+    def test_acts_once_the_row_is_there_for_others(self) -> None:
+        seen: list[str] = []
+        job_id = add_job()
+        with write_session() as session:
+            after_commit(session, lambda: seen.append(read_job(job_id).status))
+            jobs.request_cancel(session, job_id)
+            assert seen == []
+        assert seen == ["cancelled"]
+
+    def test_does_not_act_for_what_was_rolled_back(self) -> None:
+        """Harm: a job that was refused or tried again would be counted as ended."""
+        seen: list[str] = []
+        with suppress(RuntimeError), write_session() as session:
+            after_commit(session, lambda: seen.append("acted"))
+            raise RuntimeError
+        with write_session():
+            pass
+        assert seen == []
+
+
 @pytest.mark.usefixtures("database")
 class TestReadSession:
     def test_keeps_nothing(self) -> None:
@@ -58,6 +84,40 @@ class TestReadSession:
         with write_session() as session:
             jobs.request_cancel(session, job_id)
             assert read_job(job_id).status == "queued"
+
+
+@pytest.mark.usefixtures("database")
+class TestGlanceSession:
+    def test_reads(self) -> None:
+        job_id = add_job()
+        with glance_session() as session:
+            assert session.scalar(select(Job.status).where(Job.id == job_id)) == "queued"
+
+    def test_leaves_the_next_session_its_transaction(self) -> None:
+        """The connection goes back to the pool: were it still without transactions, nothing could be undone."""
+        job_id = add_job()
+        with glance_session() as session:
+            session.scalar(select(1))
+        with suppress(RuntimeError), write_session() as session:
+            jobs.request_cancel(session, job_id)
+            raise RuntimeError
+        assert read_job(job_id).status == "queued"
+
+
+@pytest.mark.usefixtures("postgres_database")
+class TestIdleConnections:
+    def test_are_replaced_when_they_died(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(session_module, "PING_AFTER_IDLE_SECONDS", 0.0)
+        job_id = add_job()
+        # Several at once, so that several lie in the pool.
+        race(4, lambda _number: read_job(job_id))
+        url = make_url(get_settings().database_url).set(drivername="postgresql")
+        with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert race(4, lambda _number: read_job(job_id).id) == [job_id] * 4
 
 
 @pytest.mark.usefixtures("sqlite_database")

@@ -72,3 +72,23 @@ class TestAppend:
     def test_adds_nothing_to_a_job_that_is_gone(self) -> None:
         with write_session() as session:
             assert events.append(session, "job_unknown", [{"type": "a", "payload": {}}]) == 0
+
+
+class TestListNews:
+    def test_gives_what_lies_behind_each_place(self) -> None:
+        first, second = add_job(), add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.add_events(session, claim, [{"type": "a", "payload": {"text": "\u2028é"}}] * 5)
+        places = [(first, 0), (first, 3), (first, 7), (first, 3), (second, 0), ("job_unknown", 0)]
+        with read_session() as session:
+            found = events.list_news(session, places, limit=3)
+        assert {place: [event.sequence for event in news.events] for place, news in found.items()} == {
+            (first, 0): [1, 2, 3],
+            (first, 3): [4, 5, 6],
+            (first, 7): [],
+            (second, 0): [1],
+        }
+        assert {(news.status, news.last_sequence) for news in found.values()} == {("running", 7), ("queued", 1)}
+        assert found[first, 3].events[0].payload == {"text": "\u2028é"}
+        assert found[first, 3].events[0].created_at.tzinfo is not None

@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.db.models import Dataset, Job, Teacher
 from app.errors import BadCursor
 from app.repositories.pages import decode_cursor, encode_cursor
 
@@ -16,7 +17,7 @@ def encoded(text: str) -> str:
 class TestDecodeCursor:
     @pytest.mark.parametrize("moment", [MOMENT, MOMENT.replace(microsecond=0)])
     def test_reads_what_was_encoded(self, moment: datetime) -> None:
-        assert decode_cursor(encode_cursor(moment, "dts_demo")) == (moment, "dts_demo")
+        assert decode_cursor(encode_cursor(moment, "dts_demo"), Dataset) == (moment, "dts_demo")
 
     @pytest.mark.parametrize(
         "cursor",
@@ -39,5 +40,13 @@ class TestDecodeCursor:
     )
     def test_refuses_anything_else(self, cursor: str) -> None:
         with pytest.raises(BadCursor, match="is not a page cursor") as caught:
-            decode_cursor(cursor)
+            decode_cursor(cursor, Job)
         assert (caught.value.status, caught.value.code, caught.value.param) == (422, "bad_cursor", "after")
+
+    @pytest.mark.parametrize(("row_id", "model"), [("dts_demo", Job), ("job_a", Teacher), ("tch_demo", Dataset)])
+    def test_refuses_the_cursor_of_another_list(
+        self, row_id: str, model: type[Job] | type[Dataset] | type[Teacher]
+    ) -> None:
+        """It would go on from the time of a row that was never in this list."""
+        with pytest.raises(BadCursor):
+            decode_cursor(encode_cursor(MOMENT, row_id), model)

@@ -1,0 +1,16 @@
+"""Many rows as one parameter: the statement stays the same, and is prepared once, however many there are."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import JSON, column, func, literal
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+
+def rows_parameter(session: Session, rows: Sequence[Sequence[Any]]) -> Any:
+    """A column that runs through `rows`; `[0].as_string()` and the like give the fields. It brings its own FROM."""
+    if session.get_bind().dialect.name == "postgresql":
+        return func.jsonb_array_elements(literal(rows, JSONB)).table_valued(column("value", JSONB)).c.value
+    return func.json_each(literal(json.dumps(rows))).table_valued(column("value", JSON)).c.value
