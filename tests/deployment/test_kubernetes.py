@@ -1,0 +1,355 @@
+"""The manifests of k8s/: those of the base as they stand, and what kustomize makes of the overlays."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from pydantic import ValidationError
+
+from app.settings import Settings
+from tests.deployment.files import (
+    BASE,
+    OVERLAYS,
+    POD_MONITOR,
+    ROOT,
+    Manifest,
+    assert_is_command,
+    base_manifests,
+    build,
+    containers,
+    environment,
+    example_secret,
+    image_environment,
+    of_kind,
+    pods,
+    read_manifests,
+    released_version,
+    settings_file,
+)
+
+# The oldest that k8s/base/kustomization.yaml names, and the newest that the validator knows.
+KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
+# Kinds that Kubernetes itself has not.
+DEFINED_ELSEWHERE: dict[str, Any] = {
+    "ScaledObject": ScaledObject,
+    "TriggerAuthentication": TriggerAuthentication,
+    "PodMonitor": PodMonitor,
+}
+COMPONENTS = ("api", "migrate", "scheduler", "worker")
+# Of the end of a process that has used up STILLHOUSE_SHUTDOWN_SECONDS.
+SPARE_SECONDS = 5
+REAL_SECRET = {
+    name: value.replace("changeme", "5f1d0c").replace("hf_xxx", "hf_5f1d0c") for name, value in example_secret().items()
+}
+
+
+def pod(component: str) -> Manifest:
+    return pods(base_manifests())[component]
+
+
+def main_container(component: str) -> Manifest:
+    (container,) = pod(component)["spec"]["containers"]
+    return dict(container)
+
+
+def validate(manifest: Manifest) -> None:
+    """By the schemas of Kubernetes or of the kind's own makers; unknown fields are refused."""
+    if manifest["kind"] in DEFINED_ELSEWHERE:
+        DEFINED_ELSEWHERE[manifest["kind"]].model_validate(manifest, extra="forbid")
+        return
+    for version in KUBERNETES_VERSIONS:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    assert set(selector) == {"matchLabels"}, selector
+    return bool(selector["matchLabels"].items() <= labels.items())
+
+
+def applying(component: str) -> list[Manifest]:
+    """The network policies that apply to a component's pods."""
+    labels = pod(component)["metadata"]["labels"]
+    policies = of_kind(base_manifests(), "NetworkPolicy").values()
+    return [policy["spec"] for policy in policies if selects(policy["spec"]["podSelector"], labels)]
+
+
+def let_through(component: str, direction: str) -> set[int | str]:
+    """The ports of the rules for a component's pods, in this direction."""
+    rules = [rule for policy in applying(component) for rule in policy.get(direction, ())]
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+class TestSchemas:
+    @pytest.mark.parametrize("manifest", base_manifests(), ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
+    def test_take_the_base(self, manifest: Manifest) -> None:
+        validate(manifest)
+
+    def test_take_the_pod_monitor_and_the_example_secret(self) -> None:
+        for path in (POD_MONITOR, BASE / "secret.example.yaml"):
+            for manifest in read_manifests(path):
+                validate(manifest)
+
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_take_what_kustomize_makes_of_an_overlay(self, overlay: str) -> None:
+        manifests = build(ROOT / "k8s" / "overlays" / overlay)
+        assert len(manifests) == len(base_manifests()) + 1  # the settings
+        for manifest in manifests:
+            validate(manifest)
+
+    def test_refuse_a_wrong_field_everywhere(self) -> None:
+        """Else the tests above could not fail."""
+        for manifest in (*base_manifests(), *read_manifests(POD_MONITOR)):
+            part = "spec" if "spec" in manifest else "metadata"
+            wrong = {**manifest, part: {**manifest[part], "replikas": 2}}
+            with pytest.raises((ValidationError, kubernetes_validate.ValidationError)):
+                validate(wrong)
+
+
+class TestBase:
+    def test_lists_every_file(self) -> None:
+        (kustomization,) = read_manifests(BASE / "kustomization.yaml")
+        not_applied = {"kustomization.yaml", "secret.example.yaml", "settings.env"}
+        assert {path.name for path in BASE.iterdir()} == {*kustomization["resources"], *not_applied}
+
+    def test_names_no_namespace(self) -> None:
+        assert [m["metadata"]["name"] for m in base_manifests() if "namespace" in m["metadata"]] == []
+
+    def test_has_a_pod_for_each_part(self) -> None:
+        assert sorted(pods(base_manifests())) == sorted(COMPONENTS)
+
+    def test_releases_the_version_of_the_package(self) -> None:
+        (kustomization,) = read_manifests(BASE / "kustomization.yaml")
+        assert {image["name"]: image["newTag"] for image in kustomization["images"]} == {
+            "stillhouse-api": released_version(),
+            "stillhouse-worker": released_version(),
+        }
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+class TestPods:
+    def test_run_commands_that_exist(self, component: str) -> None:
+        for container in containers(pod(component)):
+            assert "command" not in container
+            assert_is_command(container["args"])
+            image = "stillhouse-worker" if component == "worker" else "stillhouse-api"
+            assert container["image"] == image
+
+    def test_have_no_rights(self, component: str) -> None:
+        spec = pod(component)["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers(pod(component)):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+    def test_are_not_told_of_services_by_variables(self, component: str) -> None:
+        """Harm: a Service of the name `stillhouse` would set STILLHOUSE_PORT to tcp://..."""
+        assert pod(component)["spec"]["enableServiceLinks"] is False
+
+    def test_request_and_limit_what_they_use(self, component: str) -> None:
+        for container in containers(pod(component)):
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory"} <= set(container["resources"][kind]), container["name"]
+
+    def test_are_looked_after_by_the_tokenless_account(self, component: str) -> None:
+        account = of_kind(base_manifests(), "ServiceAccount")[pod(component)["spec"]["serviceAccountName"]]
+        assert account["automountServiceAccountToken"] is False
+
+    def test_get_settings_that_the_program_takes(self, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for container in containers(pod(component)):
+            for name, value in environment(container, REAL_SECRET).items():
+                monkeypatch.setenv(name, value)
+            settings = Settings()
+            assert not settings.embedded
+            assert settings.object_store_url.startswith("s3://")
+
+    def test_refuse_to_start_with_the_example_secret(self, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in environment(main_container(component), example_secret()).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ValidationError, match="still a placeholder"):
+            Settings()
+
+
+@pytest.mark.parametrize("component", ["api", "scheduler", "worker"])
+class TestDeployments:
+    def test_wait_for_the_migrations(self, component: str) -> None:
+        (container,) = pod(component)["spec"]["initContainers"]
+        assert container["args"][:2] == ["migrate", "--check"]
+
+    def test_select_their_own_pods(self, component: str) -> None:
+        deployment = of_kind(base_manifests(), "Deployment")[f"stillhouse-{component}"]
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert selects(deployment["spec"]["selector"], labels)
+        for other in set(COMPONENTS) - {component}:
+            assert not selects(deployment["spec"]["selector"], pod(other)["metadata"]["labels"])
+        for constraint in deployment["spec"]["template"]["spec"].get("topologySpreadConstraints", ()):
+            assert selects(constraint["labelSelector"], labels)
+
+    def test_have_longer_to_stop_than_they_take(self, component: str) -> None:
+        container = main_container(component)
+        shutdown_seconds = float(environment(container, REAL_SECRET)["STILLHOUSE_SHUTDOWN_SECONDS"])
+        pause_seconds = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        grace_seconds = pod(component)["spec"]["terminationGracePeriodSeconds"]
+        assert grace_seconds >= shutdown_seconds + pause_seconds + SPARE_SECONDS
+
+    def test_listen_on_the_ports_of_their_settings(self, component: str) -> None:
+        container = main_container(component)
+        name, setting = ("http", "STILLHOUSE_PORT") if component == "api" else ("metrics", "STILLHOUSE_METRICS_PORT")
+        number = int(environment(container, REAL_SECRET)[setting])
+        assert container["ports"] == [{"name": name, "containerPort": number}]
+
+    def test_are_probed_where_they_answer(self, component: str, answers: Callable[[str, str], bool]) -> None:
+        container = main_container(component)
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = container[kind]["httpGet"]
+            assert probe["port"] == container["ports"][0]["name"]
+            assert answers(probe["port"], probe["path"]), (kind, probe)
+
+    def test_are_not_killed_for_a_database_that_is_away(self, component: str) -> None:
+        assert main_container(component)["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+    def test_are_scraped_where_they_answer(self, component: str, answers: Callable[[str, str], bool]) -> None:
+        annotations = pod(component)["metadata"]["annotations"]
+        (port,) = main_container(component)["ports"]
+        assert annotations["prometheus.io/port"] == str(port["containerPort"])
+        assert answers(port["name"], annotations["prometheus.io/path"])
+        (monitor,) = read_manifests(POD_MONITOR)
+        assert selects(monitor["spec"]["selector"], pod(component)["metadata"]["labels"])
+        endpoints = {endpoint["port"]: endpoint["path"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+        assert endpoints[port["name"]] == annotations["prometheus.io/path"]
+
+    def test_have_volumes_where_they_write(self, component: str) -> None:
+        """Their roots are read-only."""
+        volumes = {volume["name"] for volume in pod(component)["spec"]["volumes"] if "emptyDir" in volume}
+        mounts = {m["mountPath"] for m in main_container(component)["volumeMounts"] if m["name"] in volumes}
+        assert "/tmp" in mounts
+        if component == "worker":
+            given = image_environment(ROOT / "worker/Dockerfile") | environment(main_container("worker"), REAL_SECRET)
+            assert {given["STILLHOUSE_WORK_DIR"], given["NUMBA_CACHE_DIR"]} <= mounts
+            assert Path(given["HF_HOME"]).is_relative_to("/tmp")
+
+
+class TestScaling:
+    def test_leaves_the_number_of_pods_to_who_scales_them(self) -> None:
+        manifests = base_manifests()
+        deployments = of_kind(manifests, "Deployment")
+        (autoscaler,) = of_kind(manifests, "HorizontalPodAutoscaler").values()
+        (scaled,) = of_kind(manifests, "ScaledObject").values()
+        assert autoscaler["spec"]["scaleTargetRef"]["name"] == "stillhouse-api"
+        assert scaled["spec"]["scaleTargetRef"]["name"] == "stillhouse-worker"
+        for name in ("stillhouse-api", "stillhouse-worker"):
+            assert "replicas" not in deployments[name]["spec"]
+
+    def test_keeps_two_api_pods(self) -> None:
+        (autoscaler,) = of_kind(base_manifests(), "HorizontalPodAutoscaler").values()
+        assert autoscaler["spec"]["minReplicas"] >= 2
+
+    @pytest.mark.parametrize("component", ["api", "worker"])
+    def test_never_blocks_a_drain(self, component: str) -> None:
+        """Harm: minAvailable, or maxUnavailable 0, keeps a node from being emptied while a single pod is left."""
+        budget = of_kind(base_manifests(), "PodDisruptionBudget")[f"stillhouse-{component}"]["spec"]
+        assert selects(budget["selector"], pod(component)["metadata"]["labels"])
+        assert "minAvailable" not in budget
+        assert budget["maxUnavailable"] >= 1
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+    def test_replaces_a_worker_before_it_wants_another_gpu(self) -> None:
+        deployment = of_kind(base_manifests(), "Deployment")["stillhouse-worker"]
+        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+class TestService:
+    def test_leads_to_the_port_of_the_api(self) -> None:
+        (service,) = of_kind(base_manifests(), "Service").values()
+        assert service["spec"]["selector"].items() <= pod("api")["metadata"]["labels"].items()
+        assert [port["targetPort"] for port in service["spec"]["ports"]] == [main_container("api")["ports"][0]["name"]]
+
+
+class TestNetworkPolicies:
+    @pytest.mark.parametrize("component", COMPONENTS)
+    def test_let_nothing_through_that_they_do_not_name(self, component: str) -> None:
+        assert any(
+            set(policy["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in policy and "egress" not in policy
+            for policy in applying(component)
+        )
+
+    @pytest.mark.parametrize("component", COMPONENTS)
+    def test_open_the_ports_of_the_container_and_no_other(self, component: str) -> None:
+        open_ports = let_through(component, "ingress")
+        assert open_ports == {port["name"] for port in main_container(component).get("ports", ())}
+
+    @pytest.mark.parametrize("component", COMPONENTS)
+    def test_let_out_what_the_settings_lead_to(self, component: str) -> None:
+        given = environment(main_container(component), REAL_SECRET)
+        wanted = {53, urlsplit(given["STILLHOUSE_DATABASE_URL"]).port}
+        if component != "migrate":
+            # S3 and the hub; traces, where OTLP over HTTP goes by itself.
+            wanted |= {urlsplit(given["STILLHOUSE_BROKER_URL"]).port, 443, 4318}
+        assert let_through(component, "egress") == wanted
+
+    @pytest.mark.parametrize("component", COMPONENTS)
+    def test_keep_away_from_the_machines_own_keys(self, component: str) -> None:
+        for policy in applying(component):
+            for rule in policy.get("egress", ()):
+                for block in (to["ipBlock"] for to in rule.get("to", ()) if "ipBlock" in to):
+                    assert {"169.254.0.0/16", "fe80::/10"} & set(block["except"]), block
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+class TestOverlays:
+    def test_give_the_pods_the_settings_and_the_released_images(self, overlay: str) -> None:
+        manifests = build(ROOT / "k8s" / "overlays" / overlay)
+        (config,) = of_kind(manifests, "ConfigMap").values()
+        assert config["data"] == settings_file()
+        tags = {"stillhouse-api": released_version(), "stillhouse-worker": released_version()}
+        if overlay == "gpu":
+            tags["stillhouse-worker"] += "-cuda"
+        for template in pods(manifests).values():
+            for container in containers(template):
+                name, _, tag = container["image"].partition(":")
+                assert tags[name] == tag
+                assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
+
+    def test_keep_what_the_base_gives_the_worker(self, overlay: str) -> None:
+        built = pods(build(ROOT / "k8s" / "overlays" / overlay))["worker"]["spec"]
+        (container,) = built["containers"]
+        for name, value in main_container("worker").items():
+            assert name in ("image", "envFrom", "resources") or container[name] == value, name
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert container["resources"]["limits"]["cpu"].isdigit()
+
+    def test_ask_for_a_gpu_where_they_are_for_it(self, overlay: str) -> None:
+        worker = pods(build(ROOT / "k8s" / "overlays" / overlay))["worker"]["spec"]
+        (container,) = worker["containers"]
+        is_for_gpu = overlay == "gpu"
+        assert (container["resources"]["limits"].get("nvidia.com/gpu") == "1") == is_for_gpu
+        assert ("nodeSelector" in worker) == is_for_gpu
+        tolerated = [toleration["key"] for toleration in worker.get("tolerations", ())]
+        assert tolerated == (["nvidia.com/gpu"] if is_for_gpu else [])
+
+    def test_take_the_pod_monitor(self, overlay: str, tmp_path: Path) -> None:
+        """As an operator adds it who does not change these files: from a folder of their own."""
+        kustomization = {
+            "resources": [str(ROOT / "k8s" / "overlays" / overlay)],
+            "components": [str(POD_MONITOR.parent)],
+        }
+        relative = {kind: [_relative(path, tmp_path) for path in paths] for kind, paths in kustomization.items()}
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(relative))
+        assert of_kind(build(tmp_path), "PodMonitor") == of_kind(read_manifests(POD_MONITOR), "PodMonitor")
+
+
+def _relative(path: str, start: Path) -> str:
+    # kustomize takes no absolute paths.
+    up = "/".join([".."] * len(start.resolve().relative_to("/").parts))
+    return f"{up}{path}"
