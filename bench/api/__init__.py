@@ -1,0 +1,1 @@
+"""How many requests the API answers, beside a bare FastAPI route on the same PostgreSQL: `make bench-api`."""
