@@ -1,6 +1,6 @@
-"""Database sessions: `read_session()`, `write_session()` and `glance_session()`.
+"""Database sessions: `read_session()` and `write_session()`.
 
-All are context managers, short by intent: no session stays open while anything slow happens. Rows stay
+Both are context managers, short by intent: no session stays open while anything slow happens. Rows stay
 readable after the block ends (nothing is expired, nothing is loaded lazily).
 
 `write_session` commits when the block ends and rolls back when it raises. On SQLite it begins with
@@ -10,15 +10,12 @@ On PostgreSQL the isolation is READ COMMITTED; code that decides on what it read
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 from app.settings import Settings, get_settings
@@ -26,9 +23,6 @@ from app.settings import Settings, get_settings
 WRITE = "stillhouse_write"
 AFTER_COMMIT = "stillhouse_after_commit"
 BUSY_TIMEOUT_SECONDS = 30
-# A connection that was used a moment ago is taken to be alive.
-PING_AFTER_IDLE_SECONDS = 1.0
-IDLE_SINCE = "stillhouse_idle_since"
 
 # Keyed by process too: a connection must not be shared with a forked child.
 _engines: dict[tuple[int, str], Engine] = {}
@@ -39,19 +33,6 @@ _lock = threading.Lock()
 def read_session(settings: Settings | None = None) -> Iterator[Session]:
     """A session for reading. Whatever it changed is rolled back."""
     with Session(get_engine(settings), expire_on_commit=False) as session:
-        yield session
-
-
-@contextmanager
-def glance_session(settings: Settings | None = None) -> Iterator[Session]:
-    """A session for a single reading statement, for what is asked all the time.
-
-    On PostgreSQL without a transaction around it: to begin and to end one takes two more round trips, and a
-    statement sees one moment by itself.
-    """
-    with Session(get_engine(settings), expire_on_commit=False) as session:
-        if session.get_bind().dialect.name == "postgresql":
-            session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         yield session
 
 
@@ -91,13 +72,11 @@ def dispose_engines() -> None:
 def create_database_engine(url: str) -> Engine:
     """An engine with the settings that each database needs."""
     if make_url(url).get_backend_name() != "sqlite":
+        # A connection that died while idle (restart, failover) is replaced instead of failing a request.
         # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting.
         limits = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
         # Connections beyond pool_size are closed after each use, and making one costs more than most queries.
-        engine = create_engine(url, pool_size=20, max_overflow=10, pool_use_lifo=True, connect_args=limits)
-        event.listen(engine, "checkin", _note_idle)
-        event.listen(engine, "checkout", partial(_ping_when_idle, engine))
-        return engine
+        return create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=10, connect_args=limits)
     database = make_url(url).database
     if database and database != ":memory:":
         os.makedirs(os.path.dirname(database) or ".", exist_ok=True)
@@ -105,24 +84,6 @@ def create_database_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _note_idle(_connection: Any, record: Any) -> None:
-    record.info[IDLE_SINCE] = time.monotonic()
-
-
-def _ping_when_idle(engine: Engine, connection: Any, record: Any, _proxy: Any) -> None:
-    """Have a connection that died while idle (restart, failover) replaced, instead of failing a request.
-
-    The engine's own pool_pre_ping asks before every use, which is a round trip of each request.
-    """
-    idle_since = record.info.get(IDLE_SINCE)
-    if idle_since is None or time.monotonic() - idle_since < PING_AFTER_IDLE_SECONDS:
-        return
-    try:
-        engine.dialect.do_ping(connection)
-    except Exception as error:
-        raise InvalidatePoolError from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -18,9 +18,10 @@ import structlog
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
-from app.db.session import glance_session
+from app.db.session import read_session
 from app.domain.jobs import TERMINAL, JobStatus
 from app.errors import InvalidRequest, JobNotFound, Unavailable
+from app.prometheus import EVENT_LISTENERS
 from app.repositories import events
 from app.schemas.events import read_event
 from app.schemas.jobs import JobStatusName
@@ -185,6 +186,7 @@ class EventFeed:
         listener = Listener(self, job_id, after)
         self._listeners[job_id].add(listener)
         self._count += 1
+        EVENT_LISTENERS.inc()
         if self._is_closed:
             listener.give_end(End("closed"))
         self.read_soon(listener)
@@ -197,6 +199,7 @@ class EventFeed:
         if listener in of_job:
             of_job.remove(listener)
             self._count -= 1
+            EVENT_LISTENERS.dec()
             if not of_job:
                 del self._listeners[listener.job_id]
         self._urgent.discard(listener)
@@ -272,7 +275,7 @@ class EventFeed:
 def read_pages(settings: Settings, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], FeedPage]:
     """A page of events behind each (job id, sequence). Places whose job is gone are missing."""
     limit = min(MOST_EVENTS_PER_PLACE, max(FEWEST_EVENTS_PER_PLACE, EVENTS_PER_READ // len(places)))
-    with glance_session(settings) as session:
+    with read_session(settings) as session:
         found = events.list_news(session, places, limit=limit)
     return {
         (job_id, after): FeedPage(

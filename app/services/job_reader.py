@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
-from app.db.session import glance_session
+from app.db.session import read_session
 from app.errors import JobNotFound
 from app.repositories import jobs
 from app.repositories.jobs import JobRow
@@ -68,7 +68,7 @@ class JobReader:
 
 
 def read_rows(settings: Settings, job_ids: Sequence[str]) -> Sequence[JobRow]:
-    with glance_session(settings) as session:
+    with read_session(settings) as session:
         return jobs.list_by_ids(session, job_ids)
 
 

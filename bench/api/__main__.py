@@ -21,9 +21,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from app.db.session import dispose_engines
-from bench.api.load import Outcome, Request, get, post, send_load, send_loads
-from bench.api.system import BODY, CHECKOUT, System, add_points, fill_jobs, live_jobs, post_job, started_system
+from sqlalchemy import text
+
+from app.db.session import dispose_engines, get_engine
+from app.repositories.pages import encode_cursor
+from bench.api.load import Load, Outcome, Request, get, post, send_loads
+from bench.api.system import BODY, CHECKOUT, Server, System, add_points, fill_jobs, live_jobs, post_job, started_system
 
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 SECTION = "API under load"
@@ -52,14 +55,6 @@ class Pair:
     bare: Outcome
     api: Outcome
 
-    @property
-    def rate_ratio(self) -> float:
-        return self.api.rate / self.bare.rate
-
-    @property
-    def p99_ratio(self) -> float:
-        return self.api.percentile(0.99) / self.bare.percentile(0.99)
-
 
 class Failures:
     """What went wrong in all loads: a rate with errors in it is no rate."""
@@ -70,9 +65,9 @@ class Failures:
     def check(self, *outcomes: Outcome) -> None:
         for outcome in outcomes:
             self.count += outcome.error_count
-            for text in outcome.errors:
-                print(f"error: {text}", file=sys.stderr)
-            if not outcome.answers:
+            for error in outcome.errors:
+                print(f"error: {error}", file=sys.stderr)
+            if not outcome.latencies:
                 self.count += 1
                 print("error: a load without a single answer", file=sys.stderr)
 
@@ -90,102 +85,89 @@ def main() -> int:
             lines = measure(system, plan, sizes, failures)
     finally:
         dispose_engines()
-    text = "\n".join(lines)
-    print(text)
+    report = "\n".join(lines)
+    print(report)
     if failures.count:
         print(f"{failures.count} errors: the numbers mean nothing.", file=sys.stderr)
         return 1
     if not options.quick:
-        write_section(text)
+        write_section(report)
         print(f"\nWritten to {PAGE}")
     return 0
 
 
 def measure(system: System, plan: Plan, sizes: tuple[int, ...], failures: Failures) -> list[str]:
     template = post_job(system)
-    growth, main_rows = [], []
+    main_size = max(size for size in sizes if size <= MAIN_SIZE)
+    main_rows: list[str] = []
+    growth: list[str] = []
     filled = 0
     for size in sizes:
         fill_jobs(system, template, first=filled + 1, last=size)
         filled = size
         ids = live_jobs(system)
-        is_main = size == MAIN_SIZE or size == sizes[-1] < MAIN_SIZE
-        pairs = poll(system, plan, ids, rounds=plan.rounds if is_main else max(1, plan.rounds // 2), failures=failures)
+        pairs = poll(system, plan, ids, failures)
         growth.append(growth_row(system, size, pairs, failures))
-        if is_main:
-            main_rows = [poll_row(pairs), *posting_rows(system, plan, ids, pairs, failures)]
+        if size == main_size:
+            main_rows = [
+                row(f"`GET /jobs/{{id}}`, {plan.pollers} pollers", pairs),
+                *posting_rows(system, plan, ids, pairs, failures),
+            ]
     add_points(system, template, plan.points)
-    return [*introduction(plan), *main_table(main_rows), "", *growth_table(growth), "", *series_table(system, template)]
+    return [
+        *introduction(plan),
+        *main_table(main_size, main_rows),
+        "",
+        *growth_table(growth),
+        "",
+        *series_table(system, template),
+    ]
 
 
-def poll(system: System, plan: Plan, ids: list[str], *, rounds: int, failures: Failures) -> list[Pair]:
+def poll(system: System, plan: Plan, ids: list[str], failures: Failures) -> list[Pair]:
     """Rounds of polling, the bare route and the API in turns, after one that warms both up."""
     pairs = []
-    for number in range(rounds + 1):
+    for number in range(plan.rounds + 1):
         seconds = plan.round_seconds if number else plan.round_seconds / 4
-        bare = run_load(system.bare_port, polls(ids), plan.pollers, seconds)
-        api = run_load(system.api_port, polls(ids), plan.pollers, seconds)
-        failures.check(bare, api)
+        bare = run_load(system.bare, [(polls(ids), plan.pollers)], seconds)
+        api = run_load(system.api, [(polls(ids), plan.pollers)], seconds)
+        failures.check(*bare, *api)
         if number:
-            pairs.append(Pair(bare, api))
+            pairs.append(Pair(bare[0], api[0]))
     return pairs
 
 
-def poll_row(pairs: list[Pair]) -> str:
-    bare, api = [pair.bare for pair in pairs], [pair.api for pair in pairs]
-    return row(
-        "`GET /jobs/{id}`, 500 pollers" if len(pairs) > 1 else "`GET /jobs/{id}`",
-        middle(bare, lambda outcome: outcome.rate),
-        middle(api, lambda outcome: outcome.rate),
-        statistics.median(pair.rate_ratio for pair in pairs),
-        1000 * middle(bare, lambda outcome: outcome.percentile(0.99)),
-        1000 * middle(api, lambda outcome: outcome.percentile(0.99)),
-        statistics.median(pair.p99_ratio for pair in pairs),
-    )
-
-
 def posting_rows(system: System, plan: Plan, ids: list[str], pairs: list[Pair], failures: Failures) -> list[str]:
-    """POST /jobs alone, then beside the pollers; both against the bare route's rounds of polling."""
-    bare = [pair.bare for pair in pairs]
-    bare_rate = middle(bare, lambda outcome: outcome.rate)
-    bare_p99 = middle(bare, lambda outcome: outcome.percentile(0.99))
-    alone = run_load(system.api_port, posts(), POSTERS, plan.round_seconds)
-    posting, polling = asyncio.run(
-        send_loads(system.api_port, [(posts(), POSTERS), (polls(ids), plan.pollers)], seconds=plan.round_seconds)
-    )
-    failures.check(alone, posting, polling)
+    """POST /jobs alone, then beside the pollers; each against the bare route's rounds of polling."""
     rows = []
-    for name, outcome in [
-        (f"`POST /jobs`, {POSTERS} clients", alone),
-        (f"`POST /jobs`, {POSTERS} clients, beside the pollers", posting),
-        ("`GET /jobs/{id}`, beside the posting clients", polling),
+    for loads, names in [
+        ([(posts(), POSTERS)], [f"`POST /jobs`, {POSTERS} clients"]),
+        (
+            [(posts(), POSTERS), (polls(ids), plan.pollers)],
+            [f"`POST /jobs`, {POSTERS} clients, beside the pollers", "`GET /jobs/{id}`, beside those that post"],
+        ),
     ]:
-        p99 = outcome.percentile(0.99)
-        rows.append(
-            row(name, bare_rate, outcome.rate, outcome.rate / bare_rate, 1000 * bare_p99, 1000 * p99, p99 / bare_p99)
-        )
+        outcomes = run_load(system.api, loads, plan.round_seconds)
+        failures.check(*outcomes)
+        for name, outcome in zip(names, outcomes, strict=True):
+            # What the server's time went on cannot be told apart where two loads share it.
+            rows.append(row(name, [Pair(pair.bare, outcome) for pair in pairs], has_cpu=len(outcomes) == 1))
     return rows
 
 
 def growth_row(system: System, size: int, pairs: list[Pair], failures: Failures) -> str:
-    first_page = run_load(system.api_port, lambda: get("/jobs?limit=20", expected='"has_more":'), 1, 1.0)
-    deep_cursor = cursor_behind_half(system, size)
-    deep = run_load(system.api_port, lambda: get(f"/jobs?limit=20&after={deep_cursor}", expected='"has_more":'), 1, 1.0)
-    failures.check(first_page, deep)
-    return (
-        "| "
-        + " | ".join(
-            [
-                f"{size:,}",
-                f"{middle([pair.bare for pair in pairs], lambda outcome: outcome.rate):,.0f}",
-                f"{middle([pair.api for pair in pairs], lambda outcome: outcome.rate):,.0f}",
-                f"{statistics.median(pair.rate_ratio for pair in pairs):.2f}",
-                f"{statistics.median(pair.p99_ratio for pair in pairs):.2f}",
-                f"{1000 * first_page.percentile(0.5):.1f} ms",
-                f"{1000 * deep.percentile(0.5):.1f} ms",
-            ]
-        )
-        + " |"
+    times = []
+    for path in ("/jobs?limit=20", f"/jobs?limit=20&after={cursor_behind_half(system, size)}"):
+        (outcome,) = run_load(system.api, [(lambda path=path: get(path, expected='"has_more":'), 1)], 1.0)  # type: ignore[misc]
+        failures.check(outcome)
+        times.append(f"{1000 * outcome.percentile(0.5):.1f} ms")
+    return cells(
+        f"{size:,}",
+        f"{middle(pairs, lambda pair: pair.bare.rate):,.0f}",
+        f"{middle(pairs, lambda pair: pair.api.rate):,.0f}",
+        f"{middle(pairs, rate_ratio):.2f}",
+        f"{middle(pairs, p99_ratio):.2f}",
+        *times,
     )
 
 
@@ -199,7 +181,7 @@ def series_table(system: System, job_id: str) -> list[str]:
         times = []
         for _ in range(5):
             began = time.perf_counter()
-            with urllib.request.urlopen(f"{address(system)}/jobs/{job_id}/metrics{query}", timeout=120) as response:
+            with urllib.request.urlopen(f"{system.api.address}/jobs/{job_id}/metrics{query}", timeout=120) as response:
                 body = response.read()
             times.append(time.perf_counter() - began)
         page = json.loads(body)["data"]
@@ -213,11 +195,11 @@ def series_table(system: System, job_id: str) -> list[str]:
 def introduction(plan: Plan) -> list[str]:
     return [
         f"{plan.pollers} clients poll jobs that run, each asking again as soon as it has its answer, over connections "
-        "that stay open. The bare route is a FastAPI application with one `def` route: a SQLAlchemy session from "
-        "`Depends`, one look-up of five columns of the same table by primary key, and a pydantic response model. It "
-        "and the API (`stillhouse api`) are one uvicorn process each, loaded in turns, with the client and PostgreSQL "
-        "on the same machine. Rates and p99 are medians over the rounds; the ratios are medians of the ratios within "
-        "each round.",
+        "that stay open. The bare route is a FastAPI application with one `def` route: a SQLAlchemy session, one "
+        "look-up of five columns of the same table by primary key, and a pydantic response model. It and the API "
+        "(`stillhouse api`) are one uvicorn process each, loaded in turns, with the client and PostgreSQL (fsync on) "
+        "on the same machine. Rates and p99 are medians over the rounds; the ratios, API to bare, are medians of the "
+        "ratios within each round. Processor time is that of the server process for one request.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {os.cpu_count()} cores shared by all; Python "
         f"{platform.python_version()}, fastapi {version('fastapi')}, uvicorn {version('uvicorn')}, SQLAlchemy "
@@ -227,12 +209,12 @@ def introduction(plan: Plan) -> list[str]:
     ]
 
 
-def main_table(rows: list[str]) -> list[str]:
+def main_table(size: int, rows: list[str]) -> list[str]:
     return [
-        f"With {MAIN_SIZE:,} jobs:",
+        f"With {size:,} jobs:",
         "",
-        "| | bare, requests/s | API, requests/s | ratio | bare p99 | API p99 | ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | bare, requests/s | API, requests/s | ratio | bare p99 | API p99 | ratio | processor time, ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
         *rows,
     ]
 
@@ -246,15 +228,47 @@ def growth_table(rows: list[str]) -> list[str]:
     ]
 
 
-def row(name: str, bare: float, api: float, ratio: float, bare_p99: float, api_p99: float, p99_ratio: float) -> str:
-    return (
-        f"| {name} | {bare:,.0f} | {api:,.0f} | {ratio:.2f} | {bare_p99:,.0f} ms | {api_p99:,.0f} ms | "
-        f"{p99_ratio:.2f} |"
+def row(name: str, pairs: list[Pair], *, has_cpu: bool = True) -> str:
+    return cells(
+        name,
+        f"{middle(pairs, lambda pair: pair.bare.rate):,.0f}",
+        f"{middle(pairs, lambda pair: pair.api.rate):,.0f}",
+        f"{middle(pairs, rate_ratio):.2f}",
+        f"{1000 * middle(pairs, lambda pair: pair.bare.percentile(0.99)):,.0f} ms",
+        f"{1000 * middle(pairs, lambda pair: pair.api.percentile(0.99)):,.0f} ms",
+        f"{middle(pairs, p99_ratio):.2f}",
+        f"{middle(pairs, cpu_ratio):.2f}" if has_cpu else "",
     )
 
 
-def run_load(port: int, requests: Callable[[], Request], clients: int, seconds: float) -> Outcome:
-    return asyncio.run(send_load(port, requests, clients=clients, seconds=seconds))
+def cells(*texts: str) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def middle(pairs: list[Pair], of: Callable[[Pair], float]) -> float:
+    return statistics.median(of(pair) for pair in pairs)
+
+
+def rate_ratio(pair: Pair) -> float:
+    return pair.api.rate / pair.bare.rate if pair.bare.rate else float("nan")
+
+
+def p99_ratio(pair: Pair) -> float:
+    return pair.api.percentile(0.99) / pair.bare.percentile(0.99)
+
+
+def cpu_ratio(pair: Pair) -> float:
+    """Processor time of the server for one request."""
+    api = pair.api.server_cpu_seconds / len(pair.api.latencies)
+    return api / (pair.bare.server_cpu_seconds / len(pair.bare.latencies))
+
+
+def run_load(server: Server, loads: list[Load], seconds: float) -> list[Outcome]:
+    began = server.cpu_seconds()
+    outcomes = asyncio.run(send_loads(server.port, loads, seconds=seconds))
+    for outcome in outcomes:
+        outcome.server_cpu_seconds = server.cpu_seconds() - began
+    return outcomes
 
 
 def polls(ids: list[str]) -> Callable[[], Request]:
@@ -269,23 +283,10 @@ def posts() -> Callable[[], Request]:
 
 def cursor_behind_half(system: System, size: int) -> str:
     """The cursor of the job in the middle of the list."""
-    from sqlalchemy import text
-
-    from app.db.session import get_engine
-    from app.repositories.pages import encode_cursor
-
     job_id = f"job_{max(1, size // 2):026}"
     with get_engine(system.settings).connect() as connection:
         created_at = connection.scalar(text("SELECT created_at FROM jobs WHERE id = :id"), {"id": job_id})
     return encode_cursor(created_at.astimezone(UTC), job_id)
-
-
-def middle(outcomes: list[Outcome], of: Callable[[Outcome], float]) -> float:
-    return statistics.median(of(outcome) for outcome in outcomes)
-
-
-def address(system: System) -> str:
-    return f"http://127.0.0.1:{system.api_port}"
 
 
 def processor() -> str:
@@ -296,7 +297,7 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def write_section(text: str) -> None:
+def write_section(report: str) -> None:
     """Put the tables between the page's markers; the rest of the page stays as it is."""
     page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
     if BEGIN not in page:
@@ -304,7 +305,7 @@ def write_section(text: str) -> None:
             f"{page.rstrip()}\n\n## {SECTION}\n\n`make bench-api` measures and writes this section.\n\n{BEGIN}\n{END}\n"
         )
     before, rest = page.split(BEGIN, 1)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
+    PAGE.write_text(f"{before}{BEGIN}\n{report}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":

@@ -19,24 +19,29 @@ class Request:
     expected: bytes
 
 
+# What gives the next request, and how many clients send what it gives.
+Load = tuple[Callable[[], Request], int]
+
+
 @dataclass
 class Outcome:
     """What one load has measured."""
 
     seconds: float = 0.0
+    # Of all answers, also of those that were on their way when the time was up.
     latencies: list[float] = field(default_factory=list)
-    # Also those that came after the time was up.
-    answers: int = 0
+    answers_in_time: int = 0
     # The first few of all that went wrong.
     errors: list[str] = field(default_factory=list)
     error_count: int = 0
-    # Processor time of the client itself, to see that it was not what limited the rate.
+    # Processor time of the client itself, to see that it was not what limited the rate, and of the server.
     client_cpu_seconds: float = 0.0
+    server_cpu_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return len(self.latencies) / self.seconds if self.seconds else 0.0
+        return self.answers_in_time / self.seconds if self.seconds else 0.0
 
     def percentile(self, share: float) -> float:
         """The latency in seconds that this share of the requests stayed below."""
@@ -60,13 +65,11 @@ def post(path: str, body: bytes, *, status: int, expected: str) -> Request:
     return Request(head.encode() + body, status, expected.encode())
 
 
-async def send_load(port: int, requests: Callable[[], Request], *, clients: int, seconds: float) -> Outcome:
-    """Have that many clients send what `requests` gives them, for that long; answers on their way are awaited."""
-    return (await send_loads(port, [(requests, clients)], seconds=seconds))[0]
+async def send_loads(port: int, loads: list[Load], *, seconds: float) -> list[Outcome]:
+    """Have the clients of each load send what it gives them, all at the same time, for that long.
 
-
-async def send_loads(port: int, loads: list[tuple[Callable[[], Request], int]], *, seconds: float) -> list[Outcome]:
-    """Several loads at the same time, each measured by itself."""
+    Answers that are on their way at the end are awaited and checked, but do not count for the rate.
+    """
     loop = asyncio.get_running_loop()
     outcomes = [Outcome() for _ in loads]
     connections: list[_Connection] = []
@@ -83,9 +86,8 @@ async def send_loads(port: int, loads: list[tuple[Callable[[], Request], int]], 
         connection.is_last = True
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     for outcome in outcomes:
-        # Only what was answered within the time counts for the rate.
         outcome.seconds, outcome.client_cpu_seconds = elapsed, cpu
-        outcome.latencies = list(outcome.latencies)
+        outcome.answers_in_time = len(outcome.latencies)
     done = [connection.done for connection in connections]
     _, late = await asyncio.wait(done, timeout=60)
     for outcome in outcomes[:1]:
@@ -102,7 +104,6 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests = requests
         self._outcome = outcome
-        self._latencies = outcome.latencies
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
@@ -126,8 +127,7 @@ class _Connection(asyncio.Protocol):
         length = _content_length(self._buffer, head_end)
         if len(self._buffer) < head_end + 4 + length:
             return
-        self._latencies.append(time.perf_counter() - self._sent_at)
-        self._outcome.answers += 1
+        self._outcome.latencies.append(time.perf_counter() - self._sent_at)
         assert self._request is not None
         status = int(self._buffer[9:12])
         if status != self._request.status or self._buffer.find(self._request.expected, head_end) < 0:

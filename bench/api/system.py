@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import text
 
 from app.db import migrate
@@ -59,12 +60,25 @@ WHERE id = :template
 
 
 @dataclass(frozen=True)
+class Server:
+    port: int
+    process: psutil.Process
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """The processor time that it has used so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@dataclass(frozen=True)
 class System:
     settings: Settings
-    api_port: int
-    bare_port: int
-    api_pid: int
-    bare_pid: int
+    api: Server
+    bare: Server
 
 
 @contextmanager
@@ -88,15 +102,15 @@ def started_system(*, is_quick: bool) -> Iterator[System]:
         api = [sys.executable, "-P", "-m", "app.cli", "api", "--port", str(api_port)]
         # -P keeps the folder out of the path; uvicorn puts it back for the application that it is to load.
         bare = [sys.executable, "-m", "uvicorn", "bench.api.bare:app", "--port", str(bare_port), "--no-access-log"]
-        api_pid = _start(stack, folder / "api", api, environment, f"http://127.0.0.1:{api_port}/healthz")
-        bare_pid = _start(stack, folder / "bare", bare, environment, f"http://127.0.0.1:{bare_port}/openapi.json")
-        yield System(settings, api_port, bare_port, api_pid, bare_pid)
+        api_server = _start(stack, folder / "api", api, environment, api_port, "/healthz")
+        bare_server = _start(stack, folder / "bare", bare, environment, bare_port, "/openapi.json")
+        yield System(settings, api_server, bare_server)
 
 
 def post_job(system: System) -> str:
     """A job posted as any client would. Gives its id."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{system.api_port}/jobs",
+        f"{system.api.address}/jobs",
         data=json.dumps(BODY).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -148,12 +162,16 @@ def add_points(system: System, job_id: str, count: int) -> None:
         connection.execute(text("VACUUM ANALYZE metrics"))
 
 
-def _start(stack: ExitStack, folder: Path, command: list[str], environment: dict[str, str], probe: str) -> int:
+def _start(
+    stack: ExitStack, folder: Path, command: list[str], environment: dict[str, str], port: int, probe: str
+) -> Server:
     folder.mkdir()
     variables = [f"{name}={value}" for name, value in {**environment, "PYTHONPATH": str(CHECKOUT)}.items()]
+    # `env` becomes the command, so the process is the server itself.
     process = stack.enter_context(running(["env", "-i", *variables, *command], folder))
-    wait_until(process, folder, lambda: _answers(probe))
-    return process.pid
+    server = Server(port, psutil.Process(process.pid))
+    wait_until(process, folder, lambda: _answers(server.address + probe))
+    return server
 
 
 def _answers(probe: str) -> bool:

@@ -24,9 +24,6 @@ from tests.e2e.system import Process, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import scratch_folder
 
-# Used from here by name.
-from tests.worker.conftest import bench, local_bench, teacher_folder  # noqa: F401
-
 START_SECONDS = 60.0
 
 

@@ -10,7 +10,7 @@ from tests.bad_days.jobs import attempts_of
 from tests.e2e.system import wait_for
 from tests.fixtures.disk import fill, mounted_disk
 from tests.fixtures.environment import ChangeSettings
-from tests.worker.conftest import Bench
+from tests.worker.conftest import Bench, bench, local_bench, teacher_folder  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.xdist_group("bad_days_disk")
 
@@ -23,7 +23,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 class TestWorker:
     def test_survives_it_at_each_stage_of_a_run(
-        self, local_bench: Bench, disk: Path, script: Script, start_worker: StartWorker, change_settings: ChangeSettings
+        self,
+        local_bench: Bench,  # noqa: F811
+        disk: Path,
+        script: Script,
+        start_worker: StartWorker,
+        change_settings: ChangeSettings,
     ) -> None:
         inputs = local_bench.ready_inputs()
         change_settings(work_dir=disk, checkpoint_seconds=0.01)

@@ -81,9 +81,11 @@ class Faults:
         """Kinds that have not come yet, and still can."""
         return [kind for kind in self._kinds if not self.counts[kind] and kind != IN_PROJECTION]
 
-    def tick(self, engines: Sequence[Seen], training: Collection[str], spared: Collection[str]) -> None:
+    def tick(
+        self, engines: Sequence[Seen], training: Collection[str], spared: Collection[str], slowness: float
+    ) -> None:
         """`engines` run now; `training` are the jobs whose engine has got beyond its start; what works on those
-        that are `spared` is not hit."""
+        that are `spared` is not hit. On a machine of some `slowness` faults come less often."""
         self._engines, self._training, self._spared = [*engines], {*training}, {*spared}
         # Also when all else is calm: their clients wait for it.
         self._kill_doomed()
@@ -101,7 +103,7 @@ class Faults:
             self._next_at = now + 0.5  # nothing to hit just now
             return
         self._enter(begun)
-        self._next_at = now + self._every_seconds * self._chance.uniform(0.3, 1.7)
+        self._next_at = now + slowness * self._every_seconds * self._chance.uniform(0.3, 1.7)
 
     def stop(self) -> None:
         """No more faults; those under way end now."""
@@ -228,7 +230,7 @@ class Faults:
 
         return self._trap(trap)
 
-    def freeze_worker_storing_checkpoint(self) -> Fault | None:
+    def freeze_worker_storing_student(self) -> Fault | None:
         """For so long that its job is over elsewhere and swept: what it still writes when it wakes is nobody's."""
         settings = self._cluster.settings
         seconds = settings.lease_seconds + settings.cleanup_delay_seconds + LONG_RUN_SECONDS
@@ -360,7 +362,7 @@ KINDS: Mapping[str, tuple[Callable[[Faults], Fault | None], float]] = {
     "worker killed storing the student": (Faults.kill_worker_storing_student, 1.5),
     "worker killed after a checkpoint": (Faults.kill_worker_after_checkpoint, 1.5),
     IN_PROJECTION: (Faults.kill_engine_in_projection, 0.5),
-    "worker frozen past the sweep's delay": (Faults.freeze_worker_storing_checkpoint, 0.3),
+    "worker frozen past the sweep's delay": (Faults.freeze_worker_storing_student, 0.3),
     "scheduler killed": (Faults.kill_scheduler, 1.5),
     "API killed": (Faults.kill_api, 2),
     "Redis killed, its data lost": (Faults.lose_redis, 1.5),

@@ -17,6 +17,8 @@ LOOK_SECONDS = 0.5
 # An engine whose worker is gone reads the end of a pipe, on a machine that has no time.
 ORPHAN_SECONDS = 30.0
 SPARED_ATTEMPTS = 3
+# From the start of an engine to the end of its preparations, with three at a time on two cores.
+USUAL_START_SECONDS = 9.0
 
 
 class Watch:
@@ -35,6 +37,14 @@ class Watch:
         # Jobs that were hit so often before they got anywhere that the service would soon give them up.
         self._spared: set[str] = set()
         self._next_look = 0.0
+        # Engine -> when it was seen first; forgotten once it trains.
+        self._starting: dict[int, float] = {}
+        self._start_seconds = USUAL_START_SECONDS
+
+    @property
+    def slowness(self) -> float:
+        """How much longer than usual engines take to start: where others use the machine too."""
+        return max(1.0, self._start_seconds / USUAL_START_SECONDS)
 
     def tick(self) -> None:
         time.sleep(TICK_SECONDS)
@@ -43,7 +53,7 @@ class Watch:
             self._next_look = time.monotonic() + LOOK_SECONDS
             self._look_around()
         if self.faults is not None:
-            self.faults.tick(self.engines, self._training, self._spared)
+            self.faults.tick(self.engines, self._training, self._spared, self.slowness)
             last = self.faults.diary[-1] if self.faults.diary else ""
             self._progress.tick(self._statuses, len(self.engines), self.faults.counts, last)
 
@@ -66,6 +76,16 @@ class Watch:
             self._training = {job_id for job_id, row in rows.items() if row["phase"] not in (None, "preparing")}
             most = self._cluster.settings.max_attempts - SPARED_ATTEMPTS
             self._spared = {job_id for job_id, row in rows.items() if row["fruitless_attempts"] >= most}
+        self._measure_starts()
+
+    def _measure_starts(self) -> None:
+        now = time.monotonic()
+        for engine in self.engines:
+            seen_at = self._starting.setdefault(engine.pid, now)
+            # The row's phase may be that of an attempt before for a moment.
+            if engine.engine_job in self._training and 2.0 < now - seen_at < float("inf"):
+                self._start_seconds += (now - seen_at - self._start_seconds) / 4
+                self._starting[engine.pid] = float("-inf")
 
     def _watch_for_orphans(self, alive: set[int]) -> None:
         now = time.monotonic()

@@ -2,12 +2,11 @@ from contextlib import suppress
 
 import psycopg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.db import session as session_module
 from app.db.models import Job
-from app.db.session import after_commit, glance_session, read_session, write_session
+from app.db.session import after_commit, read_session, write_session
 from app.repositories import events, jobs
 from app.settings import get_settings
 from tests.fixtures.factories import add_job, read_job
@@ -86,28 +85,9 @@ class TestReadSession:
             assert read_job(job_id).status == "queued"
 
 
-@pytest.mark.usefixtures("database")
-class TestGlanceSession:
-    def test_reads(self) -> None:
-        job_id = add_job()
-        with glance_session() as session:
-            assert session.scalar(select(Job.status).where(Job.id == job_id)) == "queued"
-
-    def test_leaves_the_next_session_its_transaction(self) -> None:
-        """The connection goes back to the pool: were it still without transactions, nothing could be undone."""
-        job_id = add_job()
-        with glance_session() as session:
-            session.scalar(select(1))
-        with suppress(RuntimeError), write_session() as session:
-            jobs.request_cancel(session, job_id)
-            raise RuntimeError
-        assert read_job(job_id).status == "queued"
-
-
 @pytest.mark.usefixtures("postgres_database")
 class TestIdleConnections:
-    def test_are_replaced_when_they_died(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(session_module, "PING_AFTER_IDLE_SECONDS", 0.0)
+    def test_are_replaced_when_they_died(self) -> None:
         job_id = add_job()
         # Several at once, so that several lie in the pool.
         race(4, lambda _number: read_job(job_id))

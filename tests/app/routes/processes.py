@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -21,10 +21,15 @@ from tests.fixtures.servers import can_connect, free_port, running, wait_until
 START_SECONDS = 60
 
 
-class ApiProcess:
-    """`uvicorn --factory app.main:create_app` with the settings of the test, on one port for all its lives."""
+UVICORN = ("uvicorn", "--factory", "app.main:create_app")
+STILLHOUSE = ("app.cli", "api")
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+
+class ApiProcess:
+    """The API with the settings of the test, on one port for all its lives."""
+
+    def __init__(self, folder: Path, module: Sequence[str] = UVICORN, **variables: str) -> None:
+        self._module = module
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"api-{self.port}.log"
@@ -32,7 +37,7 @@ class ApiProcess:
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(self.port)]
+        command = [sys.executable, "-m", *self._module, "--port", str(self.port)]
         with self._log.open("ab") as log:
             self.popen = subprocess.Popen(
                 command, env={**os.environ, **self._variables}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -67,9 +72,9 @@ class ApiProcess:
 
 
 @contextlib.contextmanager
-def api_process(folder: Path, **variables: str) -> Iterator[ApiProcess]:
+def api_process(folder: Path, module: Sequence[str] = UVICORN, **variables: str) -> Iterator[ApiProcess]:
     """A started API that is gone after the block. `variables` go before the environment's."""
-    process = ApiProcess(folder, **variables)
+    process = ApiProcess(folder, module, **variables)
     try:
         process.start()
         yield process

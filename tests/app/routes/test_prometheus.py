@@ -1,6 +1,7 @@
 """GET /metrics of the API, behind a real server."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -54,6 +55,17 @@ class TestRequests:
         assert scrape.value(REQUESTS, method="GET", route="/breaks", status="500") == 1
         # This one is under way.
         assert scrape.value("stillhouse_http_requests_in_flight") >= 1
+
+    def test_that_listen_are_counted_while_they_do(self, server: str) -> None:
+        path = f"{server}/jobs/{add_job()}/events"
+        before = Scrape.of(server).value("stillhouse_event_listeners")
+        with httpx.stream("GET", path, headers={"Accept": "text/event-stream"}, timeout=30.0) as stream:
+            lines = stream.iter_lines()  # kept: without it the stream is closed
+            assert next(lines).startswith("retry:")
+            assert Scrape.of(server).value("stillhouse_event_listeners") == before + 1
+        deadline = time.monotonic() + 30
+        while Scrape.of(server).value("stillhouse_event_listeners") > before:
+            assert time.monotonic() < deadline
 
     def test_to_the_object_store_are_timed_by_outcome(self, server: str) -> None:
         name = "stillhouse_object_store_request_duration_seconds_count"
