@@ -49,6 +49,8 @@ class Job(Leased, Base):
         # List by status.
         Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
+        # List by metadata: a key, or a key with its value. SQLite has nothing of the kind.
+        Index("ix_jobs_metadata", "metadata", postgresql_using="gin").ddl_if(dialect="postgresql"),
         Index(
             "ix_jobs_lease_expires_at",
             "lease_expires_at",
