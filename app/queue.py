@@ -6,6 +6,8 @@ broker that is down costs seconds of delay and no request: `wake` logs it and re
 `celery_config(settings)` is what client and worker have in common.
 """
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ WAKE_TASK = "stillhouse.wake"
 # Nobody needs more hints than this to be waiting, however long no worker ran.
 MAX_BACKLOG = 100
 CLIENT_TIMEOUT_SECONDS = 1.0
+# Connections of a process, at most.
+SENDERS = 20
+
+# Keyed by process too: a connection must not be shared with a forked child.
+_clients: dict[tuple[int, str, Path | None], Celery] = {}
+_lock = threading.Lock()
 
 log = structlog.get_logger(__name__)
 
@@ -57,12 +65,7 @@ def wake(settings: Settings | None = None, *, waiting: int | None = None) -> boo
     """
     settings = settings or get_settings()
     try:
-        app = _client(settings)
-        with app.connection_for_write() as connection:
-            backlog = _backlog(connection)
-            missing = 1 if waiting is None else waiting - backlog
-            for _ in range(max(0, min(missing, MAX_BACKLOG - backlog))):
-                app.send_task(WAKE_TASK, queue=QUEUE, connection=connection, retry=False)
+        _send_hints(_client(settings), waiting)
     except Exception as error:
         # Whatever is wrong with the broker, the caller's work is committed and the sweep will send a hint.
         log.warning("wake_failed", error=first_line(error))
@@ -78,7 +81,37 @@ def check(settings: Settings | None = None) -> None:
         _backlog(connection)
 
 
+def _send_hints(app: Celery, waiting: int | None) -> None:
+    # Connections stay open: making one costs more than all else that POST /jobs does.
+    with app.pool.acquire(block=True, timeout=CLIENT_TIMEOUT_SECONDS) as connection:
+        was_open = connection.connected
+        try:
+            _send_over(app, connection, waiting)
+        except Exception:
+            connection.collapse()
+            if not was_open:
+                raise
+            # It died while nobody used it, with its broker perhaps, which may be back.
+            _send_over(app, connection, waiting)
+
+
+def _send_over(app: Celery, connection: Connection, waiting: int | None) -> None:
+    backlog = _backlog(connection)
+    missing = 1 if waiting is None else waiting - backlog
+    for _ in range(max(0, min(missing, MAX_BACKLOG - backlog))):
+        app.send_task(WAKE_TASK, queue=QUEUE, connection=connection, retry=False)
+
+
 def _client(settings: Settings) -> Celery:
+    """The sender of this process for the settings' broker, made at the first call."""
+    key = (os.getpid(), settings.broker_url, settings.queue_dir)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _make_client(settings)
+        return _clients[key]
+
+
+def _make_client(settings: Settings) -> Celery:
     config = celery_config(settings)
     if settings.queue_dir is None:
         # For the sender only: the worker waits on its socket, and longer than this.
@@ -89,6 +122,7 @@ def _client(settings: Settings) -> Celery:
             "max_retries": 0,
         }
     config["broker_connection_retry"] = False
+    config["broker_pool_limit"] = SENDERS
     # set_as_current would make this the app of the worker's own tasks, were it ever called there.
     app = Celery("stillhouse-client", set_as_current=False)
     app.config_from_object(config)
