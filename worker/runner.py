@@ -10,11 +10,12 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app import queue
+from app.db.session import write_session
 from app.domain.attempts import OUTCOME_BY_STATUS, AttemptOutcome
 from app.domain.leases import Claim
 from app.errors import LeaseLost
 from app.prometheus import LEASES_LOST
-from app.repositories import datasets, jobs, leases, teachers
+from app.repositories import cleanups, datasets, jobs, leases, teachers
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.attempts import AttemptEnd
 from app.settings import Settings
@@ -47,6 +48,7 @@ SAVE_SECONDS = 120.0
 SETTLE_SECONDS = 30.0
 ARCHIVE = "artifact.tar.gz"
 ARCHIVE_NAME = "student.tar.gz"
+_ROOTS = {"job": keys.job_root, "dataset": keys.dataset_root, "teacher": keys.teacher_root}
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +70,7 @@ def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: S
             log.warning("work_dropped", kind=claim.kind, id=claim.id)
             LEASES_LOST.labels(claim.kind).inc()
             seen.outcome = AttemptOutcome.LOST
+            _leave_to_the_sweep(claim, settings)
         except Cancelled:
             seen.outcome = AttemptOutcome.CANCELLED
             _end(claim, settings, keeper, lambda session: jobs.finish_cancelled(session, claim))
@@ -198,6 +201,16 @@ def _end(claim: Claim, settings: Settings, keeper: LeaseKeeper, change: imports.
     except Exception:
         # The lease runs out and the sweep decides.
         log.exception("end_not_written", kind=claim.kind, id=claim.id)
+
+
+def _leave_to_the_sweep(claim: Claim, settings: Settings) -> None:
+    """Have the sweep look for what was stored after the lease was lost. A worker that was frozen for long may have
+    woken in the middle of an upload, when the sweep had already been there."""
+    try:
+        with write_session(settings) as session:
+            cleanups.schedule(session, _ROOTS[claim.kind](claim.id))
+    except Exception as error:
+        log.warning("cleanup_not_scheduled", kind=claim.kind, id=claim.id, error=str(error))
 
 
 def _hand_back(claim: Claim, settings: Settings, keeper: LeaseKeeper) -> None:

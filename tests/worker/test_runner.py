@@ -13,6 +13,8 @@ from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.repositories import artifacts, checkpoints, jobs, leases, metrics
 from app.repositories.checkpoints import CheckpointFacts
+from app.storage import keys
+from app.sweep import sweep_once
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
@@ -189,6 +191,21 @@ class TestLostLease:
         job = bench.job(job_id)
         assert (job.status, job.run_token) == ("running", "another")
         assert list(bench.settings.work_dir.iterdir()) == []
+
+    def test_what_was_stored_too_late_is_left_to_the_sweep(
+        self, local_bench: Bench, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a worker that was frozen wakes in the middle of an upload, the sweep was there before, and nothing
+        ever looks for the rest of it."""
+        job_id = local_bench.add_job()
+        claim, thread = local_bench.start("deaf")
+        local_bench.store.put_bytes(keys.job_artifact(job_id, claim.run_token, "config.json"), b"{}")
+        with write_session() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=None, run_token="another"))
+        thread.join(10)
+        assert not thread.is_alive()
+        sweep_once(change_settings(cleanup_delay_seconds=0.001))
+        assert local_bench.objects(keys.job_root(job_id)) == []
 
     def test_deleted_row_is_a_lost_lease_too(self, local_bench: Bench) -> None:
         job_id = local_bench.add_job()
