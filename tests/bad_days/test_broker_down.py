@@ -44,6 +44,10 @@ class TestJobPostedMeanwhile:
         client = api()
         worker = start_worker()
         wait_for(_is_listened_to, 30, "listener", process=worker)
+        # It has done what there was to do, and asked for more.
+        first = post_job(client)
+        wait_for(lambda: '"work_ended"' in worker.log.read_text(), 60, "end of the first", process=worker)
+        assert read_job(first).status == "succeeded"
         with failing_redis.away():
             job_id = post_job(client)
             wait_for(lambda: read_job(job_id).status == "succeeded", 60, "success", process=worker)

@@ -31,7 +31,7 @@ class TestWorker:
         change_settings: ChangeSettings,
     ) -> None:
         inputs = local_bench.ready_inputs()
-        change_settings(work_dir=disk, checkpoint_seconds=0.01)
+        change_settings(work_dir=disk)
         worker = start_worker()
 
         def check_full(job_id: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import secrets
+import signal
 import sys
 from dataclasses import asdict
 
@@ -17,6 +18,8 @@ DEFAULT_MINUTES = 8.0
 
 def main() -> int:
     arguments = _parser().parse_args()
+    # So that what was started is stopped, and the folders go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     jobs = arguments.jobs or (None if arguments.minutes else DEFAULT_JOBS)
     seed = secrets.randbelow(100_000) if arguments.seed is None else arguments.seed
     minutes = arguments.minutes or DEFAULT_MINUTES

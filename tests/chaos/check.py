@@ -229,7 +229,8 @@ def _check_artifacts(told: Told, job: Row, observed: Observed, reference: Refere
         yield Violation(Kind.WRONG, where, f"content_sha256 is {claimed}, undisturbed it is {reference.content_sha256}")
     download = observed.downloads.get(job["id"])
     if download is None:
-        yield Violation(Kind.LOST, where, "its student could not be downloaded")
+        why = observed.broken_downloads.get(job["id"], "nobody tried")
+        yield Violation(Kind.LOST, where, f"its student could not be downloaded: {why}")
     else:
         yield from _check_download(told, rows, download, reference, where)
 

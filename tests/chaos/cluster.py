@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +52,8 @@ class Cluster:
     settings: Settings
     programs: dict[str, Program]
     addresses: list[str]
+    # How long its parts took from their start until they answered.
+    start_seconds: float
     # Homes of workers that came back with an empty disk: gone with their machine.
     discarded: list[Path] = field(default_factory=list)
 
@@ -131,17 +133,19 @@ def running_cluster(
         for number in range(1, apis + 1):
             port = free_port()
             addresses.append(f"http://127.0.0.1:{port}")
-            command = python("-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port))
-            programs[f"api-{number}"] = _part(f"api-{number}", command, shared, folder)
+            programs[f"api-{number}"] = _part(f"api-{number}", shared, folder, "--port", str(port))
         for number in range(1, workers + 1):
-            programs[f"worker-{number}"] = _part(f"worker-{number}", python("-m", "worker"), shared, folder)
-        programs["scheduler"] = _part("scheduler", python("-m", "tests.chaos.scheduler"), shared, folder)
-        cluster = Cluster(folder, mark, server_url, redis_url, bucket_variables, settings, programs, addresses)
+            programs[f"worker-{number}"] = _part(f"worker-{number}", shared, folder)
+        programs["scheduler"] = _part("scheduler", shared, folder)
+        started_at = time.monotonic()
         for name in [*programs][3:]:
             programs[name].start()
         for address in addresses:
             _wait(partial(_is_ready, address), "an API", programs)
-        yield cluster
+        start_seconds = time.monotonic() - started_at
+        yield Cluster(
+            folder, mark, server_url, redis_url, bucket_variables, settings, programs, addresses, start_seconds
+        )
     finally:
         for program in programs.values():
             program.kill()
@@ -150,16 +154,14 @@ def running_cluster(
 
 
 def stop_parts(cluster: Cluster) -> list[str]:
-    """Stop the service as an operator would, the servers last not at all; what went wrong, in sentences."""
+    """Stop the service as an operator would, and leave the servers; what went wrong, in sentences."""
     parts = [program for program in cluster.programs.values() if "STILLHOUSE_HOME" in program.environment]
     for program in parts:
-        program.thaw()
-        if program.process is not None:
-            send(program.pid, signal.SIGTERM)
+        program.ask_to_end()
     problems = []
     for program in parts:
         code = program.end()
-        if code not in (0, -signal.SIGTERM):
+        if code != 0:
             how = "had to be killed" if code is None else f"ended with {code}"
             problems.append(f"{program.name}, told to stop with nothing to do, {how}; see {program.log.name}")
     return problems
@@ -174,8 +176,12 @@ def run_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _part(name: str, command: Sequence[str], shared: Mapping[str, str], folder: Path) -> Program:
-    """A process of the service, with a home and a temporary folder of its own: they share only the servers."""
+def _part(name: str, shared: Mapping[str, str], folder: Path, *options: str) -> Program:
+    """A process of the service, with a home and a temporary folder of its own: they share only the servers.
+
+    The name begins with the `stillhouse` command that it is: `worker-2`.
+    """
+    command = python("-m", "app.cli", name.partition("-")[0], *options)
     home, temporary = folder / "homes" / name, folder / "tmp" / name
     temporary.mkdir(parents=True)
     environment = {**shared, "STILLHOUSE_HOME": str(home), "TMPDIR": str(temporary)}

@@ -55,19 +55,27 @@ class Faults:
     """Begins and ends faults; `counts` says how many of each kind there were."""
 
     def __init__(
-        self, cluster: Cluster, seed: int, *, kinds: Sequence[str], every_seconds: float, doomed: Collection[str]
+        self,
+        cluster: Cluster,
+        seed: int,
+        *,
+        kinds: Sequence[str],
+        every_seconds: float,
+        is_each_once: bool,
+        doomed: Collection[str],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.diary: list[str] = []
         self._cluster = cluster
         self._chance = random.Random(f"faults {seed}")
         self._every_seconds = every_seconds
+        self._is_each_once = is_each_once
         self._doomed = doomed
         self._kinds = sorted(self._chance.sample([*kinds], len(kinds)), key=lambda kind: kind != IN_PROJECTION)
         self._active: list[Fault] = []
         self._started_at = time.monotonic()
         self._next_at = self._started_at + self._chance.uniform(1.0, 3.0)
-        self._is_over = False
+        self.is_over = False
         self._broker = redis.Redis.from_url(cluster.redis_url, socket_timeout=0.3, socket_connect_timeout=0.3)
         self._database: psycopg.Connection | None = None
         self._messages: deque[tuple[float, bytes]] = deque(maxlen=MESSAGES_KEPT)
@@ -89,7 +97,7 @@ class Faults:
         self._engines, self._training, self._spared = [*engines], {*training}, {*spared}
         # Also when all else is calm: their clients wait for it.
         self._kill_doomed()
-        if self._is_over:
+        if self.is_over:
             return
         self._listen_to_broker()
         self._spring_traps()
@@ -107,14 +115,15 @@ class Faults:
 
     def stop(self) -> None:
         """No more faults; those under way end now."""
-        self._is_over = True
+        self.is_over = True
         for fault in [*self._active]:
             self._end(fault)
 
     def _begin(self) -> Fault | None:
         """Begin one of the kinds that have not come yet, else any, by weight; None when none is possible now."""
-        weights = [KINDS[kind][1] for kind in self._kinds]
-        drawn = self._chance.choices(self._kinds, weights, k=len(self._kinds))
+        drawn: list[str] = []
+        if not self._is_each_once:
+            drawn = self._chance.choices(self._kinds, [KINDS[kind][1] for kind in self._kinds], k=len(self._kinds))
         waiting = {fault.kind for fault in self._active if fault.trap is not None}
         for kind in [*(kind for kind in self._kinds if not self.counts[kind]), *drawn]:
             fault = None if kind in waiting else KINDS[kind][0](self)

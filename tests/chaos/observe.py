@@ -52,6 +52,8 @@ class Observed:
     # Key of an index -> the files it lists.
     cache_indices: dict[str, list[Row]] = field(default_factory=dict)
     downloads: dict[str, Download] = field(default_factory=dict)
+    # Job -> why its archive could not be had.
+    broken_downloads: dict[str, str] = field(default_factory=dict)
     # Of the service, with nothing left to do: engines, and what lies in work and temporary folders.
     processes: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -80,7 +82,10 @@ def observe(cluster: Cluster) -> Observed:
     _list_objects(cluster.bucket_variables, observed)
     for job_id, job in observed.jobs.items():
         if job["status"] == "succeeded":
-            observed.downloads[job_id] = download(cluster.addresses[0], job_id)
+            try:
+                observed.downloads[job_id] = download(cluster.addresses[0], job_id)
+            except (httpx.HTTPError, tarfile.TarError, OSError, EOFError) as error:
+                observed.broken_downloads[job_id] = f"{type(error).__name__}: {error}"
     return observed
 
 

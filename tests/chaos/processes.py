@@ -155,12 +155,18 @@ class Program:
             )
             self.kill()
 
-    def end(self, seconds: float = 30.0) -> int | None:
-        """Stop it for good as an operator would; its exit status, None when it had to be killed."""
+    def ask_to_end(self) -> None:
+        """Tell it once, as an operator would: a second SIGTERM asks some for haste."""
+        self.thaw()
+        if self.process is not None and not self.is_leaving:
+            self.is_leaving = True
+            send(self.pid, signal.SIGTERM)
+
+    def end(self, seconds: float = 60.0) -> int | None:
+        """Stop it for good; its exit status, None when it had to be killed."""
         if self.process is None:
             return 0
-        self.thaw()
-        send(self.pid, signal.SIGTERM)
+        self.ask_to_end()
         try:
             code: int | None = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

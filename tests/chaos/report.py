@@ -33,7 +33,8 @@ class Progress:
             return
         self._next_at = now + LINE_SECONDS
         counted = ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses.values()).items()))
-        self.say(f"jobs: {counted or 'none yet'}; engines: {engines}; faults: {sum(faults.values())}; {last}")
+        said = f"jobs: {counted or 'none yet'}; engines: {engines}; faults: {sum(faults.values())}"
+        self.say(f"{said}; {last}" if last else said)
 
 
 def print_tables(

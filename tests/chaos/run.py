@@ -43,6 +43,8 @@ class Options:
     apis: int = 2
     # Between two faults, on average.
     every_seconds: float = 6.0
+    # No more faults once each kind has come.
+    is_each_once: bool = False
     # Between two datasets or teachers, on average; None: none but those of the jobs.
     imports_pause_seconds: float | None = 20.0
     # Environment variables of the service, other than in cluster.py.
@@ -84,6 +86,7 @@ def run(options: Options, console: Console, *, afterwards: Callable[["Run"], Non
             apis=options.apis,
             changes=options.changes,
         ) as cluster:
+            progress.say(f"the service answers after {cluster.start_seconds:.1f} s")
             progress.say(f"{len(options.specs)} undisturbed runs to compare with; known ones are in {KEPT}")
             expected = references.compute(
                 options.specs, materials, cluster.settings, folder / "references", KEPT / "references"
@@ -129,6 +132,7 @@ class Run:
             options.seed,
             kinds=options.kinds,
             every_seconds=options.every_seconds,
+            is_each_once=options.is_each_once,
             doomed=self.clients.doomed,
         )
         self._materials = materials

@@ -29,6 +29,7 @@ SHORT = Options(
     kinds=[kind for kind in KINDS if not any(words in kind for words in ("projection", "and engine", "sweep's delay"))],
     workers=2,
     every_seconds=2.5,
+    is_each_once=True,
     imports_pause_seconds=8.0,
     changes={"STILLHOUSE_LEASE_SECONDS": "5", "STILLHOUSE_CLEANUP_DELAY_SECONDS": "12"},
 )
@@ -38,6 +39,7 @@ SPOILT = {
     (Kind.DOUBLED, "terminal events"),
     (Kind.LOST, "config.json is named, and not there"),
     (Kind.WRONG, f"{ARCHIVE} came with sha256"),
+    (Kind.LOST, "could not be downloaded"),
     (Kind.LEAKED, "an-orphan"),
     (Kind.LEAKED, "a-run-folder"),
     (Kind.LEAKED, "worker.distill"),
@@ -73,8 +75,10 @@ def spoil(this: Run) -> set[tuple[Kind, str]]:
     stored = {
         job: {row["name"]: OBJECT_ROOT + row["object_key"] for row in before.artifacts[job]} for job in (first, second)
     }
-    other = bucket.get_object(Bucket=BUCKET, Key=stored[second][ARCHIVE])["Body"].read()
-    bucket.put_object(Bucket=BUCKET, Key=stored[first][ARCHIVE], Body=other)
+    # The same bytes packed otherwise, and half of an archive.
+    archive = bucket.get_object(Bucket=BUCKET, Key=stored[first][ARCHIVE])["Body"].read()
+    bucket.put_object(Bucket=BUCKET, Key=stored[first][ARCHIVE], Body=archive[:9] + b"\x03" + archive[10:])
+    bucket.put_object(Bucket=BUCKET, Key=stored[second][ARCHIVE], Body=archive[:1000])
     bucket.delete_object(Bucket=BUCKET, Key=stored[first]["config.json"])
     bucket.put_object(Bucket=BUCKET, Key=f"{OBJECT_ROOT}jobs/{first}/token/checkpoints/1/an-orphan", Body=b"x")
     folder = Path(this.cluster.workers[0].environment["STILLHOUSE_HOME"]) / "work" / "a-run-folder"
