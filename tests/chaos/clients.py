@@ -335,8 +335,6 @@ class Importer(threading.Thread):
             pass
         except Exception as error:
             self.wrong_answers.append(f"{type(error).__name__}: {error}")
-        finally:
-            self._api.close()
 
     def stop(self) -> None:
         """End after the import that is under way."""
@@ -345,7 +343,9 @@ class Importer(threading.Thread):
     def give_up(self) -> None:
         self.stop()
         self._is_over.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
+        self._api.close()
 
     def upload_dataset(self) -> str:
         files = {split: (f"{split}.csv", content, "text/csv") for split, content in self.uploads.items()}

@@ -69,6 +69,10 @@ class Cluster:
         for program in self.programs.values():
             program.look_after()
 
+    def is_ready(self) -> bool:
+        """Whether every API reaches what it needs."""
+        return all(_is_ready(address) for address in self.addresses)
+
     def accidents(self) -> list[str]:
         return [accident for program in self.programs.values() for accident in program.accidents]
 

@@ -94,13 +94,17 @@ def run(options: Options, console: Console, *, afterwards: Callable[["Run"], Non
             watch = Watch(cluster, progress)
             inputs = _import_inputs(options, cluster, materials, watch)
             this = Run(options, cluster, materials, expected, inputs, watch, progress)
-            this.disturb()
-            this.settle()
-            observed = this.look()
-            violations = this.judge(observed)
-            if afterwards is not None:
-                afterwards(this)
-            violations += this.stop()
+            try:
+                this.disturb()
+                this.settle()
+                observed = this.look()
+                violations = this.judge(observed)
+                if afterwards is not None:
+                    afterwards(this)
+                violations += this.stop()
+            except Exception:
+                progress.say(f"broken off; logs are in {_keep_logs(folder, options, this.faults.diary)}")
+                raise
             logs = _keep_logs(folder, options, this.faults.diary) if violations else None
             return Outcome(dict(this.faults.counts), this.faults.missing, this.clients.told, observed, violations, logs)
 
@@ -174,6 +178,8 @@ class Run:
     def settle(self) -> None:
         """Wait until the sweep has nothing left to delete and the workers have put their things away."""
         self._progress.say("waiting for the sweep's delay")
+        if not self._watch.tick_until(self.cluster.is_ready, SETTLE_SECONDS):
+            self._watch.accidents.append(f"the APIs are not ready {SETTLE_SECONDS:g} s after the last fault")
         url = self.cluster.database_url
         if not self._watch.tick_until(lambda: pending_cleanups(url, within_seconds=3600.0) == 0, SETTLE_SECONDS):
             self._watch.accidents.append(f"the sweep has objects to look through for {SETTLE_SECONDS:g} s already")
@@ -215,6 +221,7 @@ def _import_inputs(options: Options, cluster: Cluster, materials: Materials, wat
     api = Api(cluster.addresses, random.Random(options.seed), watch.accidents, threading.Event())
     watch.tick_until(lambda: all(api.get(f"/{kind}/{row}")["terminal"] for kind, row in accepted), CALM_SECONDS)
     api.close()
+    importer.give_up()
     teachers = dict(zip(materials.teacher_folders, [row for _, row in accepted[1:]], strict=True))
     return Inputs(accepted[0][1], teachers, accepted)
 
