@@ -65,6 +65,7 @@ class Bench:
     def __init__(self, teacher_folder: Path) -> None:
         self.teacher_folder = teacher_folder
         self.shutdown = Shutdown(seconds=5.0)
+        self._started: list[tuple[threading.Thread, Shutdown]] = []
 
     @property
     def settings(self) -> Settings:
@@ -140,9 +141,19 @@ class Bench:
         """As `run`, in a thread; returns once the engine has reported."""
         claim = claimed(lease_seconds=self.settings.lease_seconds)
         thread = threading.Thread(target=self.run, args=(part, claim), daemon=True)
+        self._started.append((thread, self.shutdown))
         thread.start()
         wait_for(lambda: read_job(claim.id).progress == 0.25)
         return claim, thread
+
+    def close(self) -> None:
+        """End what `start` started and wait for it: a run that outlives its test writes into the next one's rows."""
+        for _, shutdown in self._started:
+            shutdown.seconds = 1.0
+            shutdown.request()
+        for thread, _ in self._started:
+            thread.join(30)
+            assert not thread.is_alive()
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         with read_session() as session:
@@ -174,7 +185,7 @@ def bench(teacher_folder: Path, change_settings: ChangeSettings) -> Iterator[Ben
     settings.home.mkdir(parents=True, exist_ok=True)
     bench = Bench(teacher_folder)
     yield bench
-    bench.shutdown.request()
+    bench.close()
 
 
 class WorkerProcess:

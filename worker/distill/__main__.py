@@ -44,7 +44,8 @@ def main() -> int:
     events = EventLog(folder / EVENTS_FILE)
     # Under which ids a worker runs this, at the head of what it will find in its log.
     context = json.loads(os.environ.get("STILLHOUSE_ENGINE_LOG_CONTEXT", "{}"))
-    print("engine started", *(f"{name}={value}" for name, value in sorted(context.items())), file=sys.stderr)
+    with contextlib.suppress(OSError):  # a log on a full disk must not decide how the engine ends
+        print("engine started", *(f"{name}={value}" for name, value in sorted(context.items())), file=sys.stderr)
     try:
         from worker.distill.loop import distil  # torch: seconds, so after the signal handler stands
 
