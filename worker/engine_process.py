@@ -144,16 +144,21 @@ class EngineProcess:
                 # belong to anybody else.
                 _kill_group(self.pid)
                 self._process.wait()
-            # Nobody writes any more, and those who wait for the end want its last words.
-            self._output.relay(is_last=True)
-            self._ended.set()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            end = describe_exit(self._process.returncode)
-            ENGINE_EXITS.labels(end).inc()
-            ENGINE_MEMORY_BYTES.set(0)
-            ENGINE_MEMORY_LIMIT_BYTES.set(0)
-            log.info("engine_ended", pid=self.pid, exit=end)
+            try:
+                self._tell_end()
+            finally:
+                self._ended.set()
+
+    def _tell_end(self) -> None:
+        """Before anybody who waits for the end goes on: its last words, what it has cost, how it ended."""
+        self._output.relay(is_last=True)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        end = describe_exit(self._process.returncode)
+        ENGINE_EXITS.labels(end).inc()
+        ENGINE_MEMORY_BYTES.set(0)
+        ENGINE_MEMORY_LIMIT_BYTES.set(0)
+        log.info("engine_ended", pid=self.pid, exit=end)
 
     def _has_exited(self, seconds: float) -> bool:
         """Wait for the exit without reaping, so that the process number stays its own."""

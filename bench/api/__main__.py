@@ -19,18 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from sqlalchemy import text
 
 from app.db.session import dispose_engines, get_engine
 from app.repositories.pages import encode_cursor
 from bench.api.load import Load, Outcome, Request, get, post, send_loads
-from bench.api.system import BODY, CHECKOUT, Server, System, add_points, fill_jobs, live_jobs, post_job, started_system
+from bench.api.system import BODY, Server, System, add_points, fill_jobs, live_jobs, post_job, started_system
+from bench.report import PAGE, Section, cells, processor, write_section
 
-PAGE = CHECKOUT / "docs" / "benchmarks.md"
-SECTION = "API under load"
-BEGIN, END = "<!-- bench-api: begin -->", "<!-- bench-api: end -->"
+SECTION = Section("API under load", "bench-api")
 MAIN_SIZE = 10_000
 POSTERS = 20
 
@@ -91,7 +89,7 @@ def main() -> int:
         print(f"{failures.count} errors: the numbers mean nothing.", file=sys.stderr)
         return 1
     if not options.quick:
-        write_section(report)
+        write_section(SECTION, report)
         print(f"\nWritten to {PAGE}")
     return 0
 
@@ -241,10 +239,6 @@ def row(name: str, pairs: list[Pair], *, has_cpu: bool = True) -> str:
     )
 
 
-def cells(*texts: str) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
 def middle(pairs: list[Pair], of: Callable[[Pair], float]) -> float:
     return statistics.median(of(pair) for pair in pairs)
 
@@ -287,25 +281,6 @@ def cursor_behind_half(system: System, size: int) -> str:
     with get_engine(system.settings).connect() as connection:
         created_at = connection.scalar(text("SELECT created_at FROM jobs WHERE id = :id"), {"id": job_id})
     return encode_cursor(created_at.astimezone(UTC), job_id)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def write_section(report: str) -> None:
-    """Put the tables between the page's markers; the rest of the page stays as it is."""
-    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
-    if BEGIN not in page:
-        page = (
-            f"{page.rstrip()}\n\n## {SECTION}\n\n`make bench-api` measures and writes this section.\n\n{BEGIN}\n{END}\n"
-        )
-    before, rest = page.split(BEGIN, 1)
-    PAGE.write_text(f"{before}{BEGIN}\n{report}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":
