@@ -19,20 +19,25 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, from_url
 
 from app.prometheus import OBJECT_STORE_SECONDS
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
     from obstore.store import ClientConfig
     from obstore.store import ObjectStore as Backend
 
-STREAM_CHUNK_BYTES = 1024 * 1024
+# What has not made a whole chunk is lost when a read breaks off, and read again.
+STREAM_CHUNK_BYTES = 256 * 1024
 # S3 takes parts of 5 MiB and more.
 UPLOAD_CHUNK_BYTES = 8 * 1024 * 1024
 UPLOAD_CONCURRENCY = 4
+# obstore has no way to say "never". A deadline over a whole answer would break off every download that takes
+# longer, however well it goes, so what is watched instead is the silence between two reads.
+_NEVER = timedelta(days=365)
 # As many as S3 deletes in one request.
 DELETE_BATCH = 1000
 
@@ -56,8 +61,14 @@ class StoredObject:
 class ObjectStore:
     """One object store, reached by URL: ``file:///folder``, ``s3://bucket/prefix``, ``gs://`` or ``az://``."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = 30.0, retries: int = 5) -> None:
+    def __init__(
+        self, url: str, *, timeout_seconds: float = 30.0, retries: int = 5, retry_seconds: float = 60.0
+    ) -> None:
+        """`timeout_seconds` is how long a server may stay silent. A request is tried again up to `retries` times
+        within `retry_seconds`; a download goes on from where it broke off, as often as that many tries in a row
+        bring at least something."""
         self.url = url
+        self._resumptions = retries
         # Folders are ours to make; buckets are the operator's.
         self.folder = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
         self._backend: Backend
@@ -68,7 +79,7 @@ class ObjectStore:
                 url,
                 config=cast(Any, _s3_config(url)),
                 client_options=_client_options(timeout_seconds),
-                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=60)},
+                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=retry_seconds)},
             )
 
     @classmethod
@@ -107,19 +118,33 @@ class ObjectStore:
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The object's bytes in chunks, from `start` up to, not including, `end`."""
-        with _measured("get", key):
-            result = obstore.get(self._backend, key, options=_options(start, end))
-        for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
-            yield bytes(chunk)
+        download = _Download(start, end, resumptions=self._resumptions if self.folder is None else 0)
+        while not download.is_whole:
+            with _measured("get", key):
+                result = obstore.get(self._backend, key, options=download.options())
+            download.began(result)
+            try:
+                for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
+                    download.position += len(chunk)
+                    yield bytes(chunk)
+            except BaseError as error:
+                download.broke_off(error)
 
     async def stream_async(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """As `stream`, for a route. An empty range gives no chunk."""
         if end is not None and end <= start:
             return
-        with _measured("get", key):
-            result = await obstore.get_async(self._backend, key, options=_options(start, end))
-        async for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
-            yield bytes(chunk)
+        download = _Download(start, end, resumptions=self._resumptions if self.folder is None else 0)
+        while not download.is_whole:
+            with _measured("get", key):
+                result = await obstore.get_async(self._backend, key, options=download.options())
+            download.began(result)
+            try:
+                async for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
+                    download.position += len(chunk)
+                    yield bytes(chunk)
+            except BaseError as error:
+                download.broke_off(error)
 
     @asynccontextmanager
     async def open_writer_async(self, key: str) -> AsyncIterator["AsyncWriter"]:
@@ -248,6 +273,52 @@ class AsyncWriter:
             self.seconds += time.perf_counter() - began
 
 
+class _Download:
+    """How far a download has come, through as many requests as it takes.
+
+    obstore resumes by itself too, but only within the time that it has for trying a request again, counted from
+    the download's first moment: not at all once a big object has flowed for longer than that.
+    """
+
+    def __init__(self, start: int, end: int | None, *, resumptions: int) -> None:
+        self.position = start
+        self._end = end
+        self._resumptions = resumptions
+        self._e_tag: str | None = None
+        self._is_known = False
+        # Of the request under way, and how many before it brought nothing.
+        self._first = start
+        self._fruitless = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self._is_known and self._end is not None and self.position >= self._end
+
+    def options(self) -> "GetOptions":
+        options: GetOptions = {}
+        if self._end is not None:
+            options["range"] = (self.position, self._end)
+        elif self.position:
+            options["range"] = {"offset": self.position}
+        if self._e_tag is not None:
+            # The rest of another object that took its place would make a file that never was.
+            options["if_match"] = self._e_tag
+        return options
+
+    def began(self, result: "GetResult") -> None:
+        self._first = self.position
+        if not self._is_known:
+            self._is_known = True
+            self._end = result.range[1]
+            self._e_tag = result.meta["e_tag"]
+
+    def broke_off(self, error: BaseError) -> None:
+        """Let the next request go on from here, or raise `error` where that has no prospects."""
+        self._fruitless = 0 if self.position > self._first else self._fruitless + 1
+        if self._fruitless > self._resumptions or not self._resumptions or isinstance(error, PreconditionError):
+            raise error
+
+
 @contextmanager
 def _measured(operation: str, key: str = "") -> Iterator[None]:
     """Note how long a call took and how it went. That `key` is not there is an answer too: ObjectMissing."""
@@ -264,12 +335,6 @@ def _measured(operation: str, key: str = "") -> Iterator[None]:
         OBJECT_STORE_SECONDS.labels(operation, outcome).observe(time.perf_counter() - began)
 
 
-def _options(start: int, end: int | None) -> Any:
-    if end is not None:
-        return {"range": (start, end)}
-    return {"range": {"offset": start}} if start else {}
-
-
 def _s3_config(url: str) -> dict[str, str] | None:
     """Endpoint and keys come from the usual AWS_* variables; S3-compatible servers need a region too."""
     if not url.startswith("s3:"):
@@ -281,7 +346,8 @@ def _s3_config(url: str) -> dict[str, str] | None:
 def _client_options(timeout_seconds: float) -> "ClientConfig":
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return {
-        "timeout": timedelta(seconds=timeout_seconds),
+        "timeout": _NEVER,
+        "read_timeout": timedelta(seconds=timeout_seconds),
         "connect_timeout": timedelta(seconds=min(5.0, timeout_seconds)),
         "allow_http": endpoint.startswith("http://"),
     }
