@@ -240,7 +240,6 @@ def finish_failed(session: Session, claim: Claim, *, code: str, message: str) ->
 def finish_cancelled(session: Session, claim: Claim) -> JobStatus:
     """End a job that was asked to stop. Raises IllegalTransition if nobody asked."""
     check_transition(JobStatus(hold(session, claim)), JobStatus.CANCELLED)
-    checkpoints.drop_all(session, claim.id)
     return _finish(session, claim, JobStatus.CANCELLED, {})
 
 
@@ -284,6 +283,9 @@ def switch_status(
         elif new in OUTCOME_BY_STATUS:
             end = attempt_end or AttemptEnd(OUTCOME_BY_STATUS[new], row.error_code, row.error_message)
             attempts.end(session, row.id, number=row.attempt, attempt_end=end)
+        if new is JobStatus.CANCELLED:
+            # Whoever cancelled it: the worker, the caller while it waited, or the sweep.
+            checkpoints.drop_all(session, row.id)
         if new in TERMINAL:
             cleanups.schedule(session, keys.job_root(row.id))
             after_commit(session, partial(count_end, "job", new, row.error_code))

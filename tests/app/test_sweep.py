@@ -8,9 +8,9 @@ import pytest
 from app import queue
 from app.db.session import read_session, write_session
 from app.domain.leases import Claim
-from app.repositories import cleanups, datasets, idempotency, jobs
+from app.repositories import cleanups, datasets, idempotency, jobs, leases
 from app.repositories.artifacts import ArtifactRow
-from app.repositories.checkpoints import CheckpointFacts, drop_older, record
+from app.repositories.checkpoints import CheckpointFacts, drop_older, list_for_job, record
 from app.settings import get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore
@@ -175,6 +175,31 @@ class TestObjects:
         sweep_once()
         assert not folder_object_store.exists(key)
         assert not folder_object_store.exists(late)
+
+    @pytest.mark.parametrize("how", ["handed back", "paused", "lost"])
+    def test_deletes_the_checkpoints_of_a_job_that_no_worker_cancels(self, object_store: ObjectStore, how: str) -> None:
+        """Harm: gigabytes that nobody can use, kept for as long as the cancelled job is."""
+        job_id = add_job()
+        claim = claimed()
+        write_checkpoint(object_store, claim, 1)
+        if how == "paused":
+            with write_session() as session:
+                jobs.request_pause(session, job_id)
+        if how == "lost":
+            cancel(job_id)
+            expire(claim)
+            assert sweep_once().expired.cancelled == [("job", job_id)]
+        else:
+            with write_session() as session:
+                leases.release(session, claim)
+            assert read_job(job_id).status == ("paused" if how == "paused" else "queued")
+            cancel(job_id)
+        assert read_job(job_id).status == "cancelled"
+        with read_session() as session:
+            assert list_for_job(session, job_id) == []
+        make_cleanups_due()
+        sweep_once()
+        assert stored(object_store, keys.job_root(job_id)) == []
 
     def test_keeps_what_a_running_job_needs(self, object_store: ObjectStore) -> None:
         """The checkpoint of the lost worker is what the new one goes on from."""
