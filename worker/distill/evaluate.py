@@ -1,4 +1,4 @@
-"""What a model is worth on real text, through token ids: the path that the shipped student takes."""
+"""What a model is worth on real text, read by the vectors of its tokens: those that the shipped student looks up."""
 
 import statistics
 import time
@@ -11,8 +11,7 @@ import torch
 
 from worker.distill.batches import collate, in_length_order
 from worker.distill.data import Split
-from worker.distill.device import Compute
-from worker.distill.vectors import forward_ids
+from worker.distill.networks import Network
 
 EVALUATION_BATCH_ROWS = 128
 
@@ -29,21 +28,18 @@ class Quality:
         return asdict(self)
 
 
-@torch.inference_mode()
 def predict_logits(
-    model: torch.nn.Module,
+    network: Network,
     split: Split,
-    compute: Compute,
+    device: torch.device,
     *,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """(rows, classes) float32 in evaluation mode; `after_batch` hears how many rows each batch had."""
-    model.eval()
+    network.refresh()
     logits: np.ndarray | None = None
     for rows in in_length_order(split, EVALUATION_BATCH_ROWS):
-        batch = collate(rows, split, compute.device)
-        with compute.autocast():
-            output = forward_ids(model, batch).float().cpu().numpy()
+        output = network.logits(collate(rows, split, device)).cpu().numpy()
         if logits is None:
             logits = np.empty((len(split), output.shape[1]), np.float32)
         logits[rows] = output

@@ -32,6 +32,7 @@ from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
 from worker.distill.labelling import label_points
 from worker.distill.methods import build_method
+from worker.distill.networks import Network, build_network
 from worker.distill.objectives import CrossEntropy, Objective
 from worker.distill.progress import FORWARD, TRAINING, Progress
 from worker.distill.projection import Projection
@@ -103,18 +104,20 @@ class Run:
             self.folder / self.job.dataset.path, self.tokenizer, self.job.training.max_length
         )
         tuning = self.job.teacher_tuning
-        self.teacher = load_teacher(
+        teacher = load_teacher(
             teacher_folder,
             self.dataset.labels,
             self.compute,
             may_grow_head=tuning is not None,
             seed=tuning.seed if tuning else self.job.training.seed,
         )
-        self.table = word_table(self.teacher)
-        check_length(self.teacher.config, self.job.training.max_length)
-        check_vector_interface(self.teacher, self.dataset.train, self.compute)
+        self.table = word_table(teacher)
+        check_length(teacher.config, self.job.training.max_length)
+        check_vector_interface(teacher, self.dataset.train, self.compute)
+        self.teacher = build_network(teacher, self.compute)
+        self.environment["arithmetic"] = self.teacher.arithmetic
         self.parameterisation = SharedTableStudent(self.job.student)
-        self.teacher_layers = len(family_of(self.teacher.config).layers(self.teacher))
+        self.teacher_layers = len(family_of(teacher.config).layers(teacher))
         key = caches.projection_key(self.job)
         self.coordinates = Coordinates(self.folder, self.cache, key, resumed.coordinates if resumed else None)
 
@@ -123,7 +126,7 @@ class Run:
         resumed, self.resumed = self.resumed, None
         if resumed is None:
             return
-        differs = [name for name, value in self.environment.items() if resumed.environment[name] != value]
+        differs = [name for name, value in self.environment.items() if resumed.environment.get(name) != value]
         differs += [name for name, value in self.inputs.items() if resumed.inputs.get(name, value) != value]
         exact = self.compute.is_deterministic and not differs
         self.events.emit("resumed", step=resumed.number, exact_resume=exact)
@@ -158,7 +161,7 @@ class Run:
             result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher_logits=None)
             cached = self._store_tuned_teacher(result)
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
-        load_weights(self.teacher, weights)
+        load_weights(self.teacher.model, weights)
         self.inputs["tuned_teacher"] = sha256_of(cached)
 
     def _tuning_arm(self, tuning: TeacherTuningConfig) -> Arm:
@@ -191,7 +194,7 @@ class Run:
         if found is None:
             self.progress.enter("teacher_outputs")
             logits = {
-                name: predict_logits(self.teacher, split, self.compute, after_batch=self._after_teacher_batch)
+                name: predict_logits(self.teacher, split, self.compute.device, after_batch=self._after_teacher_batch)
                 for name, split in self.dataset.splits.items()
             }
             found = self._store(caches.TEACHER_OUTPUTS, key, file, logits)
@@ -222,14 +225,14 @@ class Run:
             ),
             layers=self.job.student.layers,
         )
-        student = self.parameterisation.wrap(self.teacher, self.compute)
+        student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
         logits = self.teacher_logits["train"] if method.objective.needs_teacher else None
         result = self._run_arm(arm, student, teacher_logits=logits)
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights
         self._save_checkpoint(None, None, _round_facts(name, result.record["rounds"], result.record["best_round"] - 1))
 
-    def _run_arm(self, arm: Arm, model: torch.nn.Module, *, teacher_logits: np.ndarray | None) -> ArmResult:
+    def _run_arm(self, arm: Arm, network: Network, *, teacher_logits: np.ndarray | None) -> ArmResult:
         validation = self.dataset.splits["validation"]
         context = ArmContext(
             split=self.dataset.train,
@@ -242,24 +245,24 @@ class Run:
                 seed=arm.seed,
                 split=self.dataset.train,
                 synthesizer=self._synthesizer,
-                score=functools.partial(self._score, model),
+                score=functools.partial(self._score, network),
                 label=self._label,
             ),
             validate=lambda student: measure_quality(
-                predict_logits(student, validation, self.compute), validation.labels
+                predict_logits(student, validation, self.compute.device), validation.labels
             ),
             at_safe_point=functools.partial(self._at_safe_point, arm.name),
         )
         resumed = self.resumed_arms.pop(arm.name, None)
         self._announce_resume()
-        result = ArmTraining(arm, model, context, resumed).run()
+        result = ArmTraining(arm, network, context, resumed).run()
         self.steps_before += result.record["steps"]
         return result
 
-    def _score(self, student: torch.nn.Module, objective: Objective) -> np.ndarray:
+    def _score(self, student: Network, objective: Objective) -> np.ndarray:
         """(rows,) loss of each training row under the student in evaluation mode."""
         split = self.dataset.train
-        logits = predict_logits(student, split, self.compute, after_batch=lambda _: self._check_stop())
+        logits = predict_logits(student, split, self.compute.device, after_batch=lambda _: self._check_stop())
         losses = objective(
             torch.from_numpy(logits),
             torch.from_numpy(self.teacher_logits["train"]),
@@ -270,7 +273,7 @@ class Run:
 
     def _label(self, points: Points) -> Any:
         self._check_stop()
-        return label_points(points, self.teacher, self.dataset.train, self.compute, len(self.dataset.labels))
+        return label_points(points, self.teacher, self.dataset.train, self.compute.device, len(self.dataset.labels))
 
     @functools.cache  # noqa: B019 - the run lives as long as the process
     def _synthesizer(self, neighbors: int) -> Synthesizer:
@@ -338,10 +341,10 @@ class Run:
     def _measure(self) -> dict[str, Any]:
         self.progress.enter("evaluating")
         measurer = Measurer(
-            self.dataset, self.teacher_logits, self.compute, self.tokenizer, self.job.training.max_length
+            self.dataset, self.teacher_logits, self.compute.device, self.tokenizer, self.job.training.max_length
         )
         teacher = measurer.measure_teacher(self.teacher)
-        student = self.parameterisation.wrap(self.teacher, self.compute)
+        student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
         measured = {
             arm: measurer.measure_student(student, weights, teacher) for arm, weights in self.finished_weights.items()
         }
@@ -357,7 +360,7 @@ class Run:
 
     def _export(self, result: dict[str, Any]) -> None:
         self.progress.enter("exporting")
-        student = self.parameterisation.wrap(self.teacher, self.compute)
+        student = self.parameterisation.wrap(self.teacher.model, self.compute)
         load_weights(student, self.finished_weights[STUDENT])
         result["content_sha256"] = write_artifact(
             self.folder / "artifact",

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from worker.distill.data import Dataset
-from worker.distill.device import Compute
 from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
+from worker.distill.networks import Network
 from worker.distill.train import load_weights
 
 HELD_OUT_SPLITS = ("validation", "test")
@@ -21,29 +21,29 @@ class Measurer:
         self,
         dataset: Dataset,
         teacher_logits: Mapping[str, np.ndarray],
-        compute: Compute,
+        device: torch.device,
         tokenizer: Any,
         max_length: int,
     ) -> None:
         self.dataset = dataset
         self.teacher_logits = teacher_logits
-        self.compute = compute
+        self.device = device
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.splits = [name for name in HELD_OUT_SPLITS if name in dataset.splits]
         # Retention, agreement and latency are taken on the test split, or on validation where there is none.
         self.reported = self.splits[-1]
 
-    def measure_teacher(self, teacher: torch.nn.Module) -> dict[str, Any]:
-        return self._summary(teacher, self.teacher_logits, whole_accuracy=None)
+    def measure_teacher(self, teacher: Network) -> dict[str, Any]:
+        return self._summary(teacher.model, self.teacher_logits, whole_accuracy=None)
 
     def measure_student(
-        self, student: torch.nn.Module, weights: dict[str, torch.Tensor], teacher: Mapping[str, Any]
+        self, student: Network, weights: dict[str, torch.Tensor], teacher: Mapping[str, Any]
     ) -> dict[str, Any]:
         """`student` with its arm's best `weights`; `teacher` is what `measure_teacher` gave."""
-        load_weights(student, weights)
-        logits = {name: predict_logits(student, self.dataset.splits[name], self.compute) for name in self.splits}
-        return self._summary(student, logits, whole_accuracy=teacher[self.reported]["accuracy"])
+        load_weights(student.model, weights)
+        logits = {name: predict_logits(student, self.dataset.splits[name], self.device) for name in self.splits}
+        return self._summary(student.model, logits, whole_accuracy=teacher[self.reported]["accuracy"])
 
     def _summary(
         self, model: torch.nn.Module, logits: Mapping[str, np.ndarray], *, whole_accuracy: float | None

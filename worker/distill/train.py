@@ -19,11 +19,10 @@ from worker.distill.device import Compute
 from worker.distill.errors import NanLoss
 from worker.distill.evaluate import Quality
 from worker.distill.events import EventLog
-from worker.distill.families import word_table
+from worker.distill.networks import Network
 from worker.distill.objectives import Objective
 from worker.distill.progress import TRAINING, Progress
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
-from worker.distill.vectors import forward_vectors
 
 _LOG_EVERY_STEPS = 10
 _MAX_GRADIENT_NORM = 1.0
@@ -69,7 +68,7 @@ class ArmContext:
     events: EventLog
     progress: Progress
     strategy: StrategyContext
-    validate: Callable[[torch.nn.Module], Quality]
+    validate: Callable[[Network], Quality]
     at_safe_point: "SafePoint"
 
 
@@ -88,13 +87,12 @@ class ArmResult:
 class ArmTraining:
     """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round."""
 
-    def __init__(self, arm: Arm, model: torch.nn.Module, context: ArmContext, resumed: ArmState | None) -> None:
+    def __init__(self, arm: Arm, network: Network, context: ArmContext, resumed: ArmState | None) -> None:
         self.arm = arm
-        self.model = model
+        self.network = network
         self.context = context
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.table = word_table(model)
-        self.optimizer = _build_optimizer(self.parameters, arm.schedule)
+        self.parameters = {name: p for name, p in network.model.named_parameters() if p.requires_grad}
+        self.optimizer = network.build_optimizer(arm.schedule.weight_decay)
         self.round_sizes = arm.strategy.round_sizes(arm.epochs, len(context.split))
         self.total_steps = sum(math.ceil(size / arm.schedule.batch_size) for size in self.round_sizes)
         self.position = ArmPosition(
@@ -139,7 +137,7 @@ class ArmTraining:
             position=self.position,
             weights=_copy(self.parameters),
             best_weights=self.best_weights,
-            optimizer=self._optimizer_state(),
+            optimizer=self.network.optimizer_state(self.optimizer),
             plan=self.plan,
         )
 
@@ -158,7 +156,6 @@ class ArmTraining:
         context, arm = self.context, self.arm
         context.progress.enter(arm.phase, number + 1, len(self.round_sizes))
         batches = self._batches(plan)
-        self.model.train()
         while self.position.batch_in_round < len(batches):
             rows = batches[self.position.batch_in_round]
             self._step(rows, plan)
@@ -190,14 +187,14 @@ class ArmTraining:
             teacher_logits=context.teacher_logits,
             synthetic=plan.synthetic,
         )
-        seeds.seed_dropout(self.arm.seed, self.arm.name, "dropout", position.step)
-        with context.compute.autocast():
-            logits = forward_vectors(self.model, batch, self.table)
+        logits = self.network.training_logits(
+            batch, seeds.derive(self.arm.seed, self.arm.name, "dropout", position.step)
+        )
         loss = self.arm.objective(logits, batch.teacher_logits, batch.labels, batch.has_label).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRADIENT_NORM)
+        _clip(self.network.gather_gradients())
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.refresh()
         self._window_losses.append(loss.detach())
         position.step += 1
         position.rows_presented += len(rows)
@@ -233,7 +230,7 @@ class ArmTraining:
     def _finish_round(self, plan: RoundPlan) -> None:
         self._read_window()
         position, context = self.position, self.context
-        quality = context.validate(self.model)
+        quality = context.validate(self.network)
         context.events.metric(f"{self.arm.name}/validation_accuracy", position.step, quality.accuracy)
         context.events.metric(f"{self.arm.name}/validation_loss", position.step, quality.loss)
         better_loss = quality.loss < position.best_loss
@@ -263,26 +260,15 @@ class ArmTraining:
             "rounds": position.rounds_done,
         }
 
-    def _optimizer_state(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{name}/{key}": value.detach().to("cpu", copy=True).contiguous()
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-
     def _restore(self, resumed: ArmState) -> None:
         self.position = resumed.position
         self.best_weights = resumed.best_weights
         self.plan = resumed.plan
         self.arm.strategy.load_state_dict(resumed.position.strategy)
         self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
-        load_weights(self.model, resumed.weights)
-        for key, value in resumed.optimizer.items():
-            name, _, state = key.rpartition("/")
-            parameter = self.parameters[name]
-            # AdamW keeps its step count on the processor unless fused on CUDA; follow what it would do.
-            device = parameter.device if state != "step" or parameter.is_cuda else torch.device("cpu")
-            self.optimizer.state[parameter][state] = value.to(device)
+        load_weights(self.network.model, resumed.weights)
+        self.network.refresh()
+        self.network.load_optimizer_state(self.optimizer, resumed.optimizer)
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -293,15 +279,13 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
         raise ValueError(f"weights do not fit the model: unexpected {unexpected}, missing {missing}.")
 
 
-def _build_optimizer(parameters: dict[str, torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW; biases and LayerNorms are not decayed, as usual for transformers."""
-    decayed = [p for p in parameters.values() if p.ndim > 1]
-    plain = [p for p in parameters.values() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": schedule.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+def _clip(parameters: list[torch.nn.Parameter]) -> None:
+    """Scale the gradients down to a joint norm of at most one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    # A processor knows the norm by now and may be spared a pass over all gradients; a GPU would be waited for.
+    if norm.is_cuda or norm > _MAX_GRADIENT_NORM:
+        torch.nn.utils.clip_grads_with_norm_(parameters, _MAX_GRADIENT_NORM, norm)
 
 
 def _copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,199 @@
+"""The packed form computes what transformers computes: logits, gradients and whole training steps."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.distill.test_vectors import load
+from worker.distill.batches import Batch, SyntheticRows, collate
+from worker.distill.data import Dataset
+from worker.distill.device import Compute
+from worker.distill.networks import Network, PlainNetwork, build_network
+from worker.distill.packed.dropout import DropoutMasks, keep
+from worker.distill.packed.network import PackedNetwork, can_pack
+from worker.distill.packed.weights import FlatWeights
+
+
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """Both forms then train alike; their masks come from different generators."""
+    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(model.config, field):
+            setattr(model.config, field, 0.0)
+    model.config.seq_classif_dropout = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def both_forms(model: torch.nn.Module, compute: Compute) -> tuple[PlainNetwork, PackedNetwork]:
+    packed = build_network(copy.deepcopy(model), compute)
+    assert isinstance(packed, PackedNetwork)
+    return PlainNetwork(model, compute), packed
+
+
+def mixed_batch(dataset: Dataset, width: int) -> Batch:
+    """Real and synthetic rows of unlike length."""
+    generator = np.random.default_rng(3)
+    shifts = generator.normal(size=(9, width)).astype(np.float32)
+    synthetic = SyntheticRows(np.arange(20, 29), shifts, np.zeros((9, 3), np.float32))
+    rows = np.concatenate([np.arange(14), len(dataset.train) + np.arange(9)])
+    batch = collate(rows, dataset.train, torch.device("cpu"), synthetic=synthetic)
+    assert batch.mask.sum(1).unique().numel() > 1, "rows of one length would not test padding"
+    assert int(batch.mask.sum()) % 32, "without filled up tokens their part is not tested"
+    return batch
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("has_pairs", [False, True])
+class TestPackedNetwork:
+    def test_gives_the_plain_logits(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs)
+        plain, packed = both_forms(model, compute)
+        batch = mixed_batch(dataset, 32)
+        torch.testing.assert_close(packed.logits(batch), plain.logits(batch), atol=1e-5, rtol=0)
+
+    def test_gives_the_plain_gradients(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs)
+        plain, packed = both_forms(without_dropout(model), compute)
+        batch = mixed_batch(dataset, 32)
+        for network in (plain, packed):
+            logits = network.training_logits(batch, 0)
+            torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+            network.gather_gradients()
+        compared = 0
+        for name, parameter in plain.model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                torch.testing.assert_close(packed.weights.gradient(name), parameter.grad, atol=1e-6, rtol=1e-4)
+                compared += 1
+        assert compared > 60
+
+    def test_trains_as_the_plain_form_does(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs)
+        plain, packed = both_forms(without_dropout(model), compute)
+        states = []
+        for network in (plain, packed):
+            optimizer = network.build_optimizer(weight_decay=0.01)
+            for step in range(5):
+                batch = collate(np.arange(step * 16, step * 16 + 16), dataset.train, compute.device)
+                torch.nn.functional.cross_entropy(network.training_logits(batch, step), batch.labels).backward()
+                network.gather_gradients()
+                for group in optimizer.param_groups:
+                    group["lr"] = 1e-3
+                optimizer.step()
+                network.refresh()
+            states.append(set(network.optimizer_state(optimizer)))
+        batch = mixed_batch(dataset, 32)
+        torch.testing.assert_close(packed.logits(batch), plain.logits(batch), atol=2e-4, rtol=0)
+        # A checkpoint of either form has the same entries.
+        assert states[0] == states[1]
+
+    def test_is_near_the_plain_logits_in_bf16(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs)
+        plain = PlainNetwork(model, compute)
+        packed = PackedNetwork(copy.deepcopy(model), torch.bfloat16, "test")
+        batch = mixed_batch(dataset, 32)
+        wanted = plain.logits(batch)
+        assert (packed.logits(batch) - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+class TestModel:
+    def test_keeps_its_names_and_saves_as_before(self, tmp_path: Path) -> None:
+        model, _, compute = load(tmp_path, "bert", has_pairs=False)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        build_network(model, compute)
+        after = model.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    @pytest.mark.parametrize(("field", "value"), [("hidden_act", "relu"), ("is_decoder", True)])
+    def test_of_another_kind_is_computed_as_transformers_does(self, field: str, value: object, tmp_path: Path) -> None:
+        """Harm: an activation that is silently taken for another one."""
+        model, _, compute = load(tmp_path, "bert", has_pairs=False)
+        assert can_pack(model)
+        setattr(model.config, field, value)
+        assert not can_pack(model)
+        assert isinstance(build_network(model, compute), PlainNetwork)
+
+    def test_of_bf16_reads_its_masters_again_after_they_changed(self, tmp_path: Path) -> None:
+        model, dataset, _ = load(tmp_path, "bert", has_pairs=False)
+        network = PackedNetwork(model, torch.bfloat16, "test")
+        batch = mixed_batch(dataset, 32)
+        before = network.logits(batch)
+        with torch.no_grad():
+            model.get_submodule("classifier").weight.mul_(2.0)  # type: ignore[operator, union-attr]
+        network.refresh()
+        assert not torch.equal(network.logits(batch), before)
+
+
+class TestOptimizerState:
+    def test_goes_into_a_checkpoint_and_back(self, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        batch = mixed_batch(dataset, 32)
+
+        def step(network: Network, optimizer: torch.optim.Optimizer, seed: int) -> None:
+            torch.nn.functional.cross_entropy(network.training_logits(batch, seed), batch.labels).backward()
+            network.gather_gradients()
+            optimizer.step()
+            network.refresh()
+
+        first = build_network(model, compute)
+        optimizer = first.build_optimizer(0.01)
+        step(first, optimizer, 0)
+        second = build_network(copy.deepcopy(model), compute)
+        restored = second.build_optimizer(0.01)
+        second.load_optimizer_state(restored, first.optimizer_state(optimizer))
+        step(first, optimizer, 1)
+        step(second, restored, 1)
+        weights = second.model.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in first.model.state_dict().items())
+
+
+class TestDropoutMasks:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("chance", [0.1, 0.5])
+    def test_drop_the_share_that_is_asked_for(self, dtype: torch.dtype, chance: float) -> None:
+        values = torch.ones(1000, 333, dtype=dtype)
+        kept = keep(values, DropoutMasks(7).draw((1000, 333), chance, dtype))
+        assert set(kept.unique().tolist()) == {0.0, 1.0}
+        assert abs(1 - kept.float().mean().item() - chance) < 0.004  # five standard deviations
+
+    def test_are_those_of_their_seed(self) -> None:
+        first, again, other = (DropoutMasks(seed).draw((64, 64), 0.1, torch.float32) for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_differ_from_draw_to_draw(self) -> None:
+        masks = DropoutMasks(1)
+        assert not torch.equal(masks.draw((64, 64), 0.1, torch.float32), masks.draw((64, 64), 0.1, torch.float32))
+
+    def test_change_what_is_trained_on_and_leave_evaluation_alone(self, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        network = build_network(model, compute)
+        batch = mixed_batch(dataset, 32)
+        trained = [network.training_logits(batch, seed).detach() for seed in (1, 1, 2)]
+        assert torch.equal(trained[0], trained[1])
+        assert not torch.equal(trained[0], trained[2])
+        assert torch.equal(network.logits(batch), network.logits(batch))
+
+    def test_keep_the_mean_of_what_they_drop_from(self, tmp_path: Path) -> None:
+        """Harm: a scale that is forgotten, so that training sees smaller numbers than evaluation."""
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        network = build_network(model, compute)
+        batch = mixed_batch(dataset, 32)
+        with torch.no_grad():
+            mean = torch.stack([network.training_logits(batch, seed) for seed in range(400)]).mean(0)
+            plain = PlainNetwork(model, compute)
+            wanted = torch.stack([plain.training_logits(batch, seed) for seed in range(400)]).mean(0)
+        assert (mean - wanted).abs().mean() < 0.1 * wanted.abs().mean()
+
+
+class TestFlatWeights:
+    def test_refuses_to_read_as_one_what_lies_apart(self) -> None:
+        weights = FlatWeights([{name: torch.nn.Parameter(torch.ones(3, 5))} for name in "ab"], torch.float32)
+        with pytest.raises(ValueError, match="a, b do not lie side by side"):
+            weights.read("a", "b")

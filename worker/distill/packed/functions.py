@@ -1,0 +1,93 @@
+"""The two steps of a transformer layer where a gradient written by hand saves passes over memory."""
+
+import math
+from typing import Any
+
+import torch
+
+from worker.distill.packed.dropout import keep, keep_
+from worker.distill.packed.layout import Layout
+
+Tensor = torch.Tensor
+
+
+class Attention(torch.autograd.Function):
+    """Softmax attention of packed tokens, each row by itself.
+
+    softmax(Q K^T / sqrt(d)) V per row and head; the softmax in fp32. Vaswani et al., "Attention is all you need"
+    (2017), equation 1. `projected` (tokens, 3 * width) holds queries, keys and values side by side.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, layout: Layout, mask: Tensor | None, chance: float) -> Tensor:
+        """(tokens, width). `mask` (rows * heads, length, length) drops attention weights with `chance`."""
+        tokens = len(projected)
+        size = projected.shape[1] // (3 * layout.heads)
+        grid = projected.view(-1, size).index_select(0, layout.to_grid)
+        queries, keys, values = grid.view(3, layout.rows * layout.heads, layout.length, size)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(1 / math.sqrt(size))
+        if layout.padding is not None:
+            by_row = scores.view(layout.rows, layout.heads, layout.length, layout.length)
+            by_row.masked_fill_(layout.padding[:, None, None, :], -torch.inf)
+        weights = torch.softmax(scores, -1)
+        used = weights.to(projected.dtype)
+        if mask is not None:
+            used = keep_(used if used is not weights else used.clone(), mask)
+        context = torch.bmm(used, values)
+        ctx.save_for_backward(queries, keys, values, weights, used, mask)
+        ctx.layout, ctx.scale = layout, 1 / (1 - chance)
+        packed = context.view(-1, size).index_select(0, layout.context_from_grid).view(tokens, -1)
+        return packed.mul_(ctx.scale) if mask is not None else packed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        queries, keys, values, weights, used, mask = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        tokens, size = len(gradient), queries.shape[2]
+        if mask is not None:
+            gradient = gradient * ctx.scale
+        context = gradient.reshape(-1, size).index_select(0, layout.context_to_grid).view(queries.shape)
+        if layout.padding is not None:
+            by_row = context.view(layout.rows, layout.heads, layout.length, size)
+            by_row.masked_fill_(layout.padding[:, None, :, None], 0)
+        of_weights = torch.bmm(context, values.transpose(1, 2))
+        if mask is not None:
+            keep_(of_weights, mask)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights.float(), weights, -1, torch.float32)
+        of_scores = of_scores.mul_(1 / math.sqrt(size)).to(queries.dtype)
+        grid = torch.empty((3, *queries.shape), dtype=queries.dtype, device=queries.device)
+        torch.bmm(of_scores, keys, out=grid[0])
+        torch.bmm(of_scores.transpose(1, 2), queries, out=grid[1])
+        torch.bmm(used.transpose(1, 2), context, out=grid[2])
+        packed = grid.view(-1, size).index_select(0, layout.from_grid).view(tokens, -1)
+        packed[layout.real_tokens :] = 0  # what fills up is a copy, and must not count twice
+        return packed, None, None, None
+
+
+class DropAddNorm(torch.autograd.Function):
+    """LayerNorm(residual + dropout(values)) over the last dimension, statistics in fp32.
+
+    Ba, Kiros and Hinton, "Layer normalization" (2016); post-norm as in BERT.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float,
+        mask: Tensor | None, chance: float,
+    ) -> Tensor:  # fmt: skip
+        """(tokens, width); `mask` of that shape drops elements of `values` with `chance`."""
+        scale = 1 / (1 - chance)
+        total = residual + values if mask is None else torch.add(residual, keep(values, mask), alpha=scale)
+        normed, mean, deviation = torch.native_layer_norm(total, [total.shape[-1]], weight, bias, epsilon)
+        ctx.save_for_backward(total, mean, deviation, weight, bias, mask)
+        ctx.scale = scale
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None, None]:
+        total, mean, deviation, weight, bias, mask = ctx.saved_tensors
+        of_total, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+            gradient.contiguous(), total, [total.shape[-1]], mean, deviation, weight, bias, [True, True, True]
+        )
+        of_values = of_total if mask is None else keep_(of_total * ctx.scale, mask)
+        return of_values, of_total, of_weight, of_bias, None, None, None

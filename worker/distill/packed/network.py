@@ -1,0 +1,197 @@
+"""A BERT-like classifier computed on packed tokens, reading and training the weights of a plain transformers model.
+
+The same function as the model's own forward (tests hold one against the other, gradients too), without padding,
+with one product for queries, keys and values, and in bf16 where the run computes so: activations in bf16, sums
+of products, softmax and LayerNorm statistics in fp32.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as functional
+
+from worker.distill.batches import Batch
+from worker.distill.families import Family, family_of, word_table
+from worker.distill.packed.dropout import DropoutMasks, keep
+from worker.distill.packed.functions import Attention, DropAddNorm
+from worker.distill.packed.layout import Layout
+from worker.distill.packed.weights import FlatWeights
+
+Tensor = torch.Tensor
+
+
+def can_pack(model: torch.nn.Module) -> bool:
+    """Whether the packed form is this model's: BERT or DistilBERT with GELU, on a processor."""
+    config = cast(Any, model.config)
+    parameter = next(model.parameters())
+    return (
+        getattr(config, family_of(config).activation_field) == "gelu"
+        and parameter.device.type == "cpu"
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "sinusoidal_pos_embds", False)
+    )
+
+
+class PackedNetwork:
+    """`model`'s logits from packed tokens. The model's trainable parameters become views of `weights`."""
+
+    def __init__(self, model: torch.nn.Module, dtype: torch.dtype, arithmetic: str) -> None:
+        self.model = model
+        self.arithmetic = arithmetic
+        config = cast(Any, model.config)
+        self.family: Family = family_of(config)
+        self.dtype = dtype
+        self.heads = config.num_attention_heads
+        self.table = word_table(model)
+        self.weights = FlatWeights(_in_runs(model, self.family), dtype)
+        names = self.family
+        chances = names.dropout
+        self._hidden_chance: float = getattr(config, chances.hidden)
+        self._attention_chance: float = getattr(config, chances.attention)
+        head_chance = getattr(config, chances.head)
+        self._head_chance: float = self._hidden_chance if head_chance is None else head_chance
+        embeddings = names.embeddings_path
+        self._positions = self.weights.read(f"{embeddings}.position_embeddings.weight", is_exact=True)
+        self._segments = None
+        if names.has_segments:
+            self._segments = self.weights.read(f"{embeddings}.token_type_embeddings.weight", is_exact=True)
+        self._norm = _Norm(self.weights, f"{embeddings}.LayerNorm", model)
+        layers = range(len(names.layers(model)))
+        self._layers = [_Layer(self.weights, f"{names.layers_path}.{index}", names, model) for index in layers]
+        self._pooler = _Linear(self.weights, names.pooler_path)
+        self._classifier = _Linear(self.weights, "classifier")
+        self._pool = torch.tanh if names.pooler_activation == "tanh" else torch.relu
+
+    def training_logits(self, batch: Batch, dropout_seed: int) -> Tensor:
+        return self._logits(batch, DropoutMasks(dropout_seed))
+
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> Tensor:
+        return self._logits(batch, None)
+
+    def refresh(self) -> None:
+        self.weights.refresh()
+
+    def build_optimizer(self, weight_decay: float) -> torch.optim.Optimizer:
+        decayed, plain = self.weights.masters
+        groups = [{"params": [decayed], "weight_decay": weight_decay}, {"params": [plain], "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, fused=True)
+
+    def gather_gradients(self) -> list[torch.nn.Parameter]:
+        return self.weights.gather_gradients()
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        return self.weights.optimizer_state(optimizer)
+
+    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+        self.weights.load_optimizer_state(optimizer, saved)
+
+    def _logits(self, batch: Batch, masks: DropoutMasks | None) -> Tensor:
+        """(rows, classes) fp32; with `masks` as in training, without as in evaluation."""
+        layout = Layout.of(batch, self.heads)
+        hidden = self._embed(batch, layout, masks)
+        attention_shape = (layout.rows * layout.heads, layout.length, layout.length)
+        for layer in self._layers:
+            attention_mask = self._mask(masks, attention_shape, self._attention_chance)
+            # DistilBERT drops nothing behind its attention.
+            output_chance = self._hidden_chance if self.family.drops_attention_output else 0.0
+            output_mask = self._mask(masks, hidden.shape, output_chance)
+            context = Attention.apply(layer.projection(hidden), layout, attention_mask, self._attention_chance)
+            hidden = layer.attention_norm(layer.output(context), hidden, output_mask, output_chance)
+            inner = functional.gelu(layer.up(hidden))
+            mask = self._mask(masks, hidden.shape, self._hidden_chance)
+            hidden = layer.norm(layer.down(inner), hidden, mask, self._hidden_chance)
+        pooled = self._pool(self._pooler(hidden.index_select(0, layout.starts)))
+        pooled = self._drop(pooled, masks, self._head_chance)
+        return self._classifier(pooled).float()
+
+    def _embed(self, batch: Batch, layout: Layout, masks: DropoutMasks | None) -> Tensor:
+        """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""
+        vectors = functional.embedding(batch.ids.flatten()[layout.places], self.table)
+        if batch.shifts is not None:
+            moves = ~batch.is_special
+            scale = batch.mask.sum(1) / moves.sum(1).clamp(min=1)
+            shift = (batch.shifts * scale[:, None])[layout.row_of]
+            vectors = vectors + shift * moves.flatten()[layout.places][:, None]
+        positions = _look_up(self._positions, layout.position_of, layout.length)
+        total = vectors + positions
+        if self._segments is not None:
+            segments = batch.segments.flatten()[layout.places]
+            total = total + _look_up(self._segments, segments, len(self._segments))
+        normed = functional.layer_norm(total, total.shape[-1:], self._norm.weight, self._norm.bias, self._norm.epsilon)
+        return self._drop(normed.to(self.dtype), masks, self._hidden_chance)
+
+    def _mask(self, masks: DropoutMasks | None, shape: tuple[int, ...], chance: float) -> Tensor | None:
+        return masks.draw(tuple(shape), chance, self.dtype) if masks is not None and chance > 0 else None
+
+    def _drop(self, values: Tensor, masks: DropoutMasks | None, chance: float) -> Tensor:
+        mask = self._mask(masks, values.shape, chance)
+        return values if mask is None else _Keep.apply(values, mask, 1 / (1 - chance))
+
+
+class _Keep(torch.autograd.Function):
+    """Plain dropout by a bit mask."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return keep(values, mask).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return keep(gradient.contiguous(), mask).mul_(ctx.scale), None, None
+
+
+class _Linear:
+    def __init__(self, weights: FlatWeights, *paths: str) -> None:
+        self.weight = weights.read(*(f"{path}.weight" for path in paths))
+        self.bias = weights.read(*(f"{path}.bias" for path in paths))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return functional.linear(values, self.weight, self.bias)
+
+
+class _Norm:
+    def __init__(self, weights: FlatWeights, path: str, model: torch.nn.Module) -> None:
+        self.weight = weights.read(f"{path}.weight", is_exact=True)
+        self.bias = weights.read(f"{path}.bias", is_exact=True)
+        self.epsilon = cast(torch.nn.LayerNorm, model.get_submodule(path)).eps
+
+    def __call__(self, values: Tensor, residual: Tensor, mask: Tensor | None, chance: float) -> Tensor:
+        return cast(Tensor, DropAddNorm.apply(values, residual, self.weight, self.bias, self.epsilon, mask, chance))
+
+
+class _Layer:
+    def __init__(self, weights: FlatWeights, path: str, family: Family, model: torch.nn.Module) -> None:
+        parts = family.layer_parts
+        self.projection = _Linear(weights, *(f"{path}.{name}" for name in (parts.query, parts.key, parts.value)))
+        self.output = _Linear(weights, f"{path}.{parts.output}")
+        self.attention_norm = _Norm(weights, f"{path}.{parts.attention_norm}", model)
+        self.up = _Linear(weights, f"{path}.{parts.up}")
+        self.down = _Linear(weights, f"{path}.{parts.down}")
+        self.norm = _Norm(weights, f"{path}.{parts.norm}", model)
+
+
+def _look_up(table: Tensor, indices: Tensor, count: int) -> Tensor:
+    """(tokens, width) rows of a small table, of which only the first `count` occur.
+
+    As a product with a one-hot matrix its gradient is a product too; a look-up's would go token by token.
+    """
+    table = table[:count]
+    one_hot = torch.zeros(len(indices), len(table), dtype=table.dtype)
+    one_hot.scatter_(1, indices[:, None], 1.0)
+    return one_hot @ table
+
+
+def _in_runs(model: torch.nn.Module, family: Family) -> list[dict[str, torch.nn.Parameter]]:
+    """The trainable parameters, each layer's queries, keys and values side by side, the others one by one."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parts = family.layer_parts
+    runs: list[dict[str, torch.nn.Parameter]] = []
+    for index in range(len(family.layers(model))):
+        for kind in ("weight", "bias"):
+            paths = (f"{family.layers_path}.{index}.{part}.{kind}" for part in (parts.query, parts.key, parts.value))
+            runs.append({path: trainable.pop(path) for path in paths})
+    return runs + [{name: parameter} for name, parameter in trainable.items()]
