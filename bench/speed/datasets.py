@@ -1,0 +1,128 @@
+"""The data of the comparison, prepared as the worker prepares an upload.
+
+Of each dataset `max_length` is the smallest power of two that holds more than 99 rows of 100 uncut: it is also what a
+system that pads every row to the full length pads to.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from app.seeds import demo_dataset_files
+from bench.speed.flops import TokenCounts
+from bench.speed.results import cell_key, hash_files
+from worker.preparation.datasets import prepare_dataset
+from worker.preparation.lines import Upload
+
+DATA_VARIABLE = "STILLHOUSE_BENCH_DATA"
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset and its files in the data folder, by split."""
+
+    name: str
+    max_length: int
+    files: dict[str, str]
+    note: str = ""
+
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Source("sst2_sentences", 64, {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}),
+        Source("clinc150", 32, {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}),
+        Source(
+            "qnli_10k",
+            128,
+            {"train": "train.jsonl.gz", "test": "dev.jsonl"},
+            "it has no labelled test split, so its validation split is the test here, and the rows for validation are "
+            "taken out of the training rows",
+        ),
+        Source(DEMO, 32, {}, "the part of CLINC150 that Stillhouse ships"),
+    )
+}
+FULL = ("sst2_sentences", "clinc150", "qnli_10k")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset folder."""
+
+    name: str
+    folder: Path
+    max_length: int
+    sha256: str
+    labels: int
+    rows: dict[str, int]
+    note: str
+
+
+def missing_files(name: str, data: Path | None) -> str | None:
+    """What to do before `name` can be prepared, or None."""
+    source = SOURCES[name]
+    if name == DEMO:
+        return None
+    if data is None:
+        return (
+            f"{name} is not shipped: name a folder that holds {name}/ with {', '.join(source.files.values())} by "
+            f"--data or {DATA_VARIABLE}, or take --dataset {DEMO}."
+        )
+    absent = [file for file in source.files.values() if not (data / name / file).exists()]
+    return (
+        f"{data / name} lacks {', '.join(absent)} (JSON lines with text, or text_a and text_b, and label)."
+        if absent
+        else None
+    )
+
+
+def prepare(name: str, data: Path | None, cache: Path, rows: int | None) -> Dataset:
+    """The prepared dataset, from the cache where it is there; at most `rows` rows of each split, evenly drawn."""
+    source = SOURCES[name]
+    files = demo_dataset_files() if name == DEMO else {}
+    if data is not None:
+        files = files or {split: data / name / file for split, file in source.files.items()}
+    key = cell_key({"files": hash_files(files.values()), "splits": sorted(files), "rows": rows})
+    folder = cache / "data" / f"{name}-{key[:12]}"
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        prepare_dataset([Upload(split, path.name, path) for split, path in files.items()], partial)
+        if rows is not None:
+            _shorten(partial, rows)
+        partial.rename(folder)
+    return open_dataset(folder, name, source.max_length, source.note)
+
+
+def open_dataset(folder: Path, name: str, max_length: int, note: str = "") -> Dataset:
+    summary = json.loads((folder / "dataset.json").read_text())
+    return Dataset(name, folder, max_length, summary["sha256"], len(summary["labels"]), summary["rows"], note)
+
+
+def count_tokens(dataset: Dataset, tokenizer_folder: Path) -> TokenCounts:
+    """Real tokens of the training split, cut at the dataset's max_length."""
+    from transformers import AutoTokenizer
+
+    columns = parquet.read_table(dataset.folder / "train.parquet").to_pydict()
+    tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_folder)
+    encoded = tokenizer(columns["text"], columns.get("text_pair"), truncation=True, max_length=dataset.max_length)
+    lengths = np.array([len(row) for row in encoded["input_ids"]])
+    return TokenCounts(len(lengths), int(lengths.sum()), int((lengths**2).sum()))
+
+
+def _shorten(folder: Path, rows: int) -> None:
+    summary = json.loads((folder / "dataset.json").read_text())
+    for split, count in summary["rows"].items():
+        file = folder / f"{split}.parquet"
+        # Evenly over the file: rows of one label may stand together.
+        chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int))
+        parquet.write_table(parquet.read_table(file).take(chosen), file)
+        summary["rows"][split] = len(chosen)
+    summary["sha256"] = f"{summary['sha256']}-{rows}"
+    (folder / "dataset.json").write_text(json.dumps(summary))

@@ -1,0 +1,39 @@
+"""What is computed from the cells: ratios within a round, and paired differences with an interval."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy.stats import t as student_t
+
+
+def ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """ours / theirs of each round that both have: what else the machine did then, it did to both."""
+    return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys())]
+
+
+def median_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
+    within = ratios(ours, theirs)
+    return statistics.median(within) if within else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over `pairs` pairs; `half_width` is of its 95 % interval, infinite for a single pair."""
+
+    mean: float
+    half_width: float
+    pairs: int
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """ours less theirs, paired by round (the same seed and order), with Student's t at 95 %."""
+    differences = [ours[number] - theirs[number] for number in sorted(ours.keys() & theirs.keys())]
+    if not differences:
+        return None
+    mean = statistics.fmean(differences)
+    if len(differences) == 1:
+        return Difference(mean, math.inf, 1)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return Difference(mean, float(student_t.ppf(0.975, len(differences) - 1)) * error, len(differences))

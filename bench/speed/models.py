@@ -1,0 +1,132 @@
+"""The models that all systems begin with: a teacher tuned once for each dataset, and a student made of its layers."""
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.speed import engine
+from bench.speed.datasets import Dataset
+from bench.speed.flops import EncoderShape
+from bench.speed.plan import TUNING, Hyperparameters, Pair
+from bench.speed.results import cell_key, hash_files
+
+
+@dataclass(frozen=True)
+class Models:
+    """Plain transformers folders, with the hash of their weights."""
+
+    teacher: Path
+    teacher_sha256: str
+    student: Path
+    student_sha256: str
+    student_shape: EncoderShape
+
+
+def make_models(base: Path, pair: Pair, dataset: Dataset, cache: Path, threads: int) -> Models:
+    """The tuned teacher and the student's beginning, from the cache where they are there.
+
+    The tuning is the engine's own; the cache does not ask which version of it, so that a change of the engine leaves
+    the teacher that the peers were measured with in place.
+    """
+    key = cell_key({"base": hash_files(base.glob("*.safetensors")), "dataset": dataset.sha256, "tuning": TUNING})
+    folder = cache / "models" / f"{pair.name}-{dataset.name}-{key[:12]}"
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _tune(base, dataset, partial / "teacher", cache / "work" / f"tuning-{key[:12]}", threads)
+        write_student(partial / "teacher", partial / "student", pair.student_layers)
+        partial.rename(folder)
+    return open_models(folder)
+
+
+def open_models(folder: Path) -> Models:
+    teacher, student = folder / "teacher", folder / "student"
+    return Models(
+        teacher, _weights_hash(teacher), student, _weights_hash(student), encoder_shape(student / "config.json")
+    )
+
+
+def encoder_shape(config_file: Path) -> EncoderShape:
+    config = json.loads(config_file.read_text())
+    labels = len(config.get("id2label", {})) or 2
+    return EncoderShape(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], labels)
+
+
+def write_student(teacher_folder: Path, folder: Path, layers: int) -> None:
+    """The teacher with fewer layers, those that the engine's student begins with, as a plain folder."""
+    _silence_transformers()
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from worker.distill.families import family_of
+    from worker.distill.student import chosen_layers
+
+    teacher: Any = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+    family = family_of(teacher.config)
+    kept = chosen_layers(layers, len(family.layers(teacher)))
+    config = copy.deepcopy(teacher.config)
+    setattr(config, family.layers_field, layers)
+    student: Any = AutoModelForSequenceClassification.from_config(config)
+    prefix = f"{family.layers_path}."
+    weights = {name: value for name, value in teacher.state_dict().items() if not name.startswith(prefix)}
+    for position, index in enumerate(kept):
+        for name, value in family.layers(teacher)[index].state_dict().items():
+            weights[f"{prefix}{position}.{name}"] = value
+    student.load_state_dict(weights)
+    student.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder)
+
+
+def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) -> None:
+    """Run a job with teacher_tuning, and a student of next to no steps, for the tuned teacher that it leaves behind."""
+    _silence_transformers()
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    hyper = Hyperparameters()
+    engine.write_run(
+        work,
+        teacher=base,
+        teacher_sha256="base",
+        dataset=dataset,
+        student_layers=1,
+        training={
+            "epochs": 1e-6,
+            "batch_size": hyper.batch_size,
+            "learning_rate": hyper.learning_rate,
+            "warmup_ratio": hyper.warmup_ratio,
+            "weight_decay": hyper.weight_decay,
+            "precision": "auto",
+            "seed": TUNING["seed"],
+        },
+        loss={"temperature": hyper.temperature, "alpha": hyper.alpha},
+        tuning=TUNING,
+        threads=threads,
+    )
+    engine.run(work)
+    (trained,) = (work / "cache" / "tuned_teachers").glob("*/*.safetensors")
+    labels = json.loads((dataset.folder / "dataset.json").read_text())["labels"]
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
+    teacher: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels), **names)
+    missing, unexpected = teacher.load_state_dict(load_file(trained), strict=False)
+    # The engine leaves the table of word vectors as it was, and does not store it again.
+    if unexpected or any("word_embeddings" not in name for name in missing):
+        raise RuntimeError(f"the tuned teacher does not fit its base: unexpected {unexpected}, missing {missing}.")
+    teacher.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    shutil.rmtree(work)
+
+
+def _silence_transformers() -> None:
+    """No progress bars, and no report of a head that is about to be replaced."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _weights_hash(folder: Path) -> str:
+    return hash_files(folder.glob("*.safetensors"))

@@ -1,0 +1,213 @@
+"""The report: what docs/benchmarks.md shows."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.report import cells
+from bench.speed.comparison import Comparison
+from bench.speed.figures import Difference, median_ratio, paired_difference
+from bench.speed.plan import BEST, DOCUMENTED, STILLHOUSE, SYSTEMS, Hyperparameters, Pair, System
+from bench.speed.results import Cell
+
+# By system id, then by round.
+Measured = Mapping[str, Mapping[int, Cell]]
+
+TITLES = {
+    "stillhouse": "Stillhouse",
+    "textbrewer": "TextBrewer",
+    "torchdistill": "torchdistill",
+    "trainer": "Trainer with a KL loss",
+}
+
+
+def report(pair: Pair, hyper: Hyperparameters, precision: str, found: list[tuple[Comparison, Measured]]) -> list[str]:
+    """The whole section; `found` has the datasets with at least one measured cell."""
+    lines = introduction(pair, hyper, precision)
+    for comparison, measured in found:
+        lines += ["", *dataset_part(comparison, measured)]
+    rates = [row for comparison, measured in found for row in rate_rows(comparison, measured)]
+    if rates:
+        lines += ["", *rate_table(rates)]
+    return lines
+
+
+def introduction(pair: Pair, hyper: Hyperparameters, precision: str) -> list[str]:
+    return [
+        f"Whole jobs, each a process of its own: {pair.teacher}, tuned once for the dataset, as the teacher of a "
+        f"student that begins with {pair.student_layers} of its {pair.teacher_layers} layers; {hyper.epochs} epochs of "
+        f"batch {hyper.batch_size}, learning rate {hyper.learning_rate:g}, temperature {hyper.temperature:g}, and "
+        f"{hyper.alpha:g} of the loss from the teacher, the same for all; validation after each epoch, and the better "
+        "epoch is tested. A job is the time from launch to exit: loading, the teacher, training, the test and the "
+        "student's folder. *As documented* is what each peer's own examples do, in fp32; *best* adds what its user can "
+        f"add: {precision} around both models, padding per batch, rows of like length together, eager attention, the "
+        "fused AdamW, and for TextBrewer cached teacher outputs. Systems alternate within a round, with the round's "
+        "number as seed; times are medians over the rounds, ratios medians of the ratios within a round, differences "
+        "of accuracy paired by round with a 95 % interval (Student's t).",
+    ]
+
+
+def dataset_part(comparison: Comparison, measured: Measured) -> list[str]:
+    dataset = comparison.dataset
+    rows = ", ".join(f"{count:,} {split}" for split, count in dataset.rows.items())
+    note = f" ({dataset.note})" if dataset.note else ""
+    lines = [
+        f"### {dataset.name}",
+        "",
+        f"{rows} rows{note}, {dataset.labels} labels, at most {dataset.max_length} tokens; {comparison.steps} steps. "
+        + provenance(measured),
+        "",
+        "| | rounds | job | start | load | teacher | training | test | step, median | test accuracy | memory | "
+        "Stillhouse takes | Stillhouse less it, points |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *(system_row(system, measured) for system in SYSTEMS if measured.get(system.id)),
+    ]
+    verdicts = [verdict(settings, measured) for settings in (DOCUMENTED, BEST)]
+    return [*lines, *(line for text in verdicts if text for line in ("", text))]
+
+
+def provenance(measured: Measured) -> str:
+    """When, where and beside what load the cells were measured."""
+    all_cells = [cell for by_round in measured.values() for cell in by_round.values()]
+    days = sorted(f"{datetime.fromtimestamp(cell.started_at, UTC):%Y-%m-%d %H:%M}" for cell in all_cells)
+    before = [cell.load_before for cell in all_cells]
+    after = [cell.load_after for cell in all_cells]
+    machine = all_cells[0].machine
+    packages = all_cells[0].packages
+    return (
+        f"Measured from {days[0]} to {days[-1]} UTC on {machine['processor']}, {machine['cores']} cores; Python "
+        f"{machine['python']}, torch {packages.get('torch', '?')}, transformers {packages.get('transformers', '?')}; "
+        f"load average before a job {statistics.median(before):.1f} in the median and {max(before):.1f} at most, after "
+        f"it {statistics.median(after):.1f} and {max(after):.1f} (more than its {machine['cores']} threads: it was "
+        "not alone)."
+    )
+
+
+def system_row(system: System, measured: Measured) -> str:
+    own, ours = measured[system.id], measured.get(STILLHOUSE.id, {})
+    name = TITLES[system.name] + {DOCUMENTED: ", as documented", BEST: ", at its best"}.get(system.settings, "")
+    compared = ["", ""]
+    if system != STILLHOUSE:
+        ratio = median_ratio(_values(ours, _seconds), _values(own, _seconds))
+        compared = [_ratio(ratio), _points(paired_difference(_values(ours, _accuracy), _values(own, _accuracy)))]
+    return cells(
+        name,
+        str(len(own)),
+        f"{_middle(own, _seconds):.1f} s",
+        f"{_middle(own, lambda cell: cell.phases['start']):.1f} s",
+        f"{_middle(own, lambda cell: cell.phases['load']):.1f} s",
+        f"{_middle(own, teacher_seconds):.1f} s",
+        f"{_middle(own, student_seconds):.1f} s",
+        f"{_middle(own, lambda cell: cell.phases['evaluation']):.1f} s",
+        f"{1000 * _middle(own, lambda cell: cell.step_seconds_median):,.0f} ms",
+        f"{100 * _middle(own, _accuracy):.2f} %",
+        f"{_middle(own, lambda cell: cell.peak_rss_bytes) / 1e9:.2f} GB",
+        *compared,
+    )
+
+
+def verdict(settings: str, measured: Measured) -> str | None:
+    """Against the fastest of the peers at these settings, and against the most accurate."""
+    ours = measured.get(STILLHOUSE.id)
+    peers = [system for system in SYSTEMS if system.settings == settings and measured.get(system.id)]
+    if not ours or not peers:
+        return None
+    fastest = min(peers, key=lambda system: _middle(measured[system.id], _seconds))
+    best = max(peers, key=lambda system: statistics.fmean(_values(measured[system.id], _accuracy).values()))
+    peers_are = {DOCUMENTED: "Peers as documented", BEST: "Peers at their best"}[settings]
+    ratio = median_ratio(_values(ours, _seconds), _values(measured[fastest.id], _seconds))
+    difference = paired_difference(_values(ours, _accuracy), _values(measured[best.id], _accuracy))
+    return (
+        f"{peers_are}: the fastest is {TITLES[fastest.name]}, of whose time Stillhouse takes "
+        f"{_ratio(ratio)}; the most accurate {TITLES[best.name]}, to which Stillhouse differs by "
+        f"{_points(difference)} points."
+    )
+
+
+def rate_table(rows: list[str]) -> list[str]:
+    return [
+        "Stillhouse's training step beside the machine's own matmul, measured right before and after each job at the "
+        "step's shapes (real tokens x hidden x hidden and x 4 hidden, forward and both gradients); the faster of the "
+        "two counts. Useful operations are 6 for each weight of a matmul and token, and 12 x length x hidden for each "
+        "token and layer of attention; padding is not counted. The step is the mean, all that goes on between two "
+        "optimiser steps included.",
+        "",
+        "| | precision | tokens in a step | useful work | step, mean | useful rate | matmul, bf16 | matmul, fp32 | "
+        "share of the matmul rate |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        *rows,
+    ]
+
+
+def rate_rows(comparison: Comparison, measured: Measured) -> list[str]:
+    ours = measured.get(STILLHOUSE.id, {})
+    if not ours:
+        return []
+    share = _middle(ours, lambda cell: useful_share(comparison.flops_per_step, comparison.precision, cell))
+    step = _middle(ours, lambda cell: cell.step_seconds_mean)
+    return [
+        cells(
+            comparison.dataset.name,
+            comparison.precision,
+            f"{comparison.tokens_per_step:,.0f}",
+            f"{comparison.flops_per_step / 1e9:,.1f} GFLOP",
+            f"{1000 * step:,.0f} ms",
+            f"{comparison.flops_per_step / step / 1e9:,.0f} GFLOP/s",
+            *(
+                f"{_middle(ours, lambda cell, p=name: matmul_rate(cell, p)) / 1e9:,.0f} GFLOP/s"
+                for name in ("bf16", "fp32")
+            ),
+            f"{share:.2f}",
+        )
+    ]
+
+
+def matmul_rate(cell: Cell, precision: str) -> float:
+    """FLOP/s of the machine beside this job: the faster of before and after, for a slower one was disturbed."""
+    assert cell.matmul is not None
+    return max(float(cell.matmul[when][precision]["rate"]) for when in ("before", "after"))
+
+
+def useful_share(flops_per_step: float, precision: str, cell: Cell) -> float:
+    """The step's useful FLOP/s over the machine's matmul FLOP/s."""
+    return flops_per_step / cell.step_seconds_mean / matmul_rate(cell, precision)
+
+
+def teacher_seconds(cell: Cell) -> float:
+    """In a pass of its own, or in all steps together."""
+    return cell.phases.get("teacher pass", cell.phases.get("teacher", 0.0))
+
+
+def student_seconds(cell: Cell) -> float:
+    """Training with its validations, the teacher's share left out."""
+    inside = 0.0 if "teacher pass" in cell.phases else cell.phases.get("teacher", 0.0)
+    return cell.phases["training"] - inside
+
+
+def _seconds(cell: Cell) -> float:
+    return cell.seconds
+
+
+def _accuracy(cell: Cell) -> float:
+    return cell.test_accuracy
+
+
+def _values(by_round: Mapping[int, Cell], of: Callable[[Cell], float]) -> dict[int, float]:
+    return {number: of(cell) for number, cell in by_round.items()}
+
+
+def _middle(by_round: Mapping[int, Cell], of: Callable[[Any], float]) -> float:
+    return statistics.median(of(cell) for cell in by_round.values())
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    spread = f" ± {100 * difference.half_width:.2f}" if math.isfinite(difference.half_width) else ""
+    return f"{100 * difference.mean:+.2f}{spread}"

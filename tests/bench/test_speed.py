@@ -1,0 +1,218 @@
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.report import Section, write_section
+from bench.speed.engine import PHASES, phase_seconds, student_steps
+from bench.speed.figures import median_ratio, paired_difference, ratios
+from bench.speed.flops import EncoderShape, TokenCounts, training_flops
+from bench.speed.plan import SYSTEMS, chosen_systems
+from bench.speed.process import Measured
+from bench.speed.results import Cell, Results, cell_key, hash_files
+from bench.speed.tables import useful_share
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def make_cell(**changes: object) -> Cell:
+    values: dict[str, object] = {
+        "system": "stillhouse",
+        "dataset": "tiny",
+        "round": 1,
+        "seconds": 10.0,
+        "phases": {"start": 1.0, "load": 1.0, "training": 7.0, "evaluation": 1.0},
+        "step_seconds_median": 0.1,
+        "step_seconds_mean": 0.2,
+        "steps": 20,
+        "test_accuracy": 0.9,
+        "peak_rss_bytes": 10**9,
+        "started_at": 0.0,
+        "load_before": 0.5,
+        "load_after": 1.5,
+        "machine": {"cores": 2},
+        "packages": {"torch": "2"},
+    }
+    return Cell(**values | changes)  # type: ignore[arg-type]
+
+
+class TestRatios:
+    def test_are_taken_within_a_round(self) -> None:
+        assert ratios({1: 1.0, 2: 3.0, 3: 9.0}, {2: 6.0, 1: 4.0}) == [0.25, 0.5]
+
+    def test_median_is_of_the_ratios_not_the_ratio_of_the_medians(self) -> None:
+        # A round in which the machine was slow for both: its ratio stands for as much as any other's.
+        ours, theirs = {1: 1.0, 2: 100.0, 3: 2.0}, {1: 4.0, 2: 200.0, 3: 4.0}
+        assert median_ratio(ours, theirs) == 0.5
+
+    def test_no_round_in_common_gives_nothing(self) -> None:
+        assert median_ratio({1: 1.0}, {2: 1.0}) is None
+
+
+class TestPairedDifference:
+    def test_interval_is_students_t(self) -> None:
+        difference = paired_difference({1: 3.0, 2: 5.0, 3: 7.0}, {1: 2.0, 2: 3.0, 3: 4.0})
+        assert difference is not None
+        assert difference.mean == 2.0
+        # Differences 1, 2 and 3: deviation 1, two degrees of freedom.
+        assert difference.half_width == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+
+    def test_what_both_share_makes_no_spread(self) -> None:
+        difference = paired_difference({1: 0.5, 2: 1.5}, {1: 0.25, 2: 1.25})
+        assert difference is not None
+        assert (difference.mean, difference.half_width) == (0.25, 0.0)
+
+    def test_a_single_pair_tells_nothing_of_the_spread(self) -> None:
+        difference = paired_difference({1: 0.5}, {1: 0.25})
+        assert difference is not None
+        assert difference.half_width == math.inf
+
+    def test_no_pair_gives_nothing(self) -> None:
+        assert paired_difference({1: 0.5}, {}) is None
+
+
+class TestFlops:
+    def test_count_of_a_layer_by_hand(self) -> None:
+        shape = EncoderShape(layers=1, hidden=2, intermediate=8, labels=3)
+        # Two rows of 3 and 5 tokens. Weights: 4 x 2 x 2 + 2 x 2 x 8 = 48, for 8 tokens; attention 12 x 2 x (9 + 25);
+        # pooler and classifier 2 x 2 + 2 x 3 for each row.
+        counts = TokenCounts(rows=2, tokens=8, squared=34)
+        assert training_flops(shape, counts) == 6 * 48 * 8 + 12 * 2 * 34 + 6 * 10 * 2
+
+    def test_layers_count_in_full(self) -> None:
+        counts = TokenCounts(rows=0, tokens=10, squared=100)
+        one, three = (training_flops(EncoderShape(layers, 4, 16, 2), counts) for layers in (1, 3))
+        assert three == 3 * one
+
+    def test_share_takes_the_faster_matmul_as_the_measure(self) -> None:
+        rates = {"before": {"bf16": {"rate": 100.0}}, "after": {"bf16": {"rate": 200.0}}}
+        # 20 operations in 0.2 s are 100 a second.
+        assert useful_share(20.0, "bf16", make_cell(matmul=rates)) == pytest.approx(0.5)
+
+
+class TestCellKey:
+    def test_order_of_ingredients_is_of_no_consequence(self) -> None:
+        assert cell_key({"seed": 1, "system": "a"}) == cell_key({"system": "a", "seed": 1})
+
+    @pytest.mark.parametrize("change", [{"seed": 2}, {"source": "other"}, {"packages": {"torch": "3"}}])
+    def test_each_ingredient_decides(self, change: dict[str, object]) -> None:
+        ingredients = {"seed": 1, "source": "one", "packages": {"torch": "2"}}
+        assert cell_key(ingredients) != cell_key(ingredients | change)
+
+    def test_hash_of_files_sees_contents_and_names(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.write_text("a")
+        two.write_text("b")
+        before = hash_files([one, two])
+        assert hash_files([two, one]) == before
+        two.write_text("c")
+        assert hash_files([one, two]) != before
+
+    def test_a_saved_cell_comes_back_under_its_key_only(self, tmp_path: Path) -> None:
+        results, cell = Results(tmp_path), make_cell()
+        results.save("key", cell, {"seed": 1})
+        assert results.load("key") == cell
+        assert results.load("other") is None
+
+
+class TestChosenSystems:
+    def test_a_bare_name_means_all_settings(self) -> None:
+        assert [system.id for system in chosen_systems("trainer,stillhouse")] == [
+            "stillhouse",
+            "trainer-documented",
+            "trainer-best",
+        ]
+
+    def test_an_id_means_itself(self) -> None:
+        assert [system.id for system in chosen_systems("textbrewer-best")] == ["textbrewer-best"]
+
+    def test_none_means_all(self) -> None:
+        assert chosen_systems(None) == SYSTEMS
+
+    def test_an_unknown_name_is_refused(self) -> None:
+        with pytest.raises(SystemExit, match="nobody is not known"):
+            chosen_systems("nobody")
+
+
+class TestEngineEvents:
+    def test_phases_add_up_to_the_job(self) -> None:
+        events = [
+            event("phase", 2, phase="preparing"),
+            event("phase", 5, phase="training"),
+            event("phase", 15, phase="evaluating"),
+            event("succeeded", 18),
+        ]
+        seconds = phase_seconds(events, Measured(seconds=20.0, peak_rss_bytes=0, started_at=0.0))
+        assert seconds == {"start": 2.0, "load": 3.0, "training": 10.0, "evaluation": 3.0, "exit": 2.0}
+        assert set(seconds) - {"start", "exit"} <= set(PHASES.values())
+
+    def test_steps_leave_validation_out(self) -> None:
+        events = [
+            loss(10, second=1),
+            loss(20, second=2),
+            loss(30, second=4),
+            event("round", 9, arm="student"),
+            loss(40, second=100),
+            loss(50, second=103),
+        ]
+        steps = student_steps(events)
+        # Windows of 10 steps: 1 s, 2 s and 3 s; none from step 30 to step 40, between which the student was validated.
+        assert (steps.median, steps.mean, steps.count) == (pytest.approx(0.2), pytest.approx(0.2), 50)
+
+
+class TestSection:
+    def test_replaces_what_is_between_its_markers_and_nothing_else(self, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("# Benchmarks\n\nabove\n\n<!-- bench-x: begin -->\nold\n<!-- bench-x: end -->\n\nbelow\n")
+        write_section(Section("X", "bench-x"), "new", page)
+        assert page.read_text() == (
+            "# Benchmarks\n\nabove\n\n<!-- bench-x: begin -->\nnew\n<!-- bench-x: end -->\n\nbelow\n"
+        )
+
+    def test_is_added_where_the_page_has_none(self, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        write_section(Section("X", "bench-x"), "new", page)
+        assert "## X\n\n`make bench-x` measures and writes this section.\n\n<!-- bench-x: begin -->\nnew\n" in (
+            page.read_text()
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="transformers.Trainer needs accelerate")
+class TestQuickRun:
+    def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
+        """The figures of so small a model mean nothing; that each system did the whole job does."""
+        page = tmp_path / "page.md"
+        run = subprocess.run(
+            [sys.executable, "-m", "bench.speed", "--quick", "--page", str(page)],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        text = page.read_text()
+        for part in (
+            "<!-- bench-speed: begin -->",
+            "| Stillhouse | 1 |",
+            "| Trainer with a KL loss, as documented | 1 |",
+            "| Trainer with a KL loss, at its best | 1 |",
+            "Peers as documented: the fastest is",
+            "Peers at their best: the fastest is",
+            "| tiny | fp32 |",
+            "<!-- bench-speed: end -->",
+        ):
+            assert part in text
+        assert "nan" not in text
+
+
+def event(kind: str, second: int, **payload: object) -> dict[str, object]:
+    return {"type": kind, "time": f"1970-01-01T00:{second // 60:02}:{second % 60:02}+00:00", **payload}
+
+
+def loss(step: int, *, second: int) -> dict[str, object]:
+    return event("metric", second, series="student/train_loss", step=step, value=1.0)
