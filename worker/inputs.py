@@ -1,6 +1,7 @@
 """Everything a run reads, brought into its folder: teacher, dataset, newest checkpoint, cache entries, job.json."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def _fetch_checkpoint(work: Work) -> int | None:
         except DamagedObject as error:
             log.warning("checkpoint_forgotten", step=row.step, error=str(error))
             work.write(partial(checkpoints.drop, claim=work.claim, step=row.step))
+            # The older one may lack files that this one has, and must not get them.
+            if incomplete.exists():
+                shutil.rmtree(incomplete)
             continue
         target = work.folder / "checkpoints" / f"{row.step:08d}"
         target.parent.mkdir(exist_ok=True)

@@ -37,6 +37,9 @@ class Run:
         resumed = sorted((self.folder / "checkpoints").glob("[0-9]*"))
         if resumed:
             step = json.loads((resumed[-1] / "state.json").read_text())["step"]
+            # The real engine reads every file it knows the name of, so one of another checkpoint would be believed.
+            files = {str(path.relative_to(resumed[-1])) for path in resumed[-1].rglob("*") if path.is_file()}
+            assert files == {"state.json", "arms/model.safetensors"}, files
             self.events.emit("resumed", step=step, exact_resume=True)
         self.events.emit("phase", phase="training", round=1, rounds=2)
         progress = {"progress": 0.25, "eta_seconds": 12.5, "loss": 0.75}

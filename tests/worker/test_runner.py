@@ -256,14 +256,17 @@ class TestStoppedWorker:
         assert local_bench.job(job_id).status == "queued"
 
     def test_damaged_checkpoint_is_passed_over_for_the_one_before(self, local_bench: Bench) -> None:
+        """Harm: a student trained on from the older checkpoint with what could be fetched of the newer one."""
         local_bench.shutdown = Shutdown(seconds=1.0)
         job_id = local_bench.add_job()
         claim, thread = local_bench.start("checkpointing")
         wait_for(lambda: local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP])
         with write_session() as session:
             prefix = f"jobs/{job_id}/{claim.run_token}/checkpoints/00000099"
+            whole = {"path": "round.safetensors", "size_bytes": 4, "sha256": hashlib.sha256(b"rows").hexdigest()}
             lost = {"path": "state.json", "size_bytes": 3, "sha256": "00" * 32}
-            checkpoints.record(session, claim, CheckpointFacts(step=99), object_prefix=prefix, files=[lost])  # type: ignore[list-item]
+            local_bench.store.put_bytes(f"{prefix}/round.safetensors", b"rows")
+            checkpoints.record(session, claim, CheckpointFacts(step=99), object_prefix=prefix, files=[whole, lost])  # type: ignore[list-item]
         local_bench.shutdown.request()
         thread.join(10)
 
