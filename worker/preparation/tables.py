@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worker.preparation.errors import PreparationFailed, quote, quote_all
 from worker.preparation.lines import MAX_LINE_CHARACTERS, Upload, text_lines
 
 PARQUET_BATCH_ROWS = 4096
+# As much of a batch as is written out at once.
+PIECE_BYTES = 64 * 1024 * 1024
 
 
 class Table(Protocol):
@@ -35,7 +38,7 @@ def open_table(upload: Upload, *, max_bytes: int) -> Table:
         case "jsonl" | "ndjson":
             return JsonLinesTable(upload, max_bytes=max_bytes)
         case "parquet":
-            return ParquetTable(upload)
+            return ParquetTable(upload, max_bytes=max_bytes)
     raise PreparationFailed(
         "dataset_unknown_format",
         f"{upload.name} has the suffix {quote(upload.format)}; "
@@ -156,29 +159,43 @@ class JsonLinesTable:
 
 
 class ParquetTable:
-    """A Parquet file, read in batches; texts are string columns."""
+    """A Parquet file, read in batches; texts are string columns.
+
+    Repeated texts take next to no room in a file. They are counted, and bounded, before they are written out.
+    """
 
     unit = "row"
 
-    def __init__(self, upload: Upload) -> None:
+    def __init__(self, upload: Upload, *, max_bytes: int) -> None:
         self._upload = upload
+        self._max_bytes = max_bytes
         if upload.path.stat().st_size == 0:
             raise PreparationFailed("dataset_empty", f"{upload.name} is empty (0 bytes).")
         try:
             with pq.ParquetFile(upload.path) as file:
                 self.columns = [str(name) for name in file.schema_arrow.names]
+                self._texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         except (pa.ArrowException, OSError) as error:
             raise self._bad(error) from None
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        number = 0
+        number, size_bytes = 0, 0
+        texts = [name for name in names if name in self._texts]
         try:
-            with pq.ParquetFile(self._upload.path) as file:
+            with pq.ParquetFile(self._upload.path, read_dictionary=texts) as file:
                 for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
-                    columns = [batch.column(name).to_pylist() for name in names]
-                    for values in zip(*columns, strict=True):
-                        number += 1
-                        yield number, list(values)
+                    size_bytes += _unpacked_bytes(batch)
+                    if size_bytes > self._max_bytes:
+                        raise PreparationFailed(
+                            "dataset_too_large",
+                            f"{self._upload.name} unpacks to more than {self._max_bytes} bytes "
+                            f"(row {number + batch.num_rows}). Upload a smaller sample.",
+                        )
+                    for piece in _pieces(batch):
+                        columns = [_values(piece.column(name)) for name in names]
+                        for values in zip(*columns, strict=True):
+                            number += 1
+                            yield number, list(values)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._bad(error) from None
 
@@ -188,3 +205,36 @@ class ParquetTable:
             f"{self._upload.name} cannot be read as Parquet ({str(error).splitlines()[0]}). "
             "Write it again and upload it again.",
         )
+
+
+def _is_text(data_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    return pa.types.is_string(data_type) or pa.types.is_large_string(data_type)
+
+
+def _unpacked_bytes(batch: pa.RecordBatch) -> int:
+    return sum(map(_column_bytes, batch.columns))
+
+
+def _column_bytes(column: pa.Array) -> int:
+    if pa.types.is_dictionary(column.type) and _is_text(column.type):
+        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+        return int(pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0)
+    return int(column.nbytes)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts that are small enough to be written out, in their order."""
+    if batch.num_rows <= 1 or _unpacked_bytes(batch) <= PIECE_BYTES:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _pieces(batch.slice(0, half))
+    yield from _pieces(batch.slice(half))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return list(column.to_pylist())

@@ -11,11 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from worker.preparation import tables
 from worker.preparation.datasets import PreparedDataset, prepare_dataset, sort_labels
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.lines import Upload
 
 ROWS = [(f"{word} number {number}", label) for number in range(10) for word, label in (("buy", "b"), ("sell", "a"))]
+
+# One a test, for good: what Arrow took from a pool may outlive the test.
+COUNTED_MEMORY = [pa.proxy_memory_pool(pa.default_memory_pool()) for _ in range(2)]
 
 
 def csv_bytes(rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("text", "label"), delimiter: str = ",") -> bytes:
@@ -274,6 +278,41 @@ class TestBadFiles:
         content = gzip.compress(b"text,label\n" + b"x,a\n" * 100_000)
         failure = bench.fail({"train.csv.gz": content}, max_bytes=10_000)
         assert failure.code == "dataset_too_large"
+
+    @pytest.mark.parametrize("is_dictionary", [True, False], ids=["dictionary", "plain"])
+    def test_small_parquet_that_unpacks_to_too_much(self, bench: Bench, is_dictionary: bool) -> None:
+        """Harm: a few kilobytes that fill the worker's memory and end it, and the next worker after it."""
+        texts = pa.array(["x" * 1_000_000] * 200)
+        sink = io.BytesIO()
+        pq.write_table(
+            pa.table({"text": texts, "label": ["a", "b"] * 100}), sink, compression="zstd", use_dictionary=is_dictionary
+        )
+        assert len(sink.getvalue()) < 100_000
+        usual = pa.default_memory_pool()
+        pa.set_memory_pool(COUNTED_MEMORY[is_dictionary])
+        try:
+            failure = bench.fail({"train.parquet": sink.getvalue()}, max_bytes=20_000_000)
+        finally:
+            pa.set_memory_pool(usual)
+        assert failure.code == "dataset_too_large"
+        assert failure.message.startswith("train.parquet unpacks to more than 20000000 bytes")
+        assert 0 < COUNTED_MEMORY[is_dictionary].max_memory() < 50_000_000
+
+    @pytest.mark.parametrize("text_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+    def test_parquet_whose_texts_repeat_is_read_in_pieces(
+        self, bench: Bench, text_type: pa.DataType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: one batch of a dictionary's long texts, each written out, is more than the memory."""
+        monkeypatch.setattr(tables, "PIECE_BYTES", 100)
+        texts = [f"text {number} " * (number % 30) for number in range(1, 500)]
+        columns = {"text": pa.array(texts, pa.string()).cast(text_type), "label": ["a", "b", "c"] * 166 + ["a"]}
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns), sink)
+        path = bench.folder / "train.parquet"
+        path.write_bytes(sink.getvalue())
+        table = tables.open_table(Upload("train", "train.parquet", path), max_bytes=10_000_000)
+        rows = [(number, *values) for number, values in table.rows(["label", "text"])]
+        assert rows == list(zip(range(1, 500), columns["label"], texts, strict=True))
 
     def test_text_that_is_a_number(self, bench: Bench) -> None:
         failure = bench.fail({"train.jsonl": json_bytes([{"text": 5, "label": "a"}])})
