@@ -11,6 +11,8 @@ import psutil
 ENGINE_MEMORY_SHARE = 0.9
 CHILD_SEARCH_SECONDS = 1.0
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_VMSTAT = Path("/proc/vmstat")
 # cgroup v1 says "no limit" with a number near 2**63.
 _NO_LIMIT_BYTES = 2**60
 
@@ -41,12 +43,18 @@ def memory_bytes() -> int:
 
 
 def count_oom_kills() -> int:
-    """Processes that the kernel has killed for memory, in our container and on the machine, so far."""
-    count = _count_in(Path("/proc/vmstat"), "oom_kill")
-    for folder in _cgroup_folders("memory"):
-        count += _count_in(folder / "memory.events", "oom_kill")
-        count += _count_in(folder / "memory.oom_control", "oom_kill")
-    return count
+    """Processes that the kernel has killed for memory so far: of our container where its cgroup counts them, of the
+    whole machine, those of strangers among them, where none does.
+
+    A container's count includes what is killed in it because the machine, and not the container, ran out.
+    """
+    folders = _cgroup_folders("memory")
+    for name in ("memory.events", "memory.oom_control"):
+        for folder in folders:  # our own first, then those above it
+            count = _count_in(folder / name, "oom_kill")
+            if count is not None:
+                return count
+    return _count_in(_VMSTAT, "oom_kill") or 0
 
 
 class GroupMemory:
@@ -92,7 +100,7 @@ def _memory(process: psutil.Process, field: str) -> int:
 def _cgroup_folders(controller: str) -> list[Path]:
     """Our cgroup's folders for a controller and those above it, for cgroup v2 and v1 alike."""
     folders: list[Path] = []
-    for line in _read(Path("/proc/self/cgroup")).splitlines():
+    for line in _read(_OWN_CGROUP).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and controller not in controllers.split(","):
@@ -116,9 +124,9 @@ def _read_number(path: Path) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def _count_in(path: Path, name: str) -> int:
+def _count_in(path: Path, name: str) -> int | None:
     for line in _read(path).splitlines():
         words = line.split()
         if len(words) == 2 and words[0] == name and words[1].isdigit():
             return int(words[1])
-    return 0
+    return None
