@@ -58,7 +58,7 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
         for line in seeds.seed(settings):
             say(f"demo      {line}")
         api = ApiThread(settings, listener)
-        worker = WorkerProcess(WORKER_COMMAND, say)
+        worker = WorkerProcess(WORKER_COMMAND, say, shutdown_seconds=settings.shutdown_seconds)
         try:
             api.start()
             worker.start()

@@ -13,8 +13,8 @@ from collections.abc import Callable
 WORKER_COMMAND = (sys.executable, "-P", "-m", "worker")
 # What only the worker imports; looked for, never imported, here.
 WORKER_PACKAGES = ("torch", "transformers", "safetensors", "pyarrow", "faiss", "umap", "psutil")
-# The engine writes a checkpoint before it stops: a second on a laptop's model, longer for a big one.
-WORKER_STOP_SECONDS = 20.0
+# Beyond `shutdown_seconds`, which the worker may take to save a checkpoint and hand its work back: for its own end.
+GOODBYE_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 30.0
 # A worker that lived this long was healthy: its next death starts again from the shortest pause.
 HEALTHY_SECONDS = 60.0
@@ -39,9 +39,10 @@ class WorkerProcess:
     process holds open: when this process is killed, the pipe closes and the worker stops too.
     """
 
-    def __init__(self, command: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(self, command: tuple[str, ...], say: Callable[[str], None], *, shutdown_seconds: float) -> None:
         self._command = command
         self._say = say
+        self._stop_seconds = shutdown_seconds + GOODBYE_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._start_again_at = 0.0
@@ -88,7 +89,7 @@ class WorkerProcess:
         """Wait for the worker's checkpoint and its goodbye; kill it when that takes too long, or `in_haste`."""
         if self._process is None:
             return
-        deadline = time.monotonic() + WORKER_STOP_SECONDS
+        deadline = time.monotonic() + self._stop_seconds
         while self._process.poll() is None:
             if time.monotonic() > deadline or in_haste():
                 # Its engine has a group of its own and leaves by itself when the worker's pipe closes.

@@ -24,7 +24,7 @@ def eventually(probe: Callable[[], object], seconds: float = 5.0) -> None:
 class TestWorkerProcess:
     def test_starts_a_worker_that_ended_again_after_a_growing_pause(self) -> None:
         lines: list[str] = []
-        worker = WorkerProcess((*PYTHON, "raise SystemExit(3)"), lines.append)
+        worker = WorkerProcess((*PYTHON, "raise SystemExit(3)"), lines.append, shutdown_seconds=17)
         worker.pause_seconds = 0.01
         worker.start()
 
@@ -38,7 +38,7 @@ class TestWorkerProcess:
 
     def test_names_the_signal_that_killed_a_worker(self) -> None:
         lines: list[str] = []
-        worker = WorkerProcess(SLEEPS, lines.append)
+        worker = WorkerProcess(SLEEPS, lines.append, shutdown_seconds=17)
         worker.start()
         assert worker.pid is not None
         os.kill(worker.pid, 9)
@@ -57,15 +57,15 @@ class TestWorkerProcess:
         code = (
             "import os\n"
             "from app.worker_process import WorkerProcess\n"
-            f"WorkerProcess({(*PYTHON, worker_code)!r}, print).start()\n"
+            f"WorkerProcess({(*PYTHON, worker_code)!r}, print, shutdown_seconds=17).start()\n"
             "os._exit(0)"
         )
         subprocess.run([*PYTHON, code], check=True)
         eventually(lambda: out.exists() and out.read_text() == "pipe closed")
 
     def test_kills_a_worker_that_does_not_stop_in_time(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(worker_process, "WORKER_STOP_SECONDS", 0.1)
-        worker, pid = self.stubborn(tmp_path)
+        monkeypatch.setattr(worker_process, "GOODBYE_SECONDS", 0.05)
+        worker, pid = self.stubborn(tmp_path, shutdown_seconds=0.05)
         worker.ask_to_stop()
         worker.wait_until_stopped(lambda: False)
         with pytest.raises(ProcessLookupError):
@@ -80,13 +80,31 @@ class TestWorkerProcess:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
-    def stubborn(self, tmp_path: Path) -> tuple[WorkerProcess, int]:
+    def test_gives_the_worker_all_the_time_that_the_setting_says(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Harm: a big model's checkpoint is lost at every stop, however long the operator allows for it."""
+        monkeypatch.setattr(worker_process, "GOODBYE_SECONDS", 0.0)
+        saved, ready = tmp_path / "saved", tmp_path / "ready"
+        code = (
+            "import pathlib, signal, sys, time\n"
+            f"def stop(*_): time.sleep(0.5); pathlib.Path({str(saved)!r}).touch(); sys.exit()\n"
+            f"signal.signal(signal.SIGTERM, stop); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+        )
+        worker = WorkerProcess((*PYTHON, code), print, shutdown_seconds=10)
+        worker.start()
+        eventually(ready.exists)
+        worker.ask_to_stop()
+        worker.wait_until_stopped(lambda: False)
+        assert saved.exists()
+
+    def stubborn(self, tmp_path: Path, shutdown_seconds: float = 17) -> tuple[WorkerProcess, int]:
         ready = tmp_path / "ready"
         code = (
             "import signal, time, pathlib; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
         )
-        worker = WorkerProcess((*PYTHON, code), print)
+        worker = WorkerProcess((*PYTHON, code), print, shutdown_seconds=shutdown_seconds)
         worker.start()
         eventually(ready.exists)
         assert worker.pid is not None
