@@ -231,6 +231,13 @@ class TestMisfit:
             response, status=422, code="label_name_mismatch", param="teacher", message=["'refund'", "'transfer'"]
         )
 
+    @pytest.mark.parametrize("labels", [["LABEL_1", "LABEL_0"], ["LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_00"]])
+    def test_names_that_only_look_like_none(self, client: TestClient, labels: list[str]) -> None:
+        """Harm: the job is accepted, waits for its turn and fails, because the engine takes them for names."""
+        add_demo(teacher={"num_labels": 2, "labels": labels})
+        response = client.post("/jobs", json=job_body(teacher_tuning=None))
+        check_error(response, status=422, code="label_name_mismatch", param="teacher", message=[repr(labels[-1])])
+
     @pytest.mark.parametrize("labels", [["transfer", "balance"], ["LABEL_0", "LABEL_1"], None])
     def test_labels_in_another_order_or_without_names_are_accepted(
         self, client: TestClient, labels: list[str] | None
