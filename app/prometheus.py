@@ -117,8 +117,8 @@ ATTEMPT_SECONDS = Histogram(
 )
 PHASE_SECONDS = Histogram(
     "stillhouse_job_phase_duration_seconds",
-    "Phases of jobs, the fetching of inputs and the storing of the student among them. outcome is that of the "
-    "attempt for the phase in which it ended, completed for those before.",
+    "How long a phase took in all of an attempt, the fetching of inputs and the storing of the student among the "
+    "phases. Told when the attempt is over; outcome is that of the attempt, for all of its phases.",
     ["phase", "outcome"],
     buckets=_WORK_SECONDS,
     registry=_worker,
