@@ -1,6 +1,7 @@
 """The API's description and its page: Swagger UI out of this package, so that it works without internet."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,27 @@ def openapi(request: Request, settings: SettingsDep) -> JSONResponse:
 
 
 def with_examples(schema: dict[str, Any], examples: Examples) -> dict[str, Any]:
-    """A copy of the description in which reading operations name ids that exist, and POST /teachers a folder.
+    """A copy of the description in which reading operations name ids that exist, those that pause, resume and retry a
+    job that can be, if any, and POST /teachers a folder.
 
     Operations that delete or cancel get none: that has to be meant.
     """
     schema = copy.deepcopy(schema)
     ids = {"job_id": examples.job_id, "dataset_id": examples.dataset_id, "teacher_id": examples.teacher_id}
-    for operations in schema["paths"].values():
-        for parameter in operations.get("get", {}).get("parameters", []):
-            if ids.get(parameter["name"]) is not None:
-                parameter["example"] = ids[parameter["name"]]
+    for path, operations in schema["paths"].items():
+        _name_ids(operations.get("get", {}), ids)
+        verb = path.rpartition("/")[2]
+        if verb in examples.control_job_ids:
+            _name_ids(operations.get("post", {}), {"job_id": examples.control_job_ids[verb]})
     if examples.teacher_folder is not None:
         content = schema["paths"]["/teachers"]["post"]["requestBody"]["content"]["application/json"]
         source = {"type": "folder", "path": str(examples.teacher_folder)}
         folder = {"summary": "From an allowed folder", "value": {"source": source}}
         content["examples"] = {"folder": folder, **content["examples"]}
     return schema
+
+
+def _name_ids(operation: dict[str, Any], ids: Mapping[str, str | None]) -> None:
+    for parameter in operation.get("parameters", []):
+        if ids.get(parameter["name"]) is not None:
+            parameter["example"] = ids[parameter["name"]]

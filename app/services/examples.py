@@ -1,7 +1,7 @@
 """Ids and paths for the examples of the documentation page: ones that exist here and now, so that they work."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.models import Dataset, Job, Teacher
 from app.db.session import read_session
 from app.domain.ids import DEMO_DATASET_ID, DEMO_TEACHER_ID
+from app.domain.jobs import RETRYABLE, JobStatus
 from app.repositories import datasets, jobs, teachers
 from app.settings import Settings
 
@@ -18,9 +19,19 @@ class Examples:
     """None where there is nothing to name."""
 
     job_id: str | None = None
+    # Of a job that each of these works on now, by the path's last word.
+    control_job_ids: Mapping[str, str | None] = field(default_factory=dict)
     dataset_id: str | None = None
     teacher_id: str | None = None
     teacher_folder: Path | None = None
+
+
+# The statuses of jobs that can be paused, resumed, tried again.
+_CONTROLLABLE = {
+    "pause": frozenset({JobStatus.QUEUED, JobStatus.RUNNING}),
+    "resume": frozenset({JobStatus.PAUSED}),
+    "retry": RETRYABLE,
+}
 
 
 def find_examples(settings: Settings) -> Examples:
@@ -32,6 +43,10 @@ def find_examples(settings: Settings) -> Examples:
             return Examples(
                 job_id=_first(jobs.list_page(session, limit=1, statuses=["succeeded"]).rows)
                 or _first(jobs.list_page(session, limit=1).rows),
+                control_job_ids={
+                    verb: _first(jobs.list_page(session, limit=1, statuses=sorted(statuses)).rows)
+                    for verb, statuses in _CONTROLLABLE.items()
+                },
                 dataset_id=dataset.id if dataset else _first(datasets.list_page(session, limit=1).rows),
                 teacher_id=teacher.id if teacher else _first(teachers.list_page(session, limit=1).rows),
                 teacher_folder=_teacher_folder(settings),

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.session import write_session
 from app.main import create_app
+from app.repositories import jobs
 from app.settings import get_settings
-from tests.app.routes.helpers import add_demo, succeeded_job
+from tests.app.routes.helpers import add_demo, failed_job, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import add_job
 
 pytestmark = pytest.mark.usefixtures("sqlite_database")
 
@@ -17,6 +20,18 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [
         (method, path, operation) for path, methods in schema["paths"].items() for method, operation in methods.items()
     ]
+
+
+def path_parameters(client: TestClient, path: str) -> list[dict[str, Any]]:
+    operation = client.get("/openapi.json").json()["paths"][path]["post"]
+    return [parameter for parameter in operation["parameters"] if parameter["in"] == "path"]
+
+
+def paused_job() -> str:
+    job_id = add_job()
+    with write_session() as session:
+        jobs.request_pause(session, job_id)
+    return job_id
 
 
 class TestDocs:
@@ -117,6 +132,24 @@ class TestExamples:
             assert client.get(path).status_code == 200, path
             read += 1
         assert read >= 15
+
+    @pytest.mark.parametrize("verb", ["pause", "resume", "retry"])
+    def test_of_what_controls_a_job_name_one_that_it_works_on(self, client: TestClient, verb: str) -> None:
+        """Harm: "Try it out" stays red until one has looked up and pasted an id, or answers 409."""
+        add_demo()
+        succeeded_job()
+        running_job()
+        make = {"pause": running_job, "resume": paused_job, "retry": failed_job}
+        path = f"/jobs/{{job_id}}/{verb}"
+        if verb != "pause":
+            [parameter] = path_parameters(client, path)
+            assert "example" not in parameter, "there is none"
+        expected = make[verb]()
+        [parameter] = path_parameters(client, path)
+        assert parameter["example"] == expected
+        response = client.post(path.replace("{job_id}", parameter["example"]))
+        assert response.status_code == 202, response.text
+        assert response.json()["status"] == {"pause": "pausing", "resume": "queued", "retry": "queued"}[verb]
 
     def test_leave_what_deletes_or_cancels_to_the_reader(self, client: TestClient) -> None:
         add_demo()
