@@ -32,9 +32,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if os.environ.get("STILLHOUSE_ENGINE_PARENT_PIPE") == "1":
         die_with_parent()
-    # OpenMP's threads spin while they wait, so a second busy process (the projection) would cost a training
-    # step many times its own share. Read when torch loads the library, so set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A step enters hundreds of short parallel regions. Threads that sleep between them cost a quarter of it; threads
+    # that spin for long starve whoever else has work (the projection), and are starved in turn, many times over. So
+    # they spin for some tens of microseconds. Read when torch loads the library, so set before.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Deterministic cuBLAS needs this before CUDA starts; without training.deterministic it costs nothing.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything was laid in the run folder

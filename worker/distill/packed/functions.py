@@ -28,7 +28,7 @@ class Attention(torch.autograd.Function):
         scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(1 / math.sqrt(size))
         if layout.padding is not None:
             by_row = scores.view(layout.rows, layout.heads, layout.length, layout.length)
-            by_row.masked_fill_(layout.padding[:, None, None, :], -torch.inf)
+            by_row.add_(layout.padding[:, None, None, :])
         weights = torch.softmax(scores, -1)
         used = weights.to(projected.dtype)
         if mask is not None:
@@ -49,7 +49,7 @@ class Attention(torch.autograd.Function):
         context = gradient.reshape(-1, size).index_select(0, layout.context_to_grid).view(queries.shape)
         if layout.padding is not None:
             by_row = context.view(layout.rows, layout.heads, layout.length, size)
-            by_row.masked_fill_(layout.padding[:, None, :, None], 0)
+            by_row.mul_(layout.presence[:, None, :, None].to(context.dtype))
         of_weights = torch.bmm(context, values.transpose(1, 2))
         if mask is not None:
             keep_(of_weights, mask)

@@ -30,7 +30,8 @@ class Layout:
     row_of: torch.Tensor  # (tokens,) int64
     position_of: torch.Tensor  # (tokens,) int64
     starts: torch.Tensor  # (rows,) int64: the packed place of each row's first token
-    padding: torch.Tensor | None  # (rows, length) bool, True where there is no token; None where all rows are full
+    padding: torch.Tensor | None  # (rows, length) fp32, -inf where there is no token; None where all rows are full
+    presence: torch.Tensor  # (rows, length) fp32, 1 where there is a token, else 0
     to_grid: torch.Tensor  # (3 * rows * heads * length,) of packed (token, projection, head) to the grid's order
     from_grid: torch.Tensor  # (tokens * 3 * heads,) back
     context_to_grid: torch.Tensor  # (rows * heads * length,) of packed (token, head)
@@ -66,7 +67,8 @@ class Layout:
             row_of=row_of,
             position_of=position_of,
             starts=starts,
-            padding=None if bool(mask.all()) else ~mask,
+            padding=None if bool(mask.all()) else torch.where(mask, 0.0, -torch.inf),
+            presence=mask.float(),
             to_grid=to_grid.flatten(),
             from_grid=from_grid.flatten(),
             context_to_grid=context_to_grid.flatten(),
