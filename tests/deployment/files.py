@@ -64,7 +64,7 @@ def build(folder: Path) -> list[Manifest]:
     elif shutil.which("kustomize"):
         command = ["kustomize", "build", str(folder)]
     else:
-        pytest.skip("neither kubectl nor kustomize is installed; the base's files are checked all the same")
+        pytest.skip("neither kubectl nor kustomize is installed; the files are checked all the same")
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return list(yaml.safe_load_all(built.stdout))

@@ -1,6 +1,7 @@
 """The manifests of k8s/: those of the base as they stand, and what kustomize makes of the overlays."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from tests.deployment.files import (
     released_version,
     settings_file,
 )
+from tests.deployment.overlays import resolve
 
 # The oldest that k8s/base/kustomization.yaml names, and the newest that the validator knows.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
@@ -304,6 +306,73 @@ class TestNetworkPolicies:
             for rule in policy.get("egress", ()):
                 for block in (to["ipBlock"] for to in rule.get("to", ()) if "ipBlock" in to):
                     assert {"169.254.0.0/16", "fe80::/10"} & set(block["except"]), block
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+class TestOverlayFiles:
+    """What can be said of the overlays where neither kubectl nor kustomize is installed."""
+
+    def test_fit_the_base(self, overlay: str) -> None:
+        """Harm: a patch of what the base has renamed, found by the first who applies it."""
+        manifests = resolve(ROOT / "k8s" / "overlays" / overlay)
+        assert len(manifests) == len(base_manifests())
+        assert manifests != base_manifests()
+        for manifest in manifests:
+            validate(manifest)
+
+    def test_lists_every_file(self, overlay: str) -> None:
+        folder = ROOT / "k8s" / "overlays" / overlay
+        (kustomization,) = read_manifests(folder / "kustomization.yaml")
+        listed = {entry["path"] for entry in kustomization["patches"]}
+        assert {path.name for path in folder.iterdir()} == {"kustomization.yaml", *listed}
+
+    def test_give_the_worker_whole_cores_and_the_gpu_where_they_are_for_it(self, overlay: str) -> None:
+        worker = pods(resolve(ROOT / "k8s" / "overlays" / overlay))["worker"]["spec"]
+        (container,) = worker["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert container["resources"]["limits"]["cpu"].isdigit()
+        is_for_gpu = overlay == "gpu"
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == is_for_gpu
+        assert container["image"].endswith("-cuda") == is_for_gpu
+
+    def test_are_understood_as_kustomize_does(self, overlay: str) -> None:
+        """Else the tests above prove nothing of what is applied."""
+        built = build(ROOT / "k8s" / "overlays" / overlay)
+        (settings,) = of_kind(built, "ConfigMap")
+        named = yaml.safe_load(yaml.safe_dump(built).replace(settings, "stillhouse-settings"))
+        key = itemgetter("kind", "apiVersion")
+        rest = [manifest for manifest in named if manifest["kind"] != "ConfigMap"]
+        by_name = {(*key(manifest), manifest["metadata"]["name"]): manifest for manifest in rest}
+        assert by_name == {
+            (*key(manifest), manifest["metadata"]["name"]): manifest
+            for manifest in resolve(ROOT / "k8s" / "overlays" / overlay)
+        }
+
+
+class TestResolve:
+    @pytest.mark.parametrize(
+        ("deployment", "container", "tagged", "message"),
+        [
+            ("stillhouse-wroker", "worker", "stillhouse-worker", "changes nothing of the base"),
+            ("stillhouse-worker", "wroker", "stillhouse-worker", "no containers 'wroker'"),
+            ("stillhouse-worker", "worker", "stillhouse-wroker", "no container has the image"),
+        ],
+    )
+    def test_refuses_what_does_not_fit_the_base(
+        self, tmp_path: Path, deployment: str, container: str, tagged: str, message: str
+    ) -> None:
+        """Else the tests of the overlays could not fail."""
+        pod_patch = {"template": {"spec": {"containers": [{"name": container, "args": ["worker"]}]}}}
+        patch = {"kind": "Deployment", "metadata": {"name": deployment}, "spec": pod_patch}
+        (tmp_path / "worker.yaml").write_text(yaml.safe_dump(patch))
+        kustomization = {
+            "resources": [_relative(str(BASE), tmp_path)],
+            "images": [{"name": tagged, "newTag": "1"}],
+            "patches": [{"target": {"kind": "Deployment", "name": deployment}, "path": "worker.yaml"}],
+        }
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        with pytest.raises(AssertionError, match=message):
+            resolve(tmp_path)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
