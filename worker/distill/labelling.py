@@ -5,7 +5,7 @@ import torch
 
 from worker.distill.batches import SyntheticRows, collate
 from worker.distill.data import Split
-from worker.distill.evaluate import EVALUATION_BATCH_ROWS
+from worker.distill.evaluate import evaluation_batch_rows
 from worker.distill.networks import Network
 from worker.distill.synthesis import Points
 
@@ -16,8 +16,9 @@ def label_points(points: Points, teacher: Network, split: Split, device: torch.d
     unlabelled = SyntheticRows(points.anchors, points.shifts, np.zeros((count, classes), np.float32))
     logits = np.empty((count, classes), np.float32)
     order = np.argsort(-split.lengths[points.anchors], kind="stable")
-    for start in range(0, count, EVALUATION_BATCH_ROWS):
-        rows = order[start : start + EVALUATION_BATCH_ROWS]
+    batch_rows = evaluation_batch_rows(device)
+    for start in range(0, count, batch_rows):
+        rows = order[start : start + batch_rows]
         batch = collate(len(split) + rows, split, device, synthetic=unlabelled)
         logits[rows] = teacher.logits(batch).cpu().numpy()
     keep = np.isfinite(logits).all(1)
