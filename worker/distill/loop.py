@@ -37,6 +37,7 @@ from worker.distill.objectives import CrossEntropy, Objective
 from worker.distill.progress import FORWARD, TRAINING, Progress
 from worker.distill.projection import Projection
 from worker.distill.results import Measurer
+from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.strategies.real_rows import RealRows
 from worker.distill.student import SharedTableStudent
@@ -63,21 +64,28 @@ class Run:
         self.progress = Progress(events)
         self.cache = Cache(folder / "cache")
         self.started = time.monotonic()
+        self.watch = Stopwatch()
         self.last_checkpoint = time.monotonic()
 
     def execute(self) -> None:
         self.progress.enter("preparing")
-        self._load()
+        with self.watch.on("loading"):
+            self._load()
         self._plan_progress()
         if any(build_method(method).strategy.needs_projection for method in (self.job.method, *self.job.baselines)):
             self.coordinates.start(self._vectors)
         self._tune_teacher()
-        self.teacher_logits = self._teacher_outputs()
+        with self.watch.on("teacher_outputs"):
+            self.teacher_logits = self._teacher_outputs()
         self._announce_resume()
         self._train_arm(STUDENT, self.job.method, "training")
         for baseline in self.job.baselines:
             self._train_arm(f"baseline.{baseline.type}", baseline, "baseline")
-        result = self._measure()
+        with self.watch.on("evaluating"):
+            result = self._measure()
+        # Of this attempt alone: what an earlier one spent went with it.
+        result["seconds"] = round(time.monotonic() - self.started, 1)
+        result["seconds_by_part"] = {part: round(seconds, 2) for part, seconds in self.watch.seconds.items()}
         self._export(result)
         self.events.emit("succeeded", result=result)
 
@@ -248,6 +256,7 @@ class Run:
                 score=functools.partial(self._score, network),
                 label=self._label,
             ),
+            watch=self.watch,
             validate=lambda student: measure_quality(
                 predict_logits(student, validation, self.compute.device), validation.labels
             ),
@@ -255,14 +264,16 @@ class Run:
         )
         resumed = self.resumed_arms.pop(arm.name, None)
         self._announce_resume()
-        result = ArmTraining(arm, network, context, resumed).run()
+        with self.watch.on(arm.phase):
+            result = ArmTraining(arm, network, context, resumed).run()
         self.steps_before += result.record["steps"]
         return result
 
     def _score(self, student: Network, objective: Objective) -> np.ndarray:
         """(rows,) loss of each training row under the student in evaluation mode."""
         split = self.dataset.train
-        logits = predict_logits(student, split, self.compute.device, after_batch=lambda _: self._check_stop())
+        with self.watch.on("scoring"):
+            logits = predict_logits(student, split, self.compute.device, after_batch=lambda _: self._check_stop())
         losses = objective(
             torch.from_numpy(logits),
             torch.from_numpy(self.teacher_logits["train"]),
@@ -273,7 +284,8 @@ class Run:
 
     def _label(self, points: Points) -> Any:
         self._check_stop()
-        return label_points(points, self.teacher, self.dataset.train, self.compute.device, len(self.dataset.labels))
+        with self.watch.on("labelling"):
+            return label_points(points, self.teacher, self.dataset.train, self.compute.device, len(self.dataset.labels))
 
     @functools.cache  # noqa: B019 - the run lives as long as the process
     def _synthesizer(self, neighbors: int) -> Synthesizer:
@@ -283,7 +295,8 @@ class Run:
     def _projection(self) -> Projection:
         if self.coordinates.value is None:
             self.progress.enter("projection")
-            self.coordinates.wait(self._check_stop, self._store)
+            with self.watch.on("projection"):
+                self.coordinates.wait(self._check_stop, self._store)
         assert self.coordinates.value is not None
         return Projection(self._vectors(), self.coordinates.value)
 
@@ -319,7 +332,8 @@ class Run:
             arm_state=state,
         )
         began = time.monotonic()
-        folder = save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.job.checkpoint.keep)
+        with self.watch.on("checkpoints"):
+            folder = save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.job.checkpoint.keep)
         self.last_checkpoint = time.monotonic()
         facts = {"path": f"checkpoints/{folder.name}", "seconds": self.last_checkpoint - began, **facts}
         self.events.emit("checkpoint", step=checkpoint.number, **facts)
@@ -355,7 +369,6 @@ class Run:
             "labels": self.dataset.labels,
             "hardware": hardware(self.compute),
             "threads": self.compute.threads,
-            "seconds": round(time.monotonic() - self.started, 1),
         }
 
     def _export(self, result: dict[str, Any]) -> None:

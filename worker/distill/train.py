@@ -22,6 +22,7 @@ from worker.distill.events import EventLog
 from worker.distill.networks import Network
 from worker.distill.objectives import Objective
 from worker.distill.progress import TRAINING, Progress
+from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
 
 _LOG_EVERY_STEPS = 10
@@ -68,6 +69,7 @@ class ArmContext:
     events: EventLog
     progress: Progress
     strategy: StrategyContext
+    watch: Stopwatch
     validate: Callable[[Network], Quality]
     at_safe_point: "SafePoint"
 
@@ -143,9 +145,10 @@ class ArmTraining:
 
     def _plan_round(self) -> RoundPlan | None:
         number = self.position.round
-        plan = self.arm.strategy.plan_round(
-            number, self.round_sizes[number], self.position.rounds_without_gain, self.context.strategy
-        )
+        with self.context.watch.on("synthesis"):  # the neighbours, the draw, the inversion: what has no part of its own
+            plan = self.arm.strategy.plan_round(
+                number, self.round_sizes[number], self.position.rounds_without_gain, self.context.strategy
+            )
         self.position.strategy = self.arm.strategy.state_dict()
         if plan is None:
             self.context.events.emit("round", arm=self.arm.name, round=number + 1, stopped_early=True)
@@ -230,7 +233,8 @@ class ArmTraining:
     def _finish_round(self, plan: RoundPlan) -> None:
         self._read_window()
         position, context = self.position, self.context
-        quality = context.validate(self.network)
+        with context.watch.on("validating"):
+            quality = context.validate(self.network)
         context.events.metric(f"{self.arm.name}/validation_accuracy", position.step, quality.accuracy)
         context.events.metric(f"{self.arm.name}/validation_loss", position.step, quality.loss)
         better_loss = quality.loss < position.best_loss

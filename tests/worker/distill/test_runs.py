@@ -95,6 +95,14 @@ class TestArtifact:
         assert first["content_sha256"] == second["content_sha256"]
         assert first["content_sha256"] != other["content_sha256"]
 
+    def test_it_says_what_each_part_of_the_method_cost(self, tmp_path: Path, run_engine: Runner) -> None:
+        artifact = run_engine(make_run(tmp_path / "run", "sage"))
+        result = json.loads((artifact / "metrics.json").read_text())
+        parts = result["seconds_by_part"]
+        assert {"loading", "teacher_outputs", "training", "validating", "evaluating"} < set(parts)
+        assert {"scoring", "synthesis", "labelling"} < set(parts)
+        assert 0 < sum(parts.values()) <= result["seconds"] + 0.2
+
     def test_the_manifest_names_every_file_with_its_hash(self, tmp_path: Path, run_engine: Runner) -> None:
         import hashlib
 
