@@ -21,18 +21,21 @@ _CHECK_ROWS = 16
 
 
 def embed(batch: Batch, table: torch.Tensor) -> torch.Tensor:
-    """(rows, length, width) input vectors; a synthetic row's word vectors are moved by its shift.
+    """(rows, length, width) input vectors; a synthetic row's word vectors are moved by its shift."""
+    vectors = torch.nn.functional.embedding(batch.ids, table)
+    if batch.shifts is None:
+        return vectors
+    return vectors + shift_of_a_word(batch, batch.shifts)[:, None, :] * ~batch.is_special[:, :, None]
+
+
+def shift_of_a_word(batch: Batch, shifts: torch.Tensor) -> torch.Tensor:
+    """(rows, width) by how much each word vector of a row is moved.
 
     Special tokens stay where they are, so the shift is scaled by all tokens over moved tokens: the
     mean over the whole row then moves by exactly the shift.
     """
-    vectors = torch.nn.functional.embedding(batch.ids, table)
-    if batch.shifts is None:
-        return vectors
-    moves = ~batch.is_special
-    scale = batch.mask.sum(1) / moves.sum(1).clamp(min=1)
-    shift = batch.shifts * scale[:, None]
-    return vectors + shift[:, None, :] * moves[:, :, None]
+    scale = batch.mask.sum(1) / (~batch.is_special).sum(1).clamp(min=1)
+    return shifts * scale[:, None]
 
 
 def forward_vectors(model: torch.nn.Module, batch: Batch, table: torch.Tensor) -> torch.Tensor:

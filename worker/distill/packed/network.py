@@ -16,6 +16,7 @@ from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
 from worker.distill.packed.layout import Layout
 from worker.distill.packed.weights import FlatWeights
+from worker.distill.vectors import shift_of_a_word
 
 Tensor = torch.Tensor
 
@@ -109,10 +110,8 @@ class PackedNetwork:
         """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""
         vectors = functional.embedding(batch.ids.flatten()[layout.places], self.table)
         if batch.shifts is not None:
-            moves = ~batch.is_special
-            scale = batch.mask.sum(1) / moves.sum(1).clamp(min=1)
-            shift = (batch.shifts * scale[:, None])[layout.row_of]
-            vectors = vectors + shift * moves.flatten()[layout.places][:, None]
+            shift = shift_of_a_word(batch, batch.shifts)[layout.row_of]
+            vectors = vectors + shift * ~batch.is_special.flatten()[layout.places][:, None]
         positions = _look_up(self._positions, layout.position_of, layout.length)
         total = vectors + positions
         if self._segments is not None:
