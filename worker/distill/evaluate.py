@@ -41,7 +41,6 @@ def predict_logits(
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """(rows, classes) float32 in evaluation mode; `after_batch` hears how many rows each batch had."""
-    network.refresh()
     logits: np.ndarray | None = None
     for rows in in_length_order(split, evaluation_batch_rows(device)):
         output = network.logits(collate(rows, split, device)).cpu().numpy()

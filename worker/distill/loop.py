@@ -43,7 +43,7 @@ from worker.distill.strategies.real_rows import RealRows
 from worker.distill.student import SharedTableStudent
 from worker.distill.synthesis import Points, Synthesizer
 from worker.distill.teacher import check_length, load_teacher, load_tokenizer
-from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule, load_weights
+from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule, load_weights, put_weights
 from worker.distill.vectors import check_vector_interface, pooled_vectors
 
 TUNING = "teacher_tuning"
@@ -169,7 +169,7 @@ class Run:
             result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher_logits=None)
             cached = self._store_tuned_teacher(result)
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
-        load_weights(self.teacher.model, weights)
+        put_weights(self.teacher, weights)
         self.inputs["tuned_teacher"] = sha256_of(cached)
 
     def _tuning_arm(self, tuning: TeacherTuningConfig) -> Arm:

@@ -9,7 +9,7 @@ import torch
 from worker.distill.data import Dataset
 from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
 from worker.distill.networks import Network
-from worker.distill.train import load_weights
+from worker.distill.train import put_weights
 
 HELD_OUT_SPLITS = ("validation", "test")
 
@@ -41,7 +41,7 @@ class Measurer:
         self, student: Network, weights: dict[str, torch.Tensor], teacher: Mapping[str, Any]
     ) -> dict[str, Any]:
         """`student` with its arm's best `weights`; `teacher` is what `measure_teacher` gave."""
-        load_weights(student.model, weights)
+        put_weights(student, weights)
         logits = {name: predict_logits(student, self.dataset.splits[name], self.device) for name in self.splits}
         return self._summary(student.model, logits, whole_accuracy=teacher[self.reported]["accuracy"])
 

@@ -270,9 +270,14 @@ class ArmTraining:
         self.plan = resumed.plan
         self.arm.strategy.load_state_dict(resumed.position.strategy)
         self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
-        load_weights(self.network.model, resumed.weights)
-        self.network.refresh()
+        put_weights(self.network, resumed.weights)
         self.network.load_optimizer_state(self.optimizer, resumed.optimizer)
+
+
+def put_weights(network: Network, weights: dict[str, torch.Tensor]) -> None:
+    """Put trainable `weights` back into a network: into its model, and into what it reads beside it."""
+    load_weights(network.model, weights)
+    network.refresh()
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,16 @@ class TestCache:
         assert weights_of(run_engine(second)) == content
         phases = {event["phase"] for event in events_of(second, "phase")}
         assert phases.isdisjoint({"teacher_tuning", "teacher_outputs", "projection"})
+
+    def test_a_second_job_in_bf16_labels_with_the_tuned_teacher_too(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: with nothing to ask the teacher for, synthetic rows get the labels of the teacher before its tuning."""
+        changes: dict[str, Any] = {"tuned": True, "training__precision": "bf16"}
+        first = make_run(tmp_path / "first", "sage", **changes)
+        second = make_run(tmp_path / "second", "sage", **changes)
+        contents = [manifest_of(run_engine(first))["content_sha256"]]
+        shutil.copytree(first / "cache", second / "cache")
+        contents.append(manifest_of(run_engine(second))["content_sha256"])
+        assert contents[0] == contents[1]
 
     def test_wanted_names_what_a_run_leaves_behind(self, tmp_path: Path, run_engine: Runner) -> None:
         from worker.distill.cache import wanted
