@@ -19,6 +19,9 @@ from worker.machine import count_cores
 from worker.uploads import KEEP_CHECKPOINTS
 from worker.work import DamagedObject, Work
 
+# What students were before a field of theirs existed: a job goes on as it was posted.
+_OLDER_STUDENT = {"word_vectors": "frozen"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -46,7 +49,7 @@ def describe_job(job: Job, teacher: Teacher, dataset: Dataset, settings: Setting
         "job_id": job.id,
         "teacher": {"path": "teacher", "sha256": teacher.sha256},
         "dataset": {"path": "dataset", "sha256": dataset.sha256},
-        "student": job.student,
+        "student": _OLDER_STUDENT | job.student,
         "method": job.method,
         "baselines": job.baselines,
         "training": job.training,

@@ -29,6 +29,11 @@ class StudentConfig(RequestModel):
         default="teacher_layers",
         description="`teacher_layers`: begin with layers of the teacher, evenly spaced.",
     )
+    word_vectors: Literal["trained", "frozen"] = Field(
+        default="trained",
+        description="`trained`: the student gets vectors of its own for the words of the training rows. `frozen`: it "
+        "keeps the teacher's.",
+    )
 
 
 class TrainingConfig(RequestModel):
@@ -90,7 +95,7 @@ Metadata = Annotated[
 JOB_EXAMPLE: dict[str, Any] = {
     "teacher": "tch_demo",
     "dataset": "dts_demo",
-    "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+    "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
     "method": {"type": "sage", "rounds": 4, "synthetic_ratio": 0.5, "neighbors": 10},
     "training": {"epochs": 4, "batch_size": 32, "learning_rate": 2e-4, "max_length": 48, "seed": 7},
     "teacher_tuning": {"epochs": 3, "batch_size": 32, "learning_rate": 1e-4},
@@ -232,7 +237,7 @@ class JobRead(ResponseModel):
                 "error": None,
                 "teacher": "tch_demo",
                 "dataset": "dts_demo",
-                "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+                "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
                 "method": Sage().model_dump(),
                 "training": TrainingConfig().model_dump(),
                 "teacher_tuning": TeacherTuning().model_dump(),

@@ -64,7 +64,12 @@ def write_run(
         "job_id": "job_bench",
         "teacher": {"path": "teacher", "sha256": teacher_sha256},
         "dataset": {"path": "dataset", "sha256": dataset.sha256},
-        "student": {"layers": student_layers, "hidden_size": "same", "init": "teacher_layers"},
+        "student": {
+            "layers": student_layers,
+            "hidden_size": "same",
+            "init": "teacher_layers",
+            "word_vectors": "trained",
+        },
         "method": {"type": "kd", **loss},
         "baselines": [],
         "training": {"max_length": dataset.max_length, "deterministic": False, **training},

@@ -86,6 +86,9 @@ def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) 
     from safetensors.torch import load_file
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from worker.distill.teacher import freeze_word_table
+    from worker.distill.weights import load_weights
+
     hyper = Hyperparameters()
     engine.write_run(
         work,
@@ -111,10 +114,8 @@ def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) 
     labels = json.loads((dataset.folder / "dataset.json").read_text())["labels"]
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     teacher: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels), **names)
-    missing, unexpected = teacher.load_state_dict(load_file(trained), strict=False)
-    # The engine leaves the table of word vectors as it was, and does not store it again.
-    if unexpected or any("word_embeddings" not in name for name in missing):
-        raise RuntimeError(f"the tuned teacher does not fit its base: unexpected {unexpected}, missing {missing}.")
+    freeze_word_table(teacher)
+    load_weights(teacher, load_file(trained))
     teacher.save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     shutil.rmtree(work)

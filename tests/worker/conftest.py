@@ -123,7 +123,7 @@ class Bench:
         teacher_id, dataset_id = inputs or self.ready_inputs()
         job_id = new_id("job")
         values: dict[str, Any] = {
-            "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers"},
+            "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
             "method": METHODS[method],
             "training": TRAINING,
         }

@@ -17,7 +17,7 @@ from typing import Any
 from worker.distill.config import JobConfig
 
 # Part of every key: raise it when the numbers that the code below a key computes change.
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 TUNED_TEACHERS = "tuned_teachers"
 TEACHER_OUTPUTS = "teacher_outputs"
@@ -48,7 +48,7 @@ def teacher_outputs_key(job: JobConfig) -> str:
 
 
 def projection_key(job: JobConfig) -> str:
-    """Coordinates of the pooled input vectors, which tuning leaves alone: the embedding table is frozen."""
+    """Coordinates of the pooled input vectors of the teacher as it came, whatever tuning makes of it."""
     return _key(
         teacher=job.teacher.sha256,
         dataset=job.dataset.sha256,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from worker.distill.batches import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 

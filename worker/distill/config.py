@@ -33,6 +33,7 @@ class StudentConfig:
     layers: int
     hidden_size: Literal["same"]
     init: Literal["teacher_layers"]
+    word_vectors: Literal["trained", "frozen"]
 
 
 @dataclass(frozen=True)

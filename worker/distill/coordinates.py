@@ -30,10 +30,10 @@ class Coordinates:
         if resumed is None and found is not None:
             self.value = load_file(found)["coordinates"]
 
-    def start(self, vectors: Callable[[], np.ndarray]) -> None:
-        """Begin the fit beside what comes before its first use; `vectors` gives (rows, width) if it is needed."""
+    def start(self, vectors: np.ndarray) -> None:
+        """Begin the fit of `vectors` (rows, width) beside what comes before its first use, if it is needed."""
         if self.value is None:
-            self._fit = ProjectionFit(vectors(), self._folder)
+            self._fit = ProjectionFit(vectors, self._folder)
 
     def wait(self, check_stop: Callable[[], None], store: Store) -> None:
         """Have the fit's result in `value`, and in the cache for the jobs to come."""

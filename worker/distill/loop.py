@@ -32,7 +32,7 @@ from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
 from worker.distill.labelling import label_points
 from worker.distill.methods import build_method
-from worker.distill.networks import Network, build_network
+from worker.distill.networks import Network, build_network, put_weights
 from worker.distill.objectives import CrossEntropy, Objective
 from worker.distill.progress import FORWARD, TRAINING, Progress
 from worker.distill.projection import Projection
@@ -40,11 +40,12 @@ from worker.distill.results import Measurer
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.strategies.real_rows import RealRows
-from worker.distill.student import SharedTableStudent
+from worker.distill.student import TeacherLayersStudent
 from worker.distill.synthesis import Points, Synthesizer
 from worker.distill.teacher import check_length, load_teacher, load_tokenizer
-from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule, load_weights, put_weights
+from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule
 from worker.distill.vectors import check_vector_interface, pooled_vectors
+from worker.distill.weights import load_weights
 
 TUNING = "teacher_tuning"
 STUDENT = "student"
@@ -73,7 +74,11 @@ class Run:
             self._load()
         self._plan_progress()
         if any(build_method(method).strategy.needs_projection for method in (self.job.method, *self.job.baselines)):
-            self.coordinates.start(self._vectors)
+            # The map and the synthetic points are laid in the vectors that the teacher came with, so that they depend
+            # on no tuning, and can begin beside it.
+            with self.watch.on("projection"):
+                self.vectors = pooled_vectors(self.dataset.train, self.table, self.compute)
+            self.coordinates.start(self.vectors)
         self._tune_teacher()
         with self.watch.on("teacher_outputs"):
             self.teacher_logits = self._teacher_outputs()
@@ -124,7 +129,7 @@ class Run:
         check_vector_interface(teacher, self.dataset.train, self.compute)
         self.teacher = build_network(teacher, self.compute)
         self.environment["arithmetic"] = self.teacher.arithmetic
-        self.parameterisation = SharedTableStudent(self.job.student)
+        self.parameterisation = TeacherLayersStudent(self.job.student)
         self.teacher_layers = len(family_of(teacher.config).layers(teacher))
         key = caches.projection_key(self.job)
         self.coordinates = Coordinates(self.folder, self.cache, key, resumed.coordinates if resumed else None)
@@ -182,6 +187,7 @@ class Run:
             strategy=RealRows(),
             schedule=Schedule(tuning.learning_rate, tuning.warmup_ratio, tuning.weight_decay, tuning.batch_size),
             layers=self.teacher_layers,
+            trains_words=True,
         )
 
     def _cached_tuned_teacher(self) -> Path | None:
@@ -189,7 +195,7 @@ class Run:
         return self.cache.find(caches.TUNED_TEACHERS, key, "trained.safetensors") if key else None
 
     def _store_tuned_teacher(self, result: ArmResult) -> Path:
-        """Keep what tuning trained (the frozen word table is the base teacher's)."""
+        """Keep what tuning trained."""
         key = caches.tuned_teacher_key(self.job)
         assert key is not None
         arrays = {name: tensor.numpy() for name, tensor in result.best_weights.items()}
@@ -232,6 +238,7 @@ class Run:
                 training.learning_rate, training.warmup_ratio, training.weight_decay, training.batch_size
             ),
             layers=self.job.student.layers,
+            trains_words=self.parameterisation.trains_words,
         )
         student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
         logits = self.teacher_logits["train"] if method.objective.needs_teacher else None
@@ -298,12 +305,7 @@ class Run:
             with self.watch.on("projection"):
                 self.coordinates.wait(self._check_stop, self._store)
         assert self.coordinates.value is not None
-        return Projection(self._vectors(), self.coordinates.value)
-
-    @functools.cache  # noqa: B019
-    def _vectors(self) -> np.ndarray:
-        """(rows, width) the pooled input vectors of the training rows."""
-        return pooled_vectors(self.dataset.train, self.table, self.compute)
+        return Projection(self.vectors, self.coordinates.value)
 
     # -- checkpoints --------------------------------------------------------------------------------
 

@@ -5,16 +5,20 @@ Everything that trains or asks a model goes through a Network, so which of the t
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from worker.distill.batches import Batch
 from worker.distill.device import Compute
 from worker.distill.families import word_table
+from worker.distill.optimizer import Optimizer
 from worker.distill.packed.network import PackedNetwork, can_pack
-from worker.distill.vectors import forward_vectors
+from worker.distill.vectors import embed, forward_vectors, move
+from worker.distill.weights import load_weights, trained_weights
+from worker.distill.words import WordVectors
 
 # What a checkpoint records of how numbers come about: raise the one whose last bits change.
-_PACKED, _PLAIN = "packed-1", "plain-1"
+_PACKED, _PLAIN = "packed-2", "plain-2"
 
 
 class Network(Protocol):
@@ -37,22 +41,26 @@ class Network(Protocol):
         ...
 
     def refresh(self) -> None:
-        """To be called after the model's weights were changed from outside or by the optimiser."""
+        """To be called after the model's weights were changed from outside."""
         ...
 
-    def build_optimizer(self, weight_decay: float) -> torch.optim.Optimizer:
-        """AdamW over the trainable weights; biases and LayerNorms are not decayed, as usual for transformers."""
+    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
+        """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing."""
         ...
 
-    def gather_gradients(self) -> list[torch.nn.Parameter]:
-        """After backward(): what the optimiser steps over, with gradients in place."""
+    def step(self, learning_rate: float) -> None:
+        """After backward(): one step of the optimiser."""
         ...
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        """Its state on the processor, as "{parameter}/{state}", the same names whichever form this is."""
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Copies on the processor of all that training changes, for weights.load_weights."""
         ...
 
-    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None: ...
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """On the processor, as "{parameter}/{state}", the same names whichever form this is."""
+        ...
+
+    def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None: ...
 
 
 def build_network(model: torch.nn.Module, compute: Compute) -> Network:
@@ -60,6 +68,12 @@ def build_network(model: torch.nn.Module, compute: Compute) -> Network:
     if can_pack(model):
         return PackedNetwork(model, torch.bfloat16 if compute.precision == "bf16" else torch.float32, _PACKED)
     return PlainNetwork(model, compute)
+
+
+def put_weights(network: Network, weights: dict[str, torch.Tensor]) -> None:
+    """Put trained `weights` back into a network: into its model, and into what it reads beside it."""
+    load_weights(network.model, weights)
+    network.refresh()
 
 
 class PlainNetwork:
@@ -72,43 +86,63 @@ class PlainNetwork:
         self._compute = compute
         self._table = word_table(model)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._words: WordVectors | None = None
+        self._optimizer: Optimizer | None = None
 
     def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed)
         with self._compute.autocast():
-            return forward_vectors(self.model, batch, self._table).float()
+            return forward_vectors(self.model, batch, move(self._look_up(batch), batch)).float()
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         self.model.eval()
+        if self._words is not None:
+            self._words.catch_up()
         with self._compute.autocast():
-            return forward_vectors(self.model, batch, self._table).float()
+            return forward_vectors(self.model, batch, embed(batch, self._table)).float()
 
     def refresh(self) -> None:
         """Nothing is kept beside the model's own weights."""
 
-    def build_optimizer(self, weight_decay: float) -> torch.optim.Optimizer:
+    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
+        self._words = None if word_rows is None else WordVectors(self._table, word_rows)
         decayed = [p for p in self._parameters.values() if p.ndim > 1]
         plain = [p for p in self._parameters.values() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, fused=True)
+        self._optimizer = Optimizer(decayed, plain, self._words, weight_decay)
 
-    def gather_gradients(self) -> list[torch.nn.Parameter]:
-        return list(self._parameters.values())
+    def step(self, learning_rate: float) -> None:
+        assert self._optimizer is not None, "begin_training() comes before step()"
+        self._optimizer.step(learning_rate)
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        return {
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        return trained_weights(self.model, self._words)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        assert self._optimizer is not None, "begin_training() comes before it"
+        state = {
             f"{name}/{key}": value.detach().to("cpu", copy=True).contiguous()
             for name, parameter in self._parameters.items()
-            for key, value in optimizer.state.get(parameter, {}).items()
+            for key, value in self._optimizer.adamw.state.get(parameter, {}).items()
         }
+        return state if self._words is None else state | self._words.state()
 
-    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor]) -> None:
+    def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None:
+        assert self._optimizer is not None, "begin_training() comes before it"
+        if self._words is not None:
+            saved = self._words.load_state(saved)
         for key, value in saved.items():
             name, _, state = key.rpartition("/")
             parameter = self._parameters[name]
             # AdamW keeps its step count on the processor unless fused on CUDA; follow what it would do.
             device: Any = parameter.device if state != "step" or parameter.is_cuda else torch.device("cpu")
-            optimizer.state[parameter][state] = value.to(device)
+            self._optimizer.adamw.state[parameter][state] = value.to(device)
+
+    def _look_up(self, batch: Batch) -> torch.Tensor:
+        """(rows, length, width) the vectors of the batch's words, for training."""
+        if self._words is None:
+            return torch.nn.functional.embedding(batch.ids, self._table)
+        # Nothing reads what stands at the padding, so it may be a word that occurs.
+        return self._words.look_up(torch.where(batch.mask, batch.ids, batch.ids[:, :1]))

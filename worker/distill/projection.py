@@ -1,6 +1,6 @@
 """UMAP of the pooled input vectors: computed once, stored, never recomputed by a resume.
 
-The vectors come from the frozen word table, so they never change while the student learns; only the
+The vectors come from the word table that the teacher came with, so they never change while a model learns; only the
 losses on the map do. McInnes, Healy and Melville, "UMAP" (2018). Two dimensions as the SAGE paper is
 reported to use.
 

@@ -25,15 +25,19 @@ def chosen_layers(student_layers: int, teacher_layers: int) -> list[int]:
     return np.linspace(0, teacher_layers - 1, student_layers).round().astype(int).tolist()
 
 
-class SharedTableStudent:
-    """Parameterisation of a student that reads the teacher's own word vectors.
+class TeacherLayersStudent:
+    """Parameterisation of a student that is made of layers of the teacher.
 
-    `wrap` builds the trainable model around the teacher's frozen table (one tensor, not a copy), `merge`
-    gives back the plain model that loads from token ids.
+    `wrap` builds the trainable model: with a word table of its own where that is trained, else around the teacher's
+    (one tensor, not a copy). `merge` gives back the plain model that loads from token ids.
     """
 
     def __init__(self, config: StudentConfig) -> None:
         self.config = config
+
+    @property
+    def trains_words(self) -> bool:
+        return self.config.word_vectors == "trained"
 
     def wrap(self, teacher: torch.nn.Module, compute: Compute) -> torch.nn.Module:
         family = family_of(teacher.config)
@@ -50,7 +54,8 @@ class SharedTableStudent:
                 weights[f"{family.layers_path}.{position}.{name}"] = value
         student.load_state_dict(weights)
         student = student.to(compute.device)
-        cast(Any, student).set_input_embeddings(cast(Any, teacher).get_input_embeddings())
+        table = cast(Any, teacher).get_input_embeddings()
+        cast(Any, student).set_input_embeddings(copy.deepcopy(table) if self.trains_words else table)
         return student
 
     def merge(self, student: torch.nn.Module) -> torch.nn.Module:

@@ -79,7 +79,7 @@ def load_teacher(
 
 
 def freeze_word_table(model: torch.nn.Module) -> None:
-    """No gradient and no optimiser state: the table is what teacher and student share."""
+    """No dense gradient of it and no dense optimiser state: words.py trains the rows that occur, where any are."""
     word_table(model).requires_grad_(False)
 
 

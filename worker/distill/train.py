@@ -19,14 +19,13 @@ from worker.distill.device import Compute
 from worker.distill.errors import NanLoss
 from worker.distill.evaluate import Quality
 from worker.distill.events import EventLog
-from worker.distill.networks import Network
+from worker.distill.networks import Network, put_weights
 from worker.distill.objectives import Objective
 from worker.distill.progress import TRAINING, Progress
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
 
 _LOG_EVERY_STEPS = 10
-_MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Arm:
     strategy: DataStrategy
     schedule: Schedule
     layers: int  # for the progress: what one row costs
+    trains_words: bool  # its own vectors of the words that occur, or the table as it is
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class ArmTraining:
         self.arm = arm
         self.network = network
         self.context = context
-        self.parameters = {name: p for name, p in network.model.named_parameters() if p.requires_grad}
-        self.optimizer = network.build_optimizer(arm.schedule.weight_decay)
+        word_rows = np.unique(context.split.ids) if arm.trains_words else None
+        network.begin_training(arm.schedule.weight_decay, word_rows)
         self.round_sizes = arm.strategy.round_sizes(arm.epochs, len(context.split))
         self.total_steps = sum(math.ceil(size / arm.schedule.batch_size) for size in self.round_sizes)
         self.position = ArmPosition(
@@ -133,13 +133,14 @@ class ArmTraining:
         """Everything needed to go on from here; raises NanLoss rather than hand out a broken model."""
         self._read_window()
         # A finite loss can still make weights that are not: the step after it would show, too late.
-        if not all(bool(torch.isfinite(p).all()) for p in self.parameters.values()):
+        weights = self.network.trained_weights()
+        if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
             raise self._not_a_number("some weights", self.position.step)
         return ArmState(
             position=self.position,
-            weights=_copy(self.parameters),
+            weights=weights,
             best_weights=self.best_weights,
-            optimizer=self.network.optimizer_state(self.optimizer),
+            optimizer=self.network.optimizer_state(),
             plan=self.plan,
         )
 
@@ -180,9 +181,6 @@ class ArmTraining:
 
     def _step(self, rows: np.ndarray, plan: RoundPlan) -> None:
         context, position = self.context, self.position
-        rate = self.arm.schedule.rate_at(position.step, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         batch = collate(
             rows,
             context.split,
@@ -195,9 +193,7 @@ class ArmTraining:
         )
         loss = self.arm.objective(logits, batch.teacher_logits, batch.labels, batch.has_label).mean()
         loss.backward()
-        _clip(self.network.gather_gradients())
-        self.optimizer.step()
-        self.network.refresh()
+        self.network.step(self.arm.schedule.rate_at(position.step, self.total_steps))
         self._window_losses.append(loss.detach())
         position.step += 1
         position.rows_presented += len(rows)
@@ -241,7 +237,7 @@ class ArmTraining:
         if quality.accuracy > position.best_accuracy or (quality.accuracy == position.best_accuracy and better_loss):
             position.best_round, position.best_accuracy = position.round, quality.accuracy
             position.best_loss, position.rounds_without_gain = quality.loss, 0
-            self.best_weights = _copy(self.parameters)
+            self.best_weights = self.network.trained_weights()
         else:
             position.rounds_without_gain += 1
         record = {"round": position.round + 1, "step": position.step, **quality.as_dict(), **plan.facts}
@@ -271,31 +267,4 @@ class ArmTraining:
         self.arm.strategy.load_state_dict(resumed.position.strategy)
         self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
         put_weights(self.network, resumed.weights)
-        self.network.load_optimizer_state(self.optimizer, resumed.optimizer)
-
-
-def put_weights(network: Network, weights: dict[str, torch.Tensor]) -> None:
-    """Put trainable `weights` back into a network: into its model, and into what it reads beside it."""
-    load_weights(network.model, weights)
-    network.refresh()
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Put trainable `weights` back into `model`; the frozen word table stays as it is."""
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    if unexpected or trainable & set(missing):
-        raise ValueError(f"weights do not fit the model: unexpected {unexpected}, missing {missing}.")
-
-
-def _clip(parameters: list[torch.nn.Parameter]) -> None:
-    """Scale the gradients down to a joint norm of at most one."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    # A processor knows the norm by now and may be spared a pass over all gradients; a GPU would be waited for.
-    if norm.is_cuda or norm > _MAX_GRADIENT_NORM:
-        torch.nn.utils.clip_grads_with_norm_(parameters, _MAX_GRADIENT_NORM, norm)
-
-
-def _copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in parameters.items()}
+        self.network.load_optimizer_state(resumed.optimizer)

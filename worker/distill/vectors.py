@@ -21,8 +21,12 @@ _CHECK_ROWS = 16
 
 
 def embed(batch: Batch, table: torch.Tensor) -> torch.Tensor:
-    """(rows, length, width) input vectors; a synthetic row's word vectors are moved by its shift."""
-    vectors = torch.nn.functional.embedding(batch.ids, table)
+    """(rows, length, width) a model's input vectors: those of the words in `table`, moved as `move` does."""
+    return move(torch.nn.functional.embedding(batch.ids, table), batch)
+
+
+def move(vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(rows, length, width) the word `vectors` of a batch, those of synthetic rows moved by their shift."""
     if batch.shifts is None:
         return vectors
     return vectors + shift_of_a_word(batch, batch.shifts)[:, None, :] * ~batch.is_special[:, :, None]
@@ -38,9 +42,9 @@ def shift_of_a_word(batch: Batch, shifts: torch.Tensor) -> torch.Tensor:
     return shifts * scale[:, None]
 
 
-def forward_vectors(model: torch.nn.Module, batch: Batch, table: torch.Tensor) -> torch.Tensor:
-    """(rows, classes) logits of `model` on the batch's vectors."""
-    return model(inputs_embeds=embed(batch, table), attention_mask=batch.mask.long(), **_segments(model, batch)).logits
+def forward_vectors(model: torch.nn.Module, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+    """(rows, classes) logits of `model` on input `vectors` (rows, length, width) of the batch."""
+    return model(inputs_embeds=vectors, attention_mask=batch.mask.long(), **_segments(model, batch)).logits
 
 
 def forward_ids(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -76,7 +80,7 @@ def check_vector_interface(model: torch.nn.Module, split: Split, compute: Comput
             "the teacher answers ordinary rows with logits that are not finite numbers: its weights are broken or "
             "overflowed. Save it again in fp32 and check a prediction, or use another teacher."
         )
-    difference = (by_ids - forward_vectors(model, batch, table)).abs().max().item()
+    difference = (by_ids - forward_vectors(model, batch, embed(batch, table))).abs().max().item()
     if not difference <= _TOLERANCE:
         raise VectorInterfaceMismatch(
             f"{type(model).__name__} gives logits on vectors that differ by {difference:.2e} from those on "

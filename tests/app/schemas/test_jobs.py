@@ -16,7 +16,7 @@ class TestSpec:
         assert job(teacher_tuning={}, baselines=["oversample"]).spec() == {
             "teacher": "tch_a",
             "dataset": "dts_a",
-            "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers"},
+            "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
             "method": {
                 "type": "sage",
                 "temperature": 2.0,

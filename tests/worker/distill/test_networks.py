@@ -11,6 +11,7 @@ from tests.worker.distill.test_vectors import load
 from worker.distill.batches import Batch, SyntheticRows, collate
 from worker.distill.data import Dataset
 from worker.distill.device import Compute
+from worker.distill.families import word_table
 from worker.distill.networks import Network, PlainNetwork, build_network
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.network import PackedNetwork, can_pack
@@ -63,7 +64,7 @@ class TestPackedNetwork:
         for network in (plain, packed):
             logits = network.training_logits(batch, 0)
             torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-            network.gather_gradients()
+        packed.weights.gather_gradients()
         compared = 0
         for name, parameter in plain.model.named_parameters():
             if parameter.requires_grad:
@@ -72,25 +73,27 @@ class TestPackedNetwork:
                 compared += 1
         assert compared > 60
 
-    def test_trains_as_the_plain_form_does(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("trains_words", [False, True])
+    def test_trains_as_the_plain_form_does(
+        self, family: str, has_pairs: bool, trains_words: bool, tmp_path: Path
+    ) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
+        before = word_table(model).clone()
+        rows = np.unique(dataset.train.ids) if trains_words else None
         plain, packed = both_forms(without_dropout(model), compute)
-        states = []
+        batches = [collate(np.arange(start, start + 16), dataset.train, compute.device) for start in range(0, 80, 16)]
+        batches.append(mixed_batch(dataset, 32))
         for network in (plain, packed):
-            optimizer = network.build_optimizer(weight_decay=0.01)
-            for step in range(5):
-                batch = collate(np.arange(step * 16, step * 16 + 16), dataset.train, compute.device)
-                torch.nn.functional.cross_entropy(network.training_logits(batch, step), batch.labels).backward()
-                network.gather_gradients()
-                for group in optimizer.param_groups:
-                    group["lr"] = 1e-3
-                optimizer.step()
-                network.refresh()
-            states.append(set(network.optimizer_state(optimizer)))
-        batch = mixed_batch(dataset, 32)
-        torch.testing.assert_close(packed.logits(batch), plain.logits(batch), atol=2e-4, rtol=0)
+            network.begin_training(0.01, rows)
+            for number, batch in enumerate(batches):
+                torch.nn.functional.cross_entropy(network.training_logits(batch, number), batch.labels).backward()
+                network.step(1e-3)
+        torch.testing.assert_close(packed.logits(batches[-1]), plain.logits(batches[-1]), atol=2e-4, rtol=0)
+        torch.testing.assert_close(word_table(packed.model), word_table(plain.model), atol=1e-5, rtol=0)
+        assert torch.equal(word_table(plain.model), before) != trains_words
         # A checkpoint of either form has the same entries.
-        assert states[0] == states[1]
+        assert set(plain.optimizer_state()) == set(packed.optimizer_state())
+        assert set(plain.trained_weights()) == set(packed.trained_weights())
 
     def test_is_near_the_plain_logits_in_bf16(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
@@ -135,20 +138,19 @@ class TestOptimizerState:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
         batch = mixed_batch(dataset, 32)
 
-        def step(network: Network, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        def step(network: Network, seed: int) -> None:
             torch.nn.functional.cross_entropy(network.training_logits(batch, seed), batch.labels).backward()
-            network.gather_gradients()
-            optimizer.step()
-            network.refresh()
+            network.step(1e-3)
 
+        rows = np.unique(dataset.train.ids)
         first = build_network(model, compute)
-        optimizer = first.build_optimizer(0.01)
-        step(first, optimizer, 0)
+        first.begin_training(0.01, rows)
+        step(first, 0)
         second = build_network(copy.deepcopy(model), compute)
-        restored = second.build_optimizer(0.01)
-        second.load_optimizer_state(restored, first.optimizer_state(optimizer))
-        step(first, optimizer, 1)
-        step(second, restored, 1)
+        second.begin_training(0.01, rows)
+        second.load_optimizer_state(first.optimizer_state())
+        step(first, 1)
+        step(second, 1)
         weights = second.model.state_dict()
         assert all(torch.equal(value, weights[name]) for name, value in first.model.state_dict().items())
 

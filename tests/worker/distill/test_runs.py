@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -69,8 +70,6 @@ class TestArtifact:
         model = AutoModelForSequenceClassification.from_pretrained(artifact)
         tokenizer = AutoTokenizer.from_pretrained(artifact)
         assert type(model).__module__.startswith("transformers.")
-        import pyarrow.parquet as parquet
-
         rows = parquet.read_table(tmp_path / "run/dataset/test.parquet").to_pydict()
         with torch.inference_mode():
             logits = model(**tokenizer(rows["text"], padding=True, return_tensors="pt")).logits
@@ -80,15 +79,33 @@ class TestArtifact:
         answer = pipeline("text-classification", model=model, tokenizer=tokenizer)(rows["text"][0])[0]
         assert answer["label"] in LABELS
 
-    def test_the_student_has_the_layers_asked_for_and_the_teachers_table(
-        self, tmp_path: Path, run_engine: Runner
+    @pytest.mark.parametrize("word_vectors", ["trained", "frozen"])
+    @pytest.mark.parametrize("method", ["kd", "sage"])
+    def test_the_student_has_the_layers_and_the_word_vectors_asked_for(
+        self, method: str, word_vectors: str, tmp_path: Path, run_engine: Runner
     ) -> None:
-        artifact = run_engine(make_run(tmp_path / "run", "kd"))
+        artifact = run_engine(make_run(tmp_path / "run", method, student__word_vectors=word_vectors))
         student = load_file(artifact / "model.safetensors")
         teacher = load_file(tmp_path / "run/teacher/model.safetensors")
         assert {name.split(".")[3] for name in student if ".encoder.layer." in name} == {"0", "1"}
         table = "bert.embeddings.word_embeddings.weight"
-        assert torch.equal(student[table], teacher[table])
+        moved = set((student[table] != teacher[table]).any(1).nonzero().flatten().tolist())
+        tokenizer = AutoTokenizer.from_pretrained(artifact)
+        rows = parquet.read_table(tmp_path / "run/dataset/train.parquet").to_pydict()
+        occurring = {token for ids in tokenizer(rows["text"])["input_ids"] for token in ids}
+        assert moved == (occurring if word_vectors == "trained" else set())
+
+    def test_a_tuned_teacher_has_word_vectors_of_its_own(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: a cache that forgets them, so that a second job's teacher is half the first one's."""
+        artifact = run_engine(make_run(tmp_path / "run", "kd", tuned=True, student__word_vectors="frozen"))
+        base = load_file(tmp_path / "run/teacher/model.safetensors")
+        # A student of frozen word vectors has those of its teacher, as tuned.
+        student = load_file(artifact / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+        (name,) = (name for name in base if name.endswith("word_embeddings.weight"))
+        (cached,) = (tmp_path / "run/cache/tuned_teachers").glob("*/trained.safetensors")
+        tuned = load_file(cached)
+        assert torch.equal(student[tuned["word_rows"]], tuned["word_vectors"])
+        assert not torch.equal(student, base[name])
 
     def test_equal_runs_have_equal_content_and_another_seed_another(self, tmp_path: Path, run_engine: Runner) -> None:
         first, second = (manifest_of(run_engine(make_run(tmp_path / name, "sage"))) for name in ("a", "b"))

@@ -32,7 +32,7 @@ class TestVectorInterface:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         batch = collate(np.arange(40), dataset.train, compute.device)
         assert batch.mask.sum(1).unique().numel() > 1, "rows of one length would not test padding"
-        by_vectors = forward_vectors(model, batch, word_table(model))
+        by_vectors = forward_vectors(model, batch, embed(batch, word_table(model)))
         torch.testing.assert_close(by_vectors, forward_ids(model, batch), atol=1e-5, rtol=0)
 
     def test_the_check_passes(self, family: str, has_pairs: bool, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def make_run(
         "job_id": "job_tiny",
         "teacher": {"path": "teacher", "sha256": f"teacher-{family}-{tuned}"},
         "dataset": {"path": "dataset", "sha256": f"dataset-{has_pairs}-{train_rows}"},
-        "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers"},
+        "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
         "method": METHODS[method_type],
         "baselines": [],
         "training": {

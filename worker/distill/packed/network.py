@@ -7,16 +7,20 @@ of products, softmax and LayerNorm statistics in fp32.
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 
 from worker.distill.batches import Batch
 from worker.distill.families import Family, family_of, word_table
+from worker.distill.optimizer import Optimizer
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
 from worker.distill.packed.layout import Layout
 from worker.distill.packed.weights import FlatWeights
 from worker.distill.vectors import shift_of_a_word
+from worker.distill.weights import trained_weights
+from worker.distill.words import WordVectors
 
 Tensor = torch.Tensor
 
@@ -44,6 +48,8 @@ class PackedNetwork:
         self.dtype = dtype
         self.heads = config.num_attention_heads
         self.table = word_table(model)
+        self._words: WordVectors | None = None
+        self._optimizer: Optimizer | None = None
         self.weights = FlatWeights(_in_runs(model, self.family), dtype)
         names = self.family
         chances = names.dropout
@@ -68,24 +74,37 @@ class PackedNetwork:
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:
+        if self._words is not None:
+            self._words.catch_up()
         return self._logits(batch, None)
 
     def refresh(self) -> None:
         self.weights.refresh()
 
-    def build_optimizer(self, weight_decay: float) -> torch.optim.Optimizer:
+    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
+        self._words = None if word_rows is None else WordVectors(self.table, word_rows)
         decayed, plain = self.weights.masters
-        groups = [{"params": [decayed], "weight_decay": weight_decay}, {"params": [plain], "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, fused=True)
+        self._optimizer = Optimizer([decayed], [plain], self._words, weight_decay)
 
-    def gather_gradients(self) -> list[torch.nn.Parameter]:
-        return self.weights.gather_gradients()
+    def step(self, learning_rate: float) -> None:
+        assert self._optimizer is not None, "begin_training() comes before step()"
+        self.weights.gather_gradients()
+        self._optimizer.step(learning_rate)
+        self.weights.refresh()
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        return self.weights.optimizer_state(optimizer)
+    def trained_weights(self) -> dict[str, Tensor]:
+        return trained_weights(self.model, self._words)
 
-    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-        self.weights.load_optimizer_state(optimizer, saved)
+    def optimizer_state(self) -> dict[str, Tensor]:
+        assert self._optimizer is not None, "begin_training() comes before it"
+        state = self.weights.optimizer_state(self._optimizer.adamw)
+        return state if self._words is None else state | self._words.state()
+
+    def load_optimizer_state(self, saved: dict[str, Tensor]) -> None:
+        assert self._optimizer is not None, "begin_training() comes before it"
+        if self._words is not None:
+            saved = self._words.load_state(saved)
+        self.weights.load_optimizer_state(self._optimizer.adamw, saved)
 
     def _logits(self, batch: Batch, masks: DropoutMasks | None) -> Tensor:
         """(rows, classes) fp32; with `masks` as in training, without as in evaluation."""
@@ -108,7 +127,11 @@ class PackedNetwork:
 
     def _embed(self, batch: Batch, layout: Layout, masks: DropoutMasks | None) -> Tensor:
         """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""
-        vectors = functional.embedding(batch.ids.flatten()[layout.places], self.table)
+        ids = batch.ids.flatten()[layout.places]
+        if masks is not None and self._words is not None:
+            vectors = self._words.look_up(ids)
+        else:
+            vectors = functional.embedding(ids, self.table)
         if batch.shifts is not None:
             shift = shift_of_a_word(batch, batch.shifts)[layout.row_of]
             vectors = vectors + shift * ~batch.is_special.flatten()[layout.places][:, None]

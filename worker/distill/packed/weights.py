@@ -64,8 +64,8 @@ class FlatWeights:
         self._leaves.append((leaf, whole))
         return leaf
 
-    def gather_gradients(self) -> list[torch.nn.Parameter]:
-        """Move what backward left at the leaves into the masters' gradients, and return the masters."""
+    def gather_gradients(self) -> None:
+        """Move what backward left at the leaves into the masters' gradients."""
         for master in self.masters:
             if master.grad is None:  # a teacher that is only asked never needs the room
                 master.grad = torch.zeros_like(master)
@@ -77,7 +77,6 @@ class FlatWeights:
                 else:
                     gradient.copy_(leaf.grad)
                     leaf.grad = None
-        return self.masters
 
     def gradient(self, name: str) -> torch.Tensor:
         """The gradient of one parameter, as it was last gathered."""

@@ -1,0 +1,23 @@
+from app.db.models import Dataset, Job, Teacher
+from app.settings import Settings
+from tests.bad_days import older_rows
+from worker.distill.config import JobConfig
+from worker.inputs import describe_job
+
+
+class TestDescribeJob:
+    def test_a_job_of_an_older_release_stays_what_it_was_posted_as(self) -> None:
+        """Harm: an upgrade that fails the jobs that wait, or gives them another student than they asked for."""
+        posted = older_rows.job("job_1", "queued")
+        job = Job(id="job_1", **{name: posted[name] for name in ("student", "teacher_tuning", "baselines")})
+        # Of the fields that this release has, only the student's are asked about here.
+        job.method = {"type": "kd", "temperature": 2.0, "alpha": 0.9}
+        job.training = posted["training"] | {
+            "warmup_ratio": 0.1, "weight_decay": 0.01, "max_length": 48, "deterministic": False,
+        }  # fmt: skip
+        job.teacher_tuning = None
+        spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
+        assert JobConfig.parse(spec).student.word_vectors == "frozen"
+        job.student = job.student | {"word_vectors": "trained"}
+        spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
+        assert JobConfig.parse(spec).student.word_vectors == "trained"
