@@ -133,6 +133,10 @@ class Uploads:
             else:
                 log.warning("upload_source_gone", folder=str(folder), error=str(error))
             return None
+        if not folder.is_dir():  # it was removed meanwhile, so the copy may lack files
+            log.warning("upload_source_gone", folder=str(folder))
+            shutil.rmtree(staged, ignore_errors=True)
+            return None
         return staged
 
     def _store_all(self) -> None:

@@ -49,7 +49,7 @@ class TestKilledWorker:
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
     ) -> None:
         change_settings(checkpoint_seconds=0.2, lease_seconds=2, heartbeat_seconds=0.5)
-        job_id = local_bench.add_job(training={**TRAINING, "epochs": 20.0})
+        job_id = local_bench.add_job(training={**TRAINING, "epochs": 60.0})
         worker = start_worker()
         wait_for(lambda: local_bench.checkpoint_steps(job_id), seconds=60)
         family = psutil.Process(worker.process.pid).children(recursive=True)

@@ -75,16 +75,22 @@ def save_checkpoint(folder: Path, state: RunState, *, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{state.number:08d}"
     temporary = folder / f".{state.number:08d}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in folder.glob(".*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     temporary.mkdir()
     _write(temporary, state)
     for file in temporary.iterdir():
         _fsync(file)
     _fsync(temporary)
+    if final.exists():  # and is not whole, or the run would have gone on from it
+        shutil.rmtree(final)
     os.rename(temporary, final)
     _fsync(folder)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        # Under its name it is whole or not there, also to whoever copies it at this moment.
+        removed = folder / f".{old.name}.removed"
+        os.rename(old, removed)
+        shutil.rmtree(removed)
     return final
 
 
