@@ -92,17 +92,31 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
     # Importing UMAP costs seconds (numba): only a run that projects pays for it.
     import umap
 
+    neighbors = min(_UMAP_NEIGHBORS, len(vectors) - 1)
     with warnings.catch_warnings():
         # It warns that a seed costs parallelism; the seed is the point.
         warnings.filterwarnings("ignore", message="n_jobs value")
+        # And that neighbours without an index place no new rows; nothing here asks it to.
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
         reducer = umap.UMAP(
             n_components=_DIMENSIONS,
-            n_neighbors=min(_UMAP_NEIGHBORS, len(vectors) - 1),
+            n_neighbors=neighbors,
             random_state=_UMAP_SEED,
+            precomputed_knn=_neighbors(vectors, neighbors),
             # The spectral start needs more rows than dimensions by a margin, and disconnects on duplicates.
             init="pca" if len(vectors) < 100 else "spectral",
         )
         return np.asarray(reducer.fit_transform(vectors), np.float32)
+
+
+def _neighbors(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, None]:
+    """(rows, count) nearest rows of each, itself the first, and how far they are.
+
+    UMAP's own search among many rows is approximate, and is compiled first: that takes longer than this exact one.
+    """
+    rows, distances = NeighborIndex(vectors).neighbors_of_each(count - 1)
+    itself = np.arange(len(vectors))[:, None]
+    return np.hstack([itself, rows]), np.hstack([np.zeros(itself.shape, np.float32), distances]), None
 
 
 def _place(vectors: np.ndarray, fitted: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
