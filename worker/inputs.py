@@ -19,8 +19,9 @@ from worker.machine import count_cores
 from worker.uploads import KEEP_CHECKPOINTS
 from worker.work import DamagedObject, Work
 
-# What students were before a field of theirs existed: a job goes on as it was posted.
+# What a student or a method was before a field of theirs existed: a job goes on as it was posted.
 _OLDER_STUDENT = {"word_vectors": "frozen"}
+_OLDER_METHODS = {"sage": {"scored_rows": 10_000_000}, "oversample": {"scored_rows": 10_000_000}}
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +51,17 @@ def describe_job(job: Job, teacher: Teacher, dataset: Dataset, settings: Setting
         "teacher": {"path": "teacher", "sha256": teacher.sha256},
         "dataset": {"path": "dataset", "sha256": dataset.sha256},
         "student": _OLDER_STUDENT | job.student,
-        "method": job.method,
-        "baselines": job.baselines,
+        "method": _complete(job.method),
+        "baselines": [_complete(baseline) for baseline in job.baselines],
         "training": job.training,
         "teacher_tuning": job.teacher_tuning,
         "threads": settings.engine_threads or count_cores(),
         "checkpoint": {"every_seconds": settings.checkpoint_seconds, "keep": KEEP_CHECKPOINTS},
     }
+
+
+def _complete(method: dict[str, Any]) -> dict[str, Any]:
+    return _OLDER_METHODS.get(method["type"], {}) | method
 
 
 def _load_rows(work: Work) -> tuple[Job, Teacher, Dataset]:

@@ -127,14 +127,13 @@ class Uploads:
         staged = self._outbox / f"{self._staged:06d}-{name}"
         try:
             shutil.copytree(folder, staged, copy_function=_link)
+            if not folder.is_dir():  # it was removed meanwhile, so the copy may lack files
+                raise FileNotFoundError(f"{folder} was removed while it was copied")
         except OSError as error:  # shutil.Error is one too
             if is_disk_full(error):
                 self.failure = DiskFull(str(error))
             else:
                 log.warning("upload_source_gone", folder=str(folder), error=str(error))
-            return None
-        if not folder.is_dir():  # it was removed meanwhile, so the copy may lack files
-            log.warning("upload_source_gone", folder=str(folder))
             shutil.rmtree(staged, ignore_errors=True)
             return None
         return staged

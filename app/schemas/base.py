@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -64,6 +64,17 @@ class RequestModel(_Closed):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    # Fields that came after the first release.
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def meaning(self) -> dict[str, Any]:
+        """All fields, but for later ones that say nothing: equal for what the first release would have taken alike."""
+        return {
+            name: _meaning(value)
+            for name, value in self
+            if name not in self.later_fields or value != type(self).model_fields[name].default
+        }
+
 
 class QueryModel(_Closed):
     """The query parameters of a route: an unknown one is refused, since it would filter nothing."""
@@ -87,6 +98,14 @@ class Page(ResponseModel, Generic[Item]):
     data: list[Item]
     has_more: bool = Field(description="Whether there is another page.")
     next: str | None = Field(description="Pass it as `after` to get the next page; null on the last page.")
+
+
+def _meaning(value: Any) -> Any:
+    if isinstance(value, RequestModel):
+        return value.meaning()
+    if isinstance(value, list):
+        return [_meaning(item) for item in value]
+    return value
 
 
 def _hint(name: str, model: type[BaseModel]) -> str:

@@ -21,6 +21,8 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Same seed, same mac
 class StudentConfig(RequestModel):
     """What the student is made of."""
 
+    later_fields = frozenset({"word_vectors"})
+
     layers: int = Field(
         ge=1, le=96, description="Transformer layers; at most as many as the teacher has.", examples=[3]
     )
@@ -114,6 +116,8 @@ KD_EXAMPLE: dict[str, Any] = {
 
 class JobCreate(RequestModel):
     """A distillation to run."""
+
+    later_fields = frozenset({"priority", "time_limit_seconds"})
 
     teacher: ShortText = Field(description="Id of a ready teacher.", examples=["tch_demo"])
     dataset: ShortText = Field(description="Id of a ready dataset.", examples=["dts_demo"])

@@ -31,6 +31,15 @@ AnchorQuantile = Annotated[
     float,
     Field(gt=0, le=1, description="Share of the training rows, those of highest smoothed loss, drawn from."),
 ]
+ScoredRows = Annotated[
+    int,
+    Field(
+        ge=100,
+        le=10_000_000,
+        description="Training rows whose loss is looked at before a round, drawn anew for each. Any other row is "
+        "taken to be like the nearest of them in the projection. All rows where there are fewer.",
+    ),
+]
 SyntheticRatio = Annotated[
     float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
 ]
@@ -71,6 +80,7 @@ class KnowledgeDistillation(MethodParameters):
 class Sage(MethodParameters):
     """Distil where the student is still weak, on synthetic rows made there."""
 
+    later_fields = frozenset({"scored_rows"})
     title = "SAGE"
     summary = (
         "Rounds of distillation: rows in the high-loss regions of a UMAP projection are interpolated, "
@@ -89,6 +99,7 @@ class Sage(MethodParameters):
     synthetic_ratio: SyntheticRatio = 0.5
     neighbors: Neighbors = 10
     anchor_quantile: AnchorQuantile = 0.2
+    scored_rows: ScoredRows = 2_048
     early_stopping: bool = Field(
         default=True,
         description="Stop when two rounds bring no gain, or the high-loss mass no longer shrinks.",
@@ -114,6 +125,7 @@ class RandomAnchors(MethodParameters):
 class Oversample(MethodParameters):
     """SAGE's other control: the same high-loss rows again, none made up."""
 
+    later_fields = frozenset({"scored_rows"})
     title = "Oversampling"
     summary = "Repeats the high-loss real rows instead of synthesising: shows what the synthesis is worth."
     source = "A control of this project's own, under the same budget as SAGE."
@@ -126,6 +138,7 @@ class Oversample(MethodParameters):
     oversample_ratio: float = Field(default=0.5, ge=0, le=4, description="Repeated rows for each real row in a round.")
     neighbors: Neighbors = 10
     anchor_quantile: AnchorQuantile = 0.2
+    scored_rows: ScoredRows = 2_048
 
 
 Method = Annotated[Sage | KnowledgeDistillation | FineTune | RandomAnchors | Oversample, Field(discriminator="type")]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
-from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app import tracing
@@ -18,19 +17,11 @@ from app.errors import Conflict, DatasetNotFound, IdempotencyKeyReused, InvalidR
 from app.queue import wake
 from app.repositories import datasets, idempotency, jobs, teachers
 from app.repositories.pages import Page
-from app.schemas.jobs import JobCreate, StudentConfig, is_metadata_key
+from app.schemas.jobs import JobCreate, is_metadata_key
 from app.services.job_checks import check_fit, check_ready
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-# Fields that came after the first release. Where they say nothing they are left out of a body's hash, so that a
-# request sent again after an upgrade still finds the job that it has made before.
-_LATER_FIELDS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("priority", JobCreate),
-    ("time_limit_seconds", JobCreate),
-    ("student.word_vectors", StudentConfig),
-)
 
 
 @dataclass(frozen=True)
@@ -141,16 +132,9 @@ def _repeated(session: Session, job_id: str, earlier_sha256: str, body_sha256: s
 
 
 def _body_sha256(body: JobCreate) -> str:
-    # Over what the body means, so neither the order of fields nor a default written out makes a difference.
-    meaning = body.model_dump()
-    for path, model in _LATER_FIELDS:
-        *parents, name = path.split(".")
-        holder = meaning
-        for parent in parents:
-            holder = holder[parent]
-        if holder[name] == model.model_fields[name].default:
-            del holder[name]
-    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    # Over what the body means, so neither the order of fields nor a default written out makes a difference, and a
+    # request sent again after an upgrade still finds the job that it has made before.
+    canonical = json.dumps(body.meaning(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

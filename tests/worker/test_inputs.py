@@ -2,6 +2,7 @@ from app.db.models import Dataset, Job, Teacher
 from app.settings import Settings
 from tests.bad_days import older_rows
 from worker.distill.config import JobConfig
+from worker.distill.methods import SageParameters
 from worker.inputs import describe_job
 
 
@@ -10,14 +11,22 @@ class TestDescribeJob:
         """Harm: an upgrade that fails the jobs that wait, or gives them another student than they asked for."""
         posted = older_rows.job("job_1", "queued")
         job = Job(id="job_1", **{name: posted[name] for name in ("student", "teacher_tuning", "baselines")})
-        # Of the fields that this release has, only the student's are asked about here.
-        job.method = {"type": "kd", "temperature": 2.0, "alpha": 0.9}
+        # Of the fields that came later, the student's and the method's are asked about here.
+        job.method = {
+            "type": "sage", "temperature": 2.0, "alpha": 0.9, "rounds": 4, "warmup_epochs": 1.0,
+            "synthetic_ratio": 0.5, "neighbors": 10, "anchor_quantile": 0.2, "early_stopping": True,
+        }  # fmt: skip
         job.training = posted["training"] | {
             "warmup_ratio": 0.1, "weight_decay": 0.01, "max_length": 48, "deterministic": False,
         }  # fmt: skip
         job.teacher_tuning = None
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
-        assert JobConfig.parse(spec).student.word_vectors == "frozen"
+        parsed = JobConfig.parse(spec)
+        assert parsed.student.word_vectors == "frozen"
+        assert parsed.method.read(SageParameters).scored_rows == 10_000_000
         job.student = job.student | {"word_vectors": "trained"}
+        job.method = job.method | {"scored_rows": 2_048}
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
-        assert JobConfig.parse(spec).student.word_vectors == "trained"
+        parsed = JobConfig.parse(spec)
+        assert parsed.student.word_vectors == "trained"
+        assert parsed.method.read(SageParameters).scored_rows == 2_048

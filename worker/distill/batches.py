@@ -20,14 +20,28 @@ _SORT_WINDOW_BATCHES = 32
 
 @dataclass(frozen=True)
 class SyntheticRows:
-    """Points that no text has: an anchor's token vectors, moved so that their mean is the point."""
+    """Points that no text has: an anchor's token vectors, moved so that their mean is the point.
+
+    A point is a weighted mean of the pooled vectors of real rows.
+    """
 
     anchors: np.ndarray  # (synthetic,) int64 row of the training split
-    shifts: np.ndarray  # (synthetic, width) float32: the point less the anchor's pooled vector
+    sources: np.ndarray  # (synthetic, k) int32 rows of the training split
+    weights: np.ndarray  # (synthetic, k) float32, sum 1
     teacher_logits: np.ndarray  # (synthetic, classes) float32
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    def shifts(self, which: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """(which, width) the points numbered `which` less their anchors' pooled `vectors` (rows, width)."""
+        points = weighted_means(vectors, self.sources[which], self.weights[which])
+        return points - vectors[self.anchors[which]]
+
+
+def weighted_means(vectors: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(points, width) of `vectors` (rows, width) the mean over each point's `rows`, by its `weights` (points, k)."""
+    return np.einsum("pk,pkd->pd", weights, vectors[rows])
 
 
 @dataclass(frozen=True)
@@ -73,9 +87,10 @@ def arrange(rows: np.ndarray, lengths: np.ndarray, batch_size: int, generator: n
     return [rows[batches[i]] for i in generator.permutation(len(batches))]
 
 
-def in_length_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
-    """All rows, longest first, for passes without a gradient: the first batch shows the peak memory."""
-    order = np.argsort(-split.lengths, kind="stable")
+def in_length_order(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Positions of `lengths` (rows,), longest first, for passes without a gradient: the first batch shows the peak
+    memory."""
+    order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
@@ -87,18 +102,21 @@ def collate(
     *,
     teacher_logits: np.ndarray | None = None,
     synthetic: SyntheticRows | None = None,
+    vectors: np.ndarray | None = None,
 ) -> Batch:
-    """Gather `rows` into one padded batch; `teacher_logits` (split rows, classes) are those of the real rows."""
+    """Gather `rows` into one padded batch; `teacher_logits` (split rows, classes) are those of the real rows, and so
+    are the pooled `vectors` (split rows, width), which synthetic ones are made of."""
     is_real = rows < len(split)
     text_rows = rows
     shifts = None
     logits = None if teacher_logits is None else teacher_logits[np.where(is_real, rows, 0)]
     if synthetic is not None and not is_real.all():
+        assert vectors is not None, "synthetic rows come with the vectors that they are means of"
         drawn = rows[~is_real] - len(split)
         text_rows = rows.copy()
         text_rows[~is_real] = synthetic.anchors[drawn]
-        shifts = np.zeros((len(rows), synthetic.shifts.shape[1]), np.float32)
-        shifts[~is_real] = synthetic.shifts[drawn]
+        shifts = np.zeros((len(rows), vectors.shape[1]), np.float32)
+        shifts[~is_real] = synthetic.shifts(drawn, vectors)
         if logits is not None:
             logits[~is_real] = synthetic.teacher_logits[drawn]
     lengths = split.lengths[text_rows]

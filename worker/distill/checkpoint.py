@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from worker.distill.batches import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 
@@ -171,18 +171,14 @@ def _finished_file(arm: str) -> str:
 def _plan_arrays(plan: RoundPlan) -> dict[str, np.ndarray]:
     arrays = {"rows": plan.rows}
     if plan.synthetic is not None:
-        arrays |= {
-            "anchors": plan.synthetic.anchors,
-            "shifts": plan.synthetic.shifts,
-            "teacher_logits": plan.synthetic.teacher_logits,
-        }
+        arrays |= {field.name: getattr(plan.synthetic, field.name) for field in fields(SyntheticRows)}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _read_plan(arrays: dict[str, np.ndarray], facts: dict[str, float]) -> RoundPlan:
     synthetic = None
     if "anchors" in arrays:
-        synthetic = SyntheticRows(arrays["anchors"], arrays["shifts"], arrays["teacher_logits"])
+        synthetic = SyntheticRows(*(arrays[field.name] for field in fields(SyntheticRows)))
     return RoundPlan(arrays["rows"], synthetic, facts)
 
 

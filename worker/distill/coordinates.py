@@ -18,10 +18,11 @@ Store = Callable[[str, str, str, dict[str, np.ndarray]], Path]
 class Coordinates:
     """The (rows, 2) coordinates of one run: `value` once they are known."""
 
-    def __init__(self, folder: Path, cache: Cache, key: str, resumed: np.ndarray | None) -> None:
+    def __init__(self, folder: Path, cache: Cache, key: str, *, store: Store, resumed: np.ndarray | None) -> None:
         self._folder = folder
         self._cache = cache
         self._key = key
+        self._store = store
         self._fit: ProjectionFit | None = None
         for stale in folder.glob(f"{PROJECTION_FOLDER}*"):  # of a process that was killed
             shutil.rmtree(stale)
@@ -30,15 +31,15 @@ class Coordinates:
         if resumed is None and found is not None:
             self.value = load_file(found)["coordinates"]
 
-    def start(self, vectors: np.ndarray) -> None:
-        """Begin the fit of `vectors` (rows, width) beside what comes before its first use, if it is needed."""
+    def start(self, vectors_file: Path) -> None:
+        """Begin the fit of the vectors in the file beside what comes before its first use, if it is needed."""
         if self.value is None:
-            self._fit = ProjectionFit(vectors, self._folder)
+            self._fit = ProjectionFit(vectors_file, self._folder)
 
-    def wait(self, check_stop: Callable[[], None], store: Store) -> None:
+    def wait(self, check_stop: Callable[[], None]) -> None:
         """Have the fit's result in `value`, and in the cache for the jobs to come."""
         if self.value is None:
             assert self._fit is not None, "start() comes before wait()"
             value = self._fit.result(check_stop)
-            store(PROJECTIONS, self._key, _FILE, {"coordinates": value})
+            self._store(PROJECTIONS, self._key, _FILE, {"coordinates": value})
             self.value = value

@@ -4,6 +4,8 @@ A flat array costs what the tokens cost: no padding is stored and no Python obje
 million rows fit. The folder's format is the worker's preparation's (parquet and dataset.json).
 """
 
+import functools
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @functools.cached_property  # every step asks
     def lengths(self) -> np.ndarray:
         """(rows,) tokens in each row."""
         return np.diff(self.offsets)
@@ -78,9 +80,9 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
             return_special_tokens_mask=True,
             return_attention_mask=False,
         )
-        ids += [np.fromiter(row, np.int32) for row in encoded["input_ids"]]
-        segments += [np.fromiter(row, np.int8) for row in encoded["token_type_ids"]]
-        special += [np.fromiter(row, bool) for row in encoded["special_tokens_mask"]]
+        ids.append(_flat(encoded["input_ids"], np.int32))
+        segments.append(_flat(encoded["token_type_ids"], np.int8))
+        special.append(_flat(encoded["special_tokens_mask"], bool))
         lengths += [len(row) for row in encoded["input_ids"]]
         labels.append(np.asarray(columns["label"], np.int64))
         if not examples:
@@ -94,3 +96,7 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         labels=np.concatenate(labels),
     )
     return split, examples
+
+
+def _flat(rows: list[list[int]], dtype: type) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(rows), dtype)

@@ -38,16 +38,19 @@ def predict_logits(
     split: Split,
     device: torch.device,
     *,
+    rows: np.ndarray | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """(rows, classes) float32 in evaluation mode; `after_batch` hears how many rows each batch had."""
+    """(rows, classes) float32 in evaluation mode, of all rows of the split where none are named; `after_batch` hears
+    how many rows each batch had."""
+    rows = np.arange(len(split)) if rows is None else rows
     logits: np.ndarray | None = None
-    for rows in in_length_order(split, evaluation_batch_rows(device)):
-        output = network.logits(collate(rows, split, device)).cpu().numpy()
+    for which in in_length_order(split.lengths[rows], evaluation_batch_rows(device)):
+        output = network.logits(collate(rows[which], split, device)).cpu().numpy()
         if logits is None:
-            logits = np.empty((len(split), output.shape[1]), np.float32)
-        logits[rows] = output
-        after_batch(len(rows))
+            logits = np.empty((len(rows), output.shape[1]), np.float32)
+        logits[which] = output
+        after_batch(len(which))
     assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
     return logits
 

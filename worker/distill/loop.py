@@ -30,21 +30,18 @@ from worker.distill.evaluate import measure_quality, predict_logits
 from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
-from worker.distill.labelling import label_points
+from worker.distill.guidance import Guidance
 from worker.distill.methods import build_method
 from worker.distill.networks import Network, build_network, put_weights
-from worker.distill.objectives import CrossEntropy, Objective
+from worker.distill.objectives import CrossEntropy
 from worker.distill.progress import FORWARD, TRAINING, Progress
-from worker.distill.projection import Projection
 from worker.distill.results import Measurer
 from worker.distill.stopwatch import Stopwatch
-from worker.distill.strategies.base import StrategyContext
 from worker.distill.strategies.real_rows import RealRows
 from worker.distill.student import TeacherLayersStudent
-from worker.distill.synthesis import Points, Synthesizer
 from worker.distill.teacher import check_length, load_teacher, load_tokenizer
 from worker.distill.train import Arm, ArmContext, ArmResult, ArmTraining, Schedule
-from worker.distill.vectors import check_vector_interface, pooled_vectors
+from worker.distill.vectors import check_vector_interface
 from worker.distill.weights import load_weights
 
 TUNING = "teacher_tuning"
@@ -73,19 +70,15 @@ class Run:
         with self.watch.on("loading"):
             self._load()
         self._plan_progress()
-        if any(build_method(method).strategy.needs_projection for method in (self.job.method, *self.job.baselines)):
-            # The map and the synthetic points are laid in the vectors that the teacher came with, so that they depend
-            # on no tuning, and can begin beside it.
-            with self.watch.on("projection"):
-                self.vectors = pooled_vectors(self.dataset.train, self.table, self.compute)
-            self.coordinates.start(self.vectors)
+        unfinished = [method for name, method in self._arms() if name not in self.finished]
+        if any(build_method(method).strategy.needs_projection for method in unfinished):
+            self.guidance.begin(self.table, self.folder)
         self._tune_teacher()
         with self.watch.on("teacher_outputs"):
             self.teacher_logits = self._teacher_outputs()
         self._announce_resume()
-        self._train_arm(STUDENT, self.job.method, "training")
-        for baseline in self.job.baselines:
-            self._train_arm(f"baseline.{baseline.type}", baseline, "baseline")
+        for name, method in self._arms():
+            self._train_arm(name, method, "training" if name == STUDENT else "baseline")
         with self.watch.on("evaluating"):
             result = self._measure()
         # Of this attempt alone: what an earlier one spent went with it.
@@ -109,7 +102,7 @@ class Run:
         self.last_number = resumed.number if resumed else -1
         self.resumed_arms = {resumed.arm: resumed.arm_state} if resumed and resumed.arm else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
-        for method in (self.job.method, *self.job.baselines):
+        for _, method in self._arms():
             build_method(method)  # a bad parameter is found before the hours, not after
         teacher_folder = self.folder / self.job.teacher.path
         self.tokenizer = load_tokenizer(teacher_folder)
@@ -132,7 +125,19 @@ class Run:
         self.parameterisation = TeacherLayersStudent(self.job.student)
         self.teacher_layers = len(family_of(teacher.config).layers(teacher))
         key = caches.projection_key(self.job)
-        self.coordinates = Coordinates(self.folder, self.cache, key, resumed.coordinates if resumed else None)
+        self.coordinates = Coordinates(
+            self.folder, self.cache, key, store=self._store, resumed=resumed.coordinates if resumed else None
+        )
+        self.guidance = Guidance(
+            split=self.dataset.train,
+            teacher=self.teacher,
+            classes=len(self.dataset.labels),
+            coordinates=self.coordinates,
+            compute=self.compute,
+            watch=self.watch,
+            progress=self.progress,
+            check_stop=self._check_stop,
+        )
 
     def _announce_resume(self) -> None:
         """Say, once it is known with what this run goes on, whether it will end with the same bits."""
@@ -157,7 +162,7 @@ class Run:
         if self.job.teacher_tuning is not None and self._cached_tuned_teacher() is None:
             self.progress.plan(TUNING, TRAINING * self.teacher_layers * self.job.teacher_tuning.epochs * rows)
         self.progress.plan("teacher_outputs", FORWARD * self.teacher_layers * all_rows)
-        for name in (STUDENT, *(f"baseline.{baseline.type}" for baseline in self.job.baselines)):
+        for name, _ in self._arms():
             work = TRAINING * self.job.student.layers * self.job.training.epochs * rows
             self.progress.plan(name, work)
             if name in self.finished:
@@ -252,17 +257,11 @@ class Run:
         context = ArmContext(
             split=self.dataset.train,
             teacher_logits=teacher_logits,
+            vectors=self.guidance.vectors,
             compute=self.compute,
             events=self.events,
             progress=self.progress,
-            strategy=StrategyContext(
-                arm=arm.name,
-                seed=arm.seed,
-                split=self.dataset.train,
-                synthesizer=self._synthesizer,
-                score=functools.partial(self._score, network),
-                label=self._label,
-            ),
+            strategy=self.guidance.context(arm.name, arm.seed, network, teacher_logits),
             watch=self.watch,
             validate=lambda student: measure_quality(
                 predict_logits(student, validation, self.compute.device), validation.labels
@@ -276,36 +275,9 @@ class Run:
         self.steps_before += result.record["steps"]
         return result
 
-    def _score(self, student: Network, objective: Objective) -> np.ndarray:
-        """(rows,) loss of each training row under the student in evaluation mode."""
-        split = self.dataset.train
-        with self.watch.on("scoring"):
-            logits = predict_logits(student, split, self.compute.device, after_batch=lambda _: self._check_stop())
-        losses = objective(
-            torch.from_numpy(logits),
-            torch.from_numpy(self.teacher_logits["train"]),
-            torch.from_numpy(split.labels),
-            torch.ones(len(split), dtype=torch.bool),
-        )
-        return losses.numpy()
-
-    def _label(self, points: Points) -> Any:
-        self._check_stop()
-        with self.watch.on("labelling"):
-            return label_points(points, self.teacher, self.dataset.train, self.compute.device, len(self.dataset.labels))
-
-    @functools.cache  # noqa: B019 - the run lives as long as the process
-    def _synthesizer(self, neighbors: int) -> Synthesizer:
-        return Synthesizer(self._projection(), neighbors)
-
-    @functools.cache  # noqa: B019
-    def _projection(self) -> Projection:
-        if self.coordinates.value is None:
-            self.progress.enter("projection")
-            with self.watch.on("projection"):
-                self.coordinates.wait(self._check_stop, self._store)
-        assert self.coordinates.value is not None
-        return Projection(self.vectors, self.coordinates.value)
+    def _arms(self) -> list[tuple[str, MethodConfig]]:
+        """The student and the baselines, in the order of their training."""
+        return [(STUDENT, self.job.method), *((f"baseline.{method.type}", method) for method in self.job.baselines)]
 
     # -- checkpoints --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from worker.distill.config import MethodConfig
 from worker.distill.errors import InvalidJob
 from worker.distill.objectives import CrossEntropy, KnowledgeDistillation, Objective
 from worker.distill.strategies.base import DataStrategy
-from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guided import Guided, Targeting
 from worker.distill.strategies.real_rows import RealRows
 
 
@@ -37,6 +37,7 @@ class SageParameters:
     synthetic_ratio: float
     neighbors: int
     anchor_quantile: float
+    scored_rows: int
     early_stopping: bool
 
 
@@ -59,6 +60,7 @@ class OversampleParameters:
     oversample_ratio: float
     neighbors: int
     anchor_quantile: float
+    scored_rows: int
 
 
 def _kd(config: MethodConfig) -> Method:
@@ -76,7 +78,7 @@ def _sage(config: MethodConfig) -> Method:
     return _guided(
         parameters,
         extra_ratio=parameters.synthetic_ratio,
-        anchor_quantile=parameters.anchor_quantile,
+        targeting=Targeting(parameters.anchor_quantile, parameters.scored_rows),
         synthesises=True,
         early_stopping=parameters.early_stopping,
     )
@@ -84,7 +86,7 @@ def _sage(config: MethodConfig) -> Method:
 
 def _random_anchors(config: MethodConfig) -> Method:
     parameters = config.read(RandomAnchorsParameters)
-    return _guided(parameters, extra_ratio=parameters.synthetic_ratio, anchor_quantile=None, synthesises=True)
+    return _guided(parameters, extra_ratio=parameters.synthetic_ratio, targeting=None, synthesises=True)
 
 
 def _oversample(config: MethodConfig) -> Method:
@@ -92,7 +94,7 @@ def _oversample(config: MethodConfig) -> Method:
     return _guided(
         parameters,
         extra_ratio=parameters.oversample_ratio,
-        anchor_quantile=parameters.anchor_quantile,
+        targeting=Targeting(parameters.anchor_quantile, parameters.scored_rows),
         synthesises=False,
     )
 
@@ -101,7 +103,7 @@ def _guided(
     parameters: SageParameters | RandomAnchorsParameters | OversampleParameters,
     *,
     extra_ratio: float,
-    anchor_quantile: float | None,
+    targeting: Targeting | None,
     synthesises: bool,
     early_stopping: bool = False,
 ) -> Method:
@@ -112,7 +114,7 @@ def _guided(
         warmup_epochs=parameters.warmup_epochs,
         extra_ratio=extra_ratio,
         neighbors=parameters.neighbors,
-        anchor_quantile=anchor_quantile,
+        targeting=targeting,
         synthesises=synthesises,
         early_stopping=early_stopping,
         score=objective,

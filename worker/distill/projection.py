@@ -33,6 +33,7 @@ _DIMENSIONS = 2
 # From here on UMAP is fitted on a sample and the rest is placed by its nearest fitted rows.
 _FIT_ROWS_AT_MOST = 20_000
 _PLACING_NEIGHBORS = 5
+_CHUNK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,12 @@ class Projection:
 class ProjectionFit:
     """A fit under way in a child process, which dies with this one."""
 
-    def __init__(self, vectors: np.ndarray, folder: Path) -> None:
+    def __init__(self, vectors_file: Path, folder: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix=PROJECTION_FOLDER, dir=folder))
         self._errors = self._folder / "errors.txt"
-        np.save(self._folder / "vectors.npy", vectors)
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.distill.projection", str(self._folder)],
+                [sys.executable, "-m", "worker.distill.projection", str(vectors_file), str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -121,10 +121,15 @@ def _neighbors(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray,
 
 def _place(vectors: np.ndarray, fitted: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """Each row at the distance-weighted mean of its nearest fitted rows' coordinates."""
-    rows, distances = NeighborIndex(fitted).search(vectors, _PLACING_NEIGHBORS)
-    weights = 1.0 / (distances + 1e-6)
-    weights /= weights.sum(1, keepdims=True)
-    return np.einsum("rk,rkd->rd", weights, coordinates[rows]).astype(np.float32)
+    index = NeighborIndex(fitted)
+    placed = np.empty((len(vectors), _DIMENSIONS), np.float32)
+    for start in range(0, len(vectors), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        rows, distances = index.search(vectors[part], _PLACING_NEIGHBORS)
+        weights = 1.0 / (distances + 1e-6)
+        weights /= weights.sum(1, keepdims=True)
+        placed[part] = np.einsum("rk,rkd->rd", weights, coordinates[rows])
+    return placed
 
 
 def _principal_axes(vectors: np.ndarray) -> np.ndarray:
@@ -134,12 +139,12 @@ def _principal_axes(vectors: np.ndarray) -> np.ndarray:
     return np.pad(axes, ((0, 0), (0, _DIMENSIONS - axes.shape[1]))).astype(np.float32)
 
 
-def _fit_in_folder(folder: Path) -> None:
-    vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+def _fit(vectors_file: Path, folder: Path) -> None:
+    vectors = np.load(vectors_file, mmap_mode="r", allow_pickle=False)
     np.save(folder / "coordinates.npy", fit_coordinates(vectors))
 
 
 if __name__ == "__main__":
     die_with_parent()
     os.nice(10)  # the training has the cores, this what it leaves over
-    _fit_in_folder(Path(sys.argv[1]))
+    _fit(Path(sys.argv[1]), Path(sys.argv[2]))

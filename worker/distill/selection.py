@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worker.distill.index import MapIndex
+
+# Neighbours of so many rows are held at a time, whatever the number of rows.
+_CHUNK_ROWS = 65_536
+
 
 @dataclass(frozen=True)
 class Region:
@@ -16,9 +21,20 @@ class Region:
         return generator.choice(self.rows, size=count, p=self.probabilities)
 
 
-def smooth(losses: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """(rows,) the mean of each row's loss and its neighbours' (rows, k): a region, not an outlier."""
-    return (losses + losses[neighbors].sum(1)) / (1 + neighbors.shape[1])
+def smooth(losses: np.ndarray, scored: np.ndarray, coordinates: np.ndarray, neighbors: int) -> np.ndarray:
+    """(rows,) the mean loss around each row of the map: a region, not an outlier.
+
+    `losses` (scored,) are those of the rows `scored`; a row gets the mean over the `neighbors` + 1 of them that are
+    nearest to it by `coordinates` (rows, 2), itself among them where it was scored.
+    """
+    index = MapIndex(coordinates[scored])
+    count = min(neighbors + 1, len(scored))
+    smoothed = np.empty(len(coordinates), np.float32)
+    for start in range(0, len(coordinates), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        nearest, _ = index.search(coordinates[part], count)
+        smoothed[part] = losses[nearest].mean(1)
+    return smoothed
 
 
 def high_loss_region(smoothed: np.ndarray, quantile: float) -> Region:

@@ -1,21 +1,25 @@
 """New points for the student: between neighbours on the map, inverted to input vectors, filtered.
 
 SAGE as methods.md section 1.4 has it: interpolation, `knn` inversion (a Gaussian-weighted mean of the
-nearest real vectors on the map) and the `shift` lift. A point is stored as an anchor row and one vector.
+nearest real vectors on the map) and the `shift` lift. A point is kept as the rows and weights of that mean
+and an anchor row: a tenth of the room of its vector, which is computed when it is asked for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from worker.distill.index import NeighborIndex
+from worker.distill.batches import weighted_means
+from worker.distill.index import MapIndex
 from worker.distill.projection import Projection
 from worker.distill.selection import Region
 
 _KEEP_DISTANCE_QUANTILE = 0.99
+# What is typical of the rows is measured on so many of them at most.
+_MEASURED_ROWS_AT_MOST = 20_000
 # A draw that fails the filter is replaced by drawing again, this often at most.
 _ATTEMPTS = 5
-# Gathering neighbours' vectors takes points x k x width floats: bounded, whatever the number of points.
+# Vectors of points and of their neighbours are held for so many at a time, whatever the number of points.
 _CHUNK_POINTS = 4_096
 
 
@@ -24,9 +28,14 @@ class Points:
     """Synthetic points before the teacher has seen them."""
 
     anchors: np.ndarray  # (points,) int64: the real row that lends its tokens
-    shifts: np.ndarray  # (points, width) float32: the point less the anchor's vector
+    sources: np.ndarray  # (points, k) int32: the real rows whose vectors are averaged
+    weights: np.ndarray  # (points, k) float32: of that average, sum 1
     coordinates: np.ndarray  # (points, 2) float32: where on the map
     drawn: np.ndarray  # (points, 2) int64: the drawn row and the neighbour it was interpolated towards
+    distances: np.ndarray  # (points,) float32: to the anchor, in input space
+
+    def __len__(self) -> int:
+        return len(self.anchors)
 
 
 class Synthesizer:
@@ -34,71 +43,68 @@ class Synthesizer:
 
     def __init__(self, projection: Projection, neighbors: int) -> None:
         self.projection = projection
-        self._index = NeighborIndex(projection.coordinates)
-        self.neighbors, distances = self._index.neighbors_of_each(min(neighbors, len(projection.vectors) - 1))
+        self._index = MapIndex(projection.coordinates)
+        rows = len(projection.vectors)
+        self.neighbors = min(neighbors, rows - 1)
+        measured = np.unique(np.linspace(0, rows - 1, min(rows, _MEASURED_ROWS_AT_MOST)).astype(int))
+        nearby, distances = self._index.neighbors_of(measured, self.neighbors)
         # Twins lie at distance zero; a bandwidth of zero would divide by it.
         self.bandwidth = max(float(np.median(distances)), 1e-6)
-        self._keep_distance = self._typical_distance()
+        # How far a real row is from the nearest other one, in input space, for 99 rows of 100; the nearest is looked
+        # for among the neighbours on the map, as for a synthetic point.
+        gaps = _distances(projection.vectors[measured], projection.vectors, nearby).min(1)
+        self.keep_distance = float(np.quantile(gaps, _KEEP_DISTANCE_QUANTILE))
 
     def draw(self, region: Region, count: int, generator: np.random.Generator) -> Points:
         """`count` points, or fewer where the filter refuses most of what the region offers."""
         kept: list[Points] = []
         missing = count
         for _ in range(_ATTEMPTS):
+            points = self._interpolate(region, missing, generator)
+            kept.append(points)
+            missing -= len(points)
             if missing <= 0:
                 break
-            points = self._filter(self._interpolate(region, missing, generator))
-            kept.append(points)
-            missing -= len(points.anchors)
-        return _concatenate(kept, self.projection)
+        return _concatenate(kept)
 
     def _interpolate(self, region: Region, count: int, generator: np.random.Generator) -> Points:
+        """`count` points less those that lie too far from any real row."""
         starts = region.draw(count, generator)
-        columns = generator.integers(self.neighbors.shape[1], size=count)
-        ends = self.neighbors[starts, columns]
-        share = generator.random((count, 1)).astype(np.float32)
-        coordinates = self.projection.coordinates
-        on_map = coordinates[starts] + share * (coordinates[ends] - coordinates[starts])
-        vectors, candidates = self.invert(on_map)
-        anchors = self._nearest(vectors, np.column_stack([starts, ends, candidates]))
-        return Points(
-            anchors=anchors,
-            shifts=vectors - self.projection.vectors[anchors],
+        columns = generator.integers(self.neighbors, size=count)
+        shares = generator.random((count, 1)).astype(np.float32)
+        pieces = []
+        for start in range(0, max(count, 1), _CHUNK_POINTS):
+            part = slice(start, start + _CHUNK_POINTS)
+            nearby, _ = self._index.neighbors_of(starts[part], self.neighbors)
+            ends = nearby[np.arange(len(nearby)), columns[part]]
+            pieces.append(self._between(starts[part], ends, shares[part]))
+        return _concatenate(pieces)
+
+    def _between(self, starts: np.ndarray, ends: np.ndarray, shares: np.ndarray) -> Points:
+        coordinates, vectors = self.projection.coordinates, self.projection.vectors
+        on_map = coordinates[starts] + shares * (coordinates[ends] - coordinates[starts])
+        sources, weights = self.invert(on_map)
+        candidates = np.column_stack([starts, ends, sources])
+        gaps = _distances(weighted_means(vectors, sources, weights), vectors, candidates)
+        nearest = gaps.argmin(1)
+        each = np.arange(len(candidates))
+        points = Points(
+            anchors=candidates[each, nearest],
+            sources=sources.astype(np.int32),
+            weights=weights,
             coordinates=on_map,
             drawn=np.column_stack([starts, ends]),
+            distances=gaps[each, nearest],
         )
+        return _take(points, points.distances <= self.keep_distance)  # what is not finite is not at most it
 
     def invert(self, on_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(points, width) input vectors of `on_map` (points, 2), and the real rows (points, k) they are made of."""
-        rows, distances = self._index.search(on_map, self.neighbors.shape[1])
+        """(points, k) the real rows whose mean is at `on_map` (points, 2), and their weights in it, float32."""
+        rows, distances = self._index.search(on_map, self.neighbors)
         # Less the nearest distance: the same weights, and no underflow to all zeros far from the data.
         exponents = -(distances**2 - distances[:, :1] ** 2) / (2 * self.bandwidth**2)
         weights = np.exp(exponents)
-        weights /= weights.sum(1, keepdims=True)
-        vectors = np.empty((len(rows), self.projection.vectors.shape[1]), np.float32)
-        for start in range(0, len(rows), _CHUNK_POINTS):
-            part = slice(start, start + _CHUNK_POINTS)
-            vectors[part] = np.einsum("pk,pkd->pd", weights[part], self.projection.vectors[rows[part]])
-        return vectors, rows
-
-    def _nearest(self, vectors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """(points,) of each point's candidates (points, c) the one nearest in input space."""
-        nearest = _distances(vectors, self.projection.vectors, candidates).argmin(1)
-        return candidates[np.arange(len(candidates)), nearest]
-
-    def _filter(self, points: Points) -> Points:
-        keep = np.isfinite(points.shifts).all(1)
-        keep &= np.linalg.norm(points.shifts, axis=1) <= self._keep_distance
-        return Points(points.anchors[keep], points.shifts[keep], points.coordinates[keep], points.drawn[keep])
-
-    def _typical_distance(self) -> float:
-        """How far a real row is from the nearest other one, in input space, for 99 rows of 100.
-
-        The nearest is looked for among the neighbours on the map, as for a synthetic point.
-        """
-        vectors = self.projection.vectors
-        gaps = _distances(vectors, vectors, self.neighbors).min(1)
-        return float(np.quantile(gaps, _KEEP_DISTANCE_QUANTILE))
+        return rows, weights / weights.sum(1, keepdims=True)
 
 
 def _distances(points: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -110,14 +116,9 @@ def _distances(points: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.
     return distances
 
 
-def _concatenate(parts: list[Points], projection: Projection) -> Points:
-    if not parts:
-        width = projection.vectors.shape[1]
-        empty = np.empty(0, np.int64)
-        return Points(empty, np.empty((0, width), np.float32), np.empty((0, 2), np.float32), np.empty((0, 2), np.int64))
-    return Points(
-        np.concatenate([part.anchors for part in parts]),
-        np.concatenate([part.shifts for part in parts]),
-        np.concatenate([part.coordinates for part in parts]),
-        np.concatenate([part.drawn for part in parts]),
-    )
+def _take(points: Points, which: np.ndarray) -> Points:
+    return Points(*(getattr(points, field.name)[which] for field in fields(Points)))
+
+
+def _concatenate(parts: list[Points]) -> Points:
+    return Points(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Points)))

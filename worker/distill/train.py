@@ -65,6 +65,7 @@ class ArmContext:
 
     split: Split
     teacher_logits: np.ndarray | None  # (rows, classes) of the training split
+    vectors: np.ndarray | None  # (rows, width) pooled, of the training split, where a strategy may synthesise
     compute: Compute
     events: EventLog
     progress: Progress
@@ -187,6 +188,7 @@ class ArmTraining:
             context.compute.device,
             teacher_logits=context.teacher_logits,
             synthetic=plan.synthetic,
+            vectors=context.vectors,
         )
         logits = self.network.training_logits(
             batch, seeds.derive(self.arm.seed, self.arm.name, "dropout", position.step)

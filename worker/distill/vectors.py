@@ -5,6 +5,8 @@ positions, segments, LayerNorm and dropout are applied inside the model as for t
 Source: SAGE as methods.md section 1.2 and 1.3 (`shift` lift) have it; the paper's constants are not public.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,14 +54,23 @@ def forward_ids(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **_segments(model, batch)).logits
 
 
-def pooled_vectors(split: Split, table: torch.Tensor, compute: Compute, batch_size: int = 512) -> np.ndarray:
-    """(rows, width) float32: the mean input vector over all tokens of each row, special ones included."""
-    pooled = np.empty((len(split), table.shape[1]), np.float32)
-    for rows in in_length_order(split, batch_size):
+def write_pooled_vectors(
+    split: Split, table: torch.Tensor, compute: Compute, file: Path, batch_size: int = 512
+) -> np.ndarray:
+    """(rows, width) float32: the mean input vector over all tokens of each row, special ones included.
+
+    They lie in `file` (.npy) and are mapped from there, so that memory holds of them what there is room for.
+    """
+    shape = (len(split), table.shape[1])
+    pooled = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    with file.open("r+b") as opened:  # a full disk is an error here; met while writing to the map it would be a signal
+        os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    for rows in in_length_order(split.lengths, batch_size):
         batch = collate(rows, split, compute.device)
         vectors = embed(batch, table) * batch.mask[:, :, None]
         pooled[rows] = (vectors.sum(1) / batch.mask.sum(1)[:, None]).cpu().numpy()
-    return pooled
+    pooled.flush()
+    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 @torch.inference_mode()

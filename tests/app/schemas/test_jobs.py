@@ -26,6 +26,7 @@ class TestSpec:
                 "synthetic_ratio": 0.5,
                 "neighbors": 10,
                 "anchor_quantile": 0.2,
+                "scored_rows": 2_048,
                 "early_stopping": True,
             },
             "training": {
@@ -57,6 +58,7 @@ class TestSpec:
                     "oversample_ratio": 0.5,
                     "neighbors": 10,
                     "anchor_quantile": 0.2,
+                    "scored_rows": 2_048,
                 }
             ],
         }
@@ -69,6 +71,25 @@ class TestSpec:
 
     def test_makes_whole_numbers_of_epochs_the_same_as_decimal_ones(self) -> None:
         assert job(training={"epochs": 4}).spec() == job(training={"epochs": 4.0}).spec()
+
+
+class TestMeaning:
+    def test_leaves_out_later_fields_that_say_nothing(self) -> None:
+        """Harm: a request sent again after an upgrade makes a second job."""
+        meaning = job(method={"type": "sage"}).meaning()
+        assert not {"priority", "time_limit_seconds"} & set(meaning)
+        assert meaning["student"] == {"layers": 3, "hidden_size": "same", "init": "teacher_layers"}
+        assert "scored_rows" not in meaning["method"]
+        assert meaning["method"]["anchor_quantile"] == 0.2
+
+    def test_holds_later_fields_that_say_something(self) -> None:
+        posted = job(
+            priority=1, student={"layers": 3, "word_vectors": "frozen"}, method={"scored_rows": 500, "type": "sage"}
+        )
+        meaning = posted.meaning()
+        assert meaning["priority"] == 1
+        assert meaning["student"]["word_vectors"] == "frozen"
+        assert meaning["method"]["scored_rows"] == 500
 
 
 class TestWarmup:

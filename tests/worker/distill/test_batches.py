@@ -60,13 +60,18 @@ class TestCollate:
         split = tiny_split(tmp_path)
         teacher_logits = np.random.default_rng(0).normal(size=(len(split), 3)).astype(np.float32)
         before = teacher_logits.copy()
-        synthetic = SyntheticRows(np.array([4, 9]), np.ones((2, 32), np.float32), np.full((2, 3), 7.0, np.float32))
+        vectors = np.repeat(np.arange(len(split), dtype=np.float32)[:, None], 2, 1)
+        sources = np.array([[1, 2], [20, 30]], np.int32)
+        weights = np.array([[0.5, 0.5], [0.75, 0.25]], np.float32)
+        synthetic = SyntheticRows(np.array([4, 9]), sources, weights, np.full((2, 3), 7.0, np.float32))
         rows = np.array([4, len(split) + 1, 9])
-        batch = collate(rows, split, torch.device("cpu"), teacher_logits=teacher_logits, synthetic=synthetic)
+        batch = collate(
+            rows, split, torch.device("cpu"), teacher_logits=teacher_logits, synthetic=synthetic, vectors=vectors
+        )
         assert torch.equal(batch.ids[1], batch.ids[2])
         assert batch.has_label.tolist() == [True, False, True]
         assert batch.shifts is not None
-        assert batch.shifts.sum(1).tolist() == [0.0, 32.0, 0.0]
+        assert batch.shifts.tolist() == [[0.0, 0.0], [13.5, 13.5], [0.0, 0.0]]
         assert batch.teacher_logits is not None
         np.testing.assert_array_equal(batch.teacher_logits[1], [7.0, 7.0, 7.0])
         np.testing.assert_array_equal(batch.teacher_logits[0], teacher_logits[4])
@@ -74,6 +79,6 @@ class TestCollate:
 
     def test_passes_without_gradient_see_every_row_longest_first(self, tmp_path: Path) -> None:
         split = tiny_split(tmp_path)
-        order = np.concatenate(list(in_length_order(split, 32)))
+        order = np.concatenate(list(in_length_order(split.lengths, 32)))
         assert sorted(order) == list(range(len(split)))
         assert (np.diff(split.lengths[order]) <= 0).all()

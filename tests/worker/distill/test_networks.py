@@ -39,10 +39,11 @@ def both_forms(model: torch.nn.Module, compute: Compute) -> tuple[PlainNetwork, 
 def mixed_batch(dataset: Dataset, width: int) -> Batch:
     """Real and synthetic rows of unlike length."""
     generator = np.random.default_rng(3)
-    shifts = generator.normal(size=(9, width)).astype(np.float32)
-    synthetic = SyntheticRows(np.arange(20, 29), shifts, np.zeros((9, 3), np.float32))
+    vectors = generator.normal(size=(len(dataset.train), width)).astype(np.float32)
+    sources = generator.integers(len(dataset.train), size=(9, 1), dtype=np.int32)
+    synthetic = SyntheticRows(np.arange(20, 29), sources, np.ones((9, 1), np.float32), np.zeros((9, 3), np.float32))
     rows = np.concatenate([np.arange(14), len(dataset.train) + np.arange(9)])
-    batch = collate(rows, dataset.train, torch.device("cpu"), synthetic=synthetic)
+    batch = collate(rows, dataset.train, torch.device("cpu"), synthetic=synthetic, vectors=vectors)
     assert batch.mask.sum(1).unique().numel() > 1, "rows of one length would not test padding"
     assert int(batch.mask.sum()) % 32, "without filled up tokens their part is not tested"
     return batch

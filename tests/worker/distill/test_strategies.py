@@ -40,11 +40,12 @@ def context() -> StrategyContext:
         labels=np.zeros(ROWS, np.int64),
     )
 
-    def score(_objective: Objective) -> np.ndarray:
-        return losses
+    def score(_objective: Objective, rows: np.ndarray) -> np.ndarray:
+        return losses[rows]
 
     def label(points: Points) -> SyntheticRows:
-        return SyntheticRows(points.anchors, points.shifts, np.zeros((len(points.anchors), 3), np.float32))
+        logits = np.zeros((len(points), 3), np.float32)
+        return SyntheticRows(points.anchors, points.sources, points.weights, logits)
 
     return StrategyContext(
         arm="student",
@@ -88,7 +89,7 @@ class TestSage:
     def test_the_same_round_of_the_same_seed_is_the_same(self) -> None:
         first, second = (strategy_of("sage").plan_round(1, 90, 0, context()) for _ in range(2))
         np.testing.assert_array_equal(first.rows, second.rows)
-        np.testing.assert_array_equal(first.synthetic.shifts, second.synthetic.shifts)
+        np.testing.assert_array_equal(first.synthetic.weights, second.synthetic.weights)
 
     def test_stops_after_two_rounds_in_which_the_loss_did_not_shrink(self) -> None:
         sage, surroundings = strategy_of("sage", early_stopping=True), context()

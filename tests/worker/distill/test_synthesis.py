@@ -1,8 +1,9 @@
 import numpy as np
 
+from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.projection import Projection, fit_coordinates
 from worker.distill.selection import uniform_region
-from worker.distill.synthesis import Synthesizer
+from worker.distill.synthesis import Points, Synthesizer
 
 
 def projection(rows: int = 200, width: int = 16) -> Projection:
@@ -12,6 +13,15 @@ def projection(rows: int = 200, width: int = 16) -> Projection:
     lift = generator.normal(size=(4, width)).astype(np.float32)
     curved = np.column_stack([coordinates, np.sin(2 * coordinates)])
     return Projection((curved @ lift).astype(np.float32), coordinates)
+
+
+def shifts(synthesizer: Synthesizer, points: Points) -> np.ndarray:
+    rows = SyntheticRows(points.anchors, points.sources, points.weights, np.zeros((len(points), 1), np.float32))
+    return rows.shifts(np.arange(len(points)), synthesizer.projection.vectors)
+
+
+def inverted(synthesizer: Synthesizer, on_map: np.ndarray) -> np.ndarray:
+    return weighted_means(synthesizer.projection.vectors, *synthesizer.invert(on_map))
 
 
 def draw(seed: int, count: int = 300):  # type: ignore[no-untyped-def]
@@ -24,8 +34,11 @@ class TestDraw:
     def test_each_point_lies_between_its_row_and_one_of_the_rows_neighbours(self) -> None:
         synthesizer, points = draw(seed=1)
         starts, ends = points.drawn.T
-        assert all(end in synthesizer.neighbors[start] for start, end in points.drawn)
         coordinates = synthesizer.projection.coordinates
+        table = np.linalg.norm(coordinates[None] - coordinates[:, None], axis=2)
+        np.fill_diagonal(table, np.inf)
+        nearest = np.argsort(table, 1)[:, :8]
+        assert all(end in nearest[start] for start, end in points.drawn)
         along = coordinates[ends] - coordinates[starts]
         offset = points.coordinates - coordinates[starts]
         cross = along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0]
@@ -38,19 +51,30 @@ class TestDraw:
         _, first = draw(seed=1)
         _, second = draw(seed=1)
         _, other = draw(seed=2)
-        np.testing.assert_array_equal(first.shifts, second.shifts)
-        np.testing.assert_array_equal(first.anchors, second.anchors)
-        assert not np.array_equal(first.shifts, other.shifts)
+        for name in ("anchors", "sources", "weights", "coordinates", "drawn", "distances"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+        assert not np.array_equal(first.weights, other.weights)
 
     def test_gives_as_many_points_as_asked(self) -> None:
         _, points = draw(seed=1, count=123)
-        assert len(points.anchors) == 123
+        assert len(points) == 123
+
+    def test_gives_as_many_where_they_are_more_than_it_holds_at_a_time(self) -> None:
+        synthesizer, points = draw(seed=1, count=9_000)
+        assert len(points) == 9_000
+        np.testing.assert_allclose(np.linalg.norm(shifts(synthesizer, points), axis=1), points.distances, atol=1e-5)
+
+    def test_none_where_none_are_asked_for(self) -> None:
+        _, points = draw(seed=1, count=0)
+        assert len(points) == 0
+        assert points.sources.shape == (0, 8)
 
     def test_a_point_is_near_the_row_that_lends_its_tokens(self) -> None:
         synthesizer, points = draw(seed=1)
-        vectors = synthesizer.projection.vectors[points.anchors] + points.shifts
+        own = np.linalg.norm(shifts(synthesizer, points), axis=1)
+        np.testing.assert_allclose(own, points.distances, atol=1e-5)
+        vectors = weighted_means(synthesizer.projection.vectors, points.sources, points.weights)
         to_all = np.linalg.norm(synthesizer.projection.vectors[None] - vectors[:, None], axis=2)
-        own = np.linalg.norm(points.shifts, axis=1)
         assert (own <= to_all.min(1) + 1e-5).mean() > 0.9
 
     def test_points_far_from_any_real_row_are_refused(self) -> None:
@@ -60,26 +84,26 @@ class TestDraw:
         torn[:1] *= 1_000  # a row that has neighbours on the map and nowhere near in input space
         synthesizer = Synthesizer(Projection(torn, flat.coordinates), neighbors=8)
         points = synthesizer.draw(uniform_region(200), 300, np.random.default_rng(0))
-        assert np.linalg.norm(points.shifts, axis=1).max() <= synthesizer._keep_distance
-        assert synthesizer._keep_distance < 1_000
+        assert np.linalg.norm(shifts(synthesizer, points), axis=1).max() <= synthesizer.keep_distance + 1e-5
+        assert synthesizer.keep_distance < 1_000
 
 
 class TestInvert:
     def test_a_point_on_a_real_row_comes_back_close_to_its_vector(self) -> None:
         synthesizer = Synthesizer(projection(), neighbors=8)
-        vectors, _ = synthesizer.invert(synthesizer.projection.coordinates)
+        vectors = inverted(synthesizer, synthesizer.projection.coordinates)
         error = np.linalg.norm(vectors - synthesizer.projection.vectors, axis=1)
         spread = np.linalg.norm(synthesizer.projection.vectors, axis=1).mean()
         assert np.median(error) < 0.1 * spread
 
     def test_a_point_far_from_the_data_is_finite(self) -> None:
         synthesizer = Synthesizer(projection(), neighbors=8)
-        vectors, _ = synthesizer.invert(np.array([[1e6, 1e6]], np.float32))
+        vectors = inverted(synthesizer, np.array([[1e6, 1e6]], np.float32))
         assert np.isfinite(vectors).all()
 
     def test_twins_do_not_divide_by_zero(self) -> None:
         twins = Projection(np.ones((20, 4), np.float32), np.zeros((20, 2), np.float32))
-        vectors, _ = Synthesizer(twins, neighbors=5).invert(np.zeros((1, 2), np.float32))
+        vectors = inverted(Synthesizer(twins, neighbors=5), np.zeros((1, 2), np.float32))
         np.testing.assert_allclose(vectors, 1.0)
 
 

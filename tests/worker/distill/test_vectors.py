@@ -12,7 +12,7 @@ from worker.distill.device import Compute, choose_compute
 from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import word_table
 from worker.distill.teacher import load_teacher, load_tokenizer
-from worker.distill.vectors import check_vector_interface, embed, forward_ids, forward_vectors, pooled_vectors
+from worker.distill.vectors import check_vector_interface, embed, forward_ids, forward_vectors, write_pooled_vectors
 
 
 def load(tmp_path: Path, family: str, has_pairs: bool) -> tuple[torch.nn.Module, Dataset, Compute]:
@@ -43,13 +43,14 @@ class TestVectorInterface:
         """Harm: a point that the teacher labels elsewhere than where it was drawn."""
         model, dataset, compute = load(tmp_path, family, has_pairs)
         split, table = dataset.train, word_table(model)
-        pooled = pooled_vectors(split, table, compute)
+        pooled = write_pooled_vectors(split, table, compute, tmp_path / "vectors.npy")
         generator = np.random.default_rng(0)
-        anchors = generator.integers(len(split), size=30)
-        points = generator.normal(size=(30, pooled.shape[1])).astype(np.float32)
-        synthetic = SyntheticRows(anchors, points - pooled[anchors], np.zeros((30, 3), np.float32))
+        anchors, *sources = generator.integers(len(split), size=(4, 30))
+        weights = generator.dirichlet(np.ones(3), size=30).astype(np.float32)
+        points = sum(weights[:, [k]] * pooled[sources[k]] for k in range(3))
+        synthetic = SyntheticRows(anchors, np.column_stack(sources), weights, np.zeros((30, 3), np.float32))
         rows = len(split) + np.arange(30)
-        batch = collate(rows, split, compute.device, synthetic=synthetic)
+        batch = collate(rows, split, compute.device, synthetic=synthetic, vectors=pooled)
         lifted = embed(batch, table) * batch.mask[:, :, None]
         means = (lifted.sum(1) / batch.mask.sum(1)[:, None]).detach().numpy()
         np.testing.assert_allclose(means, points, atol=1e-5)
@@ -57,8 +58,11 @@ class TestVectorInterface:
     def test_special_tokens_and_padding_are_not_moved(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         split, table = dataset.train, word_table(model)
-        synthetic = SyntheticRows(np.arange(8), np.ones((8, table.shape[1]), np.float32), np.zeros((8, 3), np.float32))
-        moved = collate(len(split) + np.arange(8), split, compute.device, synthetic=synthetic)
+        vectors = np.zeros((len(split), table.shape[1]), np.float32)
+        vectors[10] = 1.0
+        sources, weights = np.full((8, 1), 10, np.int32), np.ones((8, 1), np.float32)
+        synthetic = SyntheticRows(np.arange(8), sources, weights, np.zeros((8, 3), np.float32))
+        moved = collate(len(split) + np.arange(8), split, compute.device, synthetic=synthetic, vectors=vectors)
         still = collate(np.arange(8), split, compute.device)
         difference = (embed(moved, table) - embed(still, table)).abs().sum(2) > 0
         assert torch.equal(difference, ~still.is_special)

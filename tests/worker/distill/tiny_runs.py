@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "synthetic_ratio": 0.5,
         "neighbors": 5,
         "anchor_quantile": 0.2,
+        "scored_rows": 100,
         "early_stopping": False,
     },
     "kd": {"type": "kd", "temperature": 2.0, "alpha": 0.9},
@@ -53,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "oversample_ratio": 0.5,
         "neighbors": 5,
         "anchor_quantile": 0.2,
+        "scored_rows": 100,
     },
 }
 TUNING = {

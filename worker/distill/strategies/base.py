@@ -30,7 +30,7 @@ class StrategyContext:
     seed: int
     split: Split
     synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
-    score: Callable[[Objective], np.ndarray]  # (rows,) loss of each training row under the student as it is now
+    score: Callable[[Objective, np.ndarray], np.ndarray]  # (rows,) loss of these rows under the student as it is now
     label: Callable[[Points], SyntheticRows]  # the teacher's logits for points; drops what is not finite
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from worker.distill import seed as seeds
-from worker.distill.batches import SyntheticRows
 from worker.distill.objectives import Objective
 from worker.distill.selection import Region, high_loss_region, loss_mass, smooth, uniform_region
 from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
@@ -24,13 +23,21 @@ _IDLE_ROUNDS_AT_MOST = 1
 _ROUNDS_WITHOUT_GAIN_AT_MOST = 1
 
 
+@dataclass(frozen=True)
+class Targeting:
+    """Which rows a round is led by."""
+
+    quantile: float  # the share of rows of highest loss
+    scored_rows: int  # how many rows' losses are looked at; they stand for those around them
+
+
 @dataclass
 class Guided:
     rounds: int
     warmup_epochs: float
     extra_ratio: float  # added rows per real row of a round; at 0 this is RealRows, bit for bit
     neighbors: int
-    anchor_quantile: float | None  # the share of rows of highest loss; None: anywhere
+    targeting: Targeting | None  # None: anywhere
     synthesises: bool  # points between rows, or the rows themselves
     early_stopping: bool
     # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
@@ -54,20 +61,26 @@ class Guided:
     ) -> RoundPlan | None:
         if self.extra_ratio == 0 or (number == 0 and round(self.warmup_epochs * len(context.split)) > 0):
             return self.real_rows.plan_round(number, size, rounds_without_gain, context)
-        region = self._region(context)
+        region = self._region(number, context)
         if self.early_stopping and self._is_exhausted(rounds_without_gain):
             return None
         generator = seeds.generator(context.seed, context.arm, "synthesis", number)
         wanted = round(size * self.extra_ratio / (1 + self.extra_ratio))
+        synthetic, facts = None, {"region_rows": float(len(region.rows))}
+        if self.targeting is not None:
+            facts["high_loss_mass"] = self.masses[-1]
         if self.synthesises:
-            synthetic = context.label(context.synthesizer(self.neighbors).draw(region, wanted, generator))
+            points = context.synthesizer(self.neighbors).draw(region, wanted, generator)
+            if len(points):
+                facts["mean_shift"] = float(points.distances.mean())
+            synthetic = context.label(points)
             extra = len(context.split) + np.arange(len(synthetic))
         else:
-            synthetic = None
             extra = region.draw(wanted, generator)
+        facts["extra_rows"] = float(len(extra))
         # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
         rows = np.concatenate([self.real_rows.take(size - len(extra), context), extra])
-        return RoundPlan(rows, synthetic, self._facts(region, extra, synthetic))
+        return RoundPlan(rows, synthetic, facts)
 
     def state_dict(self) -> dict[str, Any]:
         return {"masses": self.masses, "real_rows": self.real_rows.state_dict()}
@@ -76,11 +89,15 @@ class Guided:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
 
-    def _region(self, context: StrategyContext) -> Region:
-        if self.anchor_quantile is None:
-            return uniform_region(len(context.split))
-        smoothed = smooth(context.score(self.score), context.synthesizer(self.neighbors).neighbors)
-        region = high_loss_region(smoothed, self.anchor_quantile)
+    def _region(self, number: int, context: StrategyContext) -> Region:
+        rows = len(context.split)
+        if self.targeting is None:
+            return uniform_region(rows)
+        generator = seeds.generator(context.seed, context.arm, "scored", number)
+        scored = np.sort(generator.permutation(rows)[: self.targeting.scored_rows])
+        losses = context.score(self.score, scored)
+        smoothed = smooth(losses, scored, context.synthesizer(self.neighbors).projection.coordinates, self.neighbors)
+        region = high_loss_region(smoothed, self.targeting.quantile)
         self.masses.append(loss_mass(smoothed, region))
         return region
 
@@ -89,11 +106,3 @@ class Guided:
         shrinks = [1 - after / max(before, 1e-12) for before, after in itertools.pairwise(recent)]
         is_idle = len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
         return is_idle or rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST
-
-    def _facts(self, region: Region, extra: np.ndarray, synthetic: SyntheticRows | None) -> dict[str, float]:
-        facts = {"region_rows": float(len(region.rows)), "extra_rows": float(len(extra))}
-        if self.anchor_quantile is not None:
-            facts["high_loss_mass"] = self.masses[-1]
-        if synthetic is not None and len(synthetic):
-            facts["mean_shift"] = float(np.linalg.norm(synthetic.shifts, axis=1).mean())
-        return facts

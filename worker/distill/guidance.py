@@ -1,0 +1,98 @@
+"""What a strategy may ask of a run: losses of rows, the map and points drawn on it, the teacher's word on them."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worker.distill.batches import SyntheticRows
+from worker.distill.coordinates import Coordinates
+from worker.distill.data import Split
+from worker.distill.device import Compute
+from worker.distill.evaluate import predict_logits
+from worker.distill.labelling import label_points
+from worker.distill.networks import Network
+from worker.distill.objectives import Objective
+from worker.distill.progress import Progress
+from worker.distill.projection import Projection
+from worker.distill.stopwatch import Stopwatch
+from worker.distill.strategies.base import StrategyContext
+from worker.distill.synthesis import Points, Synthesizer
+from worker.distill.vectors import write_pooled_vectors
+
+_VECTORS_FILE = "vectors.npy"
+
+
+@dataclass
+class Guidance:
+    """The parts of one run that guided strategies need. The map is laid in the vectors that the teacher came with,
+    and so are the points: neither depends on its tuning."""
+
+    split: Split  # the training rows
+    teacher: Network
+    classes: int
+    coordinates: Coordinates
+    compute: Compute
+    watch: Stopwatch
+    progress: Progress
+    check_stop: Callable[[], None]
+    vectors: np.ndarray | None = field(default=None, init=False)  # (rows, width) pooled, once begun
+    _synthesizers: dict[int, Synthesizer] = field(default_factory=dict, init=False)
+
+    def begin(self, table: torch.Tensor, folder: Path) -> None:
+        """Pool the rows' vectors and lay the map beside what comes next; `folder` is the run's."""
+        with self.watch.on("projection"):
+            file = folder / _VECTORS_FILE
+            self.vectors = write_pooled_vectors(self.split, table, self.compute, file)
+            self.coordinates.start(file)
+
+    def context(self, arm: str, seed: int, student: Network, teacher_logits: np.ndarray | None) -> StrategyContext:
+        """What the arm's strategy gets; `teacher_logits` (rows, classes) are those of the training rows."""
+        return StrategyContext(
+            arm=arm,
+            seed=seed,
+            split=self.split,
+            synthesizer=self._synthesizer,
+            score=functools.partial(self._score, student, teacher_logits),
+            label=self._label,
+        )
+
+    def _synthesizer(self, neighbors: int) -> Synthesizer:
+        if neighbors not in self._synthesizers:
+            assert self.vectors is not None, "begin() comes before it"
+            projection = Projection(self.vectors, self._map())
+            self._synthesizers[neighbors] = Synthesizer(projection, neighbors)
+        return self._synthesizers[neighbors]
+
+    def _map(self) -> np.ndarray:
+        if self.coordinates.value is None:
+            self.progress.enter("projection")
+            with self.watch.on("projection"):
+                self.coordinates.wait(self.check_stop)
+        assert self.coordinates.value is not None
+        return self.coordinates.value
+
+    def _score(
+        self, student: Network, teacher_logits: np.ndarray | None, objective: Objective, rows: np.ndarray
+    ) -> np.ndarray:
+        """(rows,) loss of each of these training rows under the student in evaluation mode."""
+        with self.watch.on("scoring"):
+            logits = predict_logits(
+                student, self.split, self.compute.device, rows=rows, after_batch=lambda _: self.check_stop()
+            )
+            losses = objective(
+                torch.from_numpy(logits),
+                None if teacher_logits is None else torch.from_numpy(teacher_logits[rows]),
+                torch.from_numpy(self.split.labels[rows]),
+                torch.ones(len(rows), dtype=torch.bool),
+            )
+        return losses.numpy()
+
+    def _label(self, points: Points) -> SyntheticRows:
+        self.check_stop()
+        assert self.vectors is not None, "begin() comes before it"
+        with self.watch.on("labelling"):
+            return label_points(points, self.teacher, self.split, self.vectors, self.compute.device, self.classes)
