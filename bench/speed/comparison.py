@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import engine, machine
+from bench.datasets import Dataset, count_tokens
+from bench.flops import TokenCounts, training_flops
+from bench.hyperparameters import Hyperparameters
+from bench.models import Models
+from bench.process import Measured
 from bench.report import CHECKOUT
-from bench.speed import engine, machine, peer
-from bench.speed.datasets import Dataset, count_tokens
+from bench.results import Cell, Results, cell_key
+from bench.speed import peer
 from bench.speed.environments import has_peer_python, package_versions, peer_python
-from bench.speed.flops import TokenCounts, training_flops
-from bench.speed.models import Models
-from bench.speed.plan import STILLHOUSE, Hyperparameters, System
-from bench.speed.process import Measured
-from bench.speed.results import Cell, Results, cell_key
+from bench.speed.plan import STILLHOUSE, System
 
 
 @dataclass
@@ -37,8 +39,8 @@ class Comparison:
         self.tokens = count_tokens(self.dataset, self.models.teacher)
 
     @property
-    def results(self) -> Results:
-        return Results(self.cache / "results")
+    def results(self) -> Results[Cell]:
+        return Results(self.cache / "results", Cell)
 
     @property
     def steps(self) -> int:
@@ -132,7 +134,7 @@ class Comparison:
                 "precision": self.precision,
                 "seed": seed,
             },
-            loss={"temperature": hyper.temperature, "alpha": hyper.alpha},
+            method={"type": "kd", "temperature": hyper.temperature, "alpha": hyper.alpha},
             tuning=None,
             threads=self.threads,
         )

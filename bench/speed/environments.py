@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bench.report import CHECKOUT
-from bench.speed.results import cell_key
+from bench.results import cell_key
 
 PEERS = Path(__file__).parent / "peers"
 _CONSTRAINTS = CHECKOUT / "constraints.txt"

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.process import Measured, run_measured
+from bench.results import hash_files
 from bench.speed.environments import PEERS
 from bench.speed.plan import System
-from bench.speed.process import Measured, run_measured
-from bench.speed.results import hash_files
 
 
 def program(system: System) -> Path:

@@ -7,10 +7,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from bench.datasets import open_dataset
+from bench.hyperparameters import Hyperparameters
+from bench.models import Pair, open_models, write_student
 from bench.speed.comparison import Comparison
-from bench.speed.datasets import open_dataset
-from bench.speed.models import open_models, write_student
-from bench.speed.plan import STILLHOUSE, Hyperparameters, Pair, chosen_systems
+from bench.speed.plan import STILLHOUSE, chosen_systems
 from tests.worker.distill.tiny_runs import make_run
 
 PAIR = Pair("tiny", "a tiny random BERT", teacher_layers=4, student_layers=2)

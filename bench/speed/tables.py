@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.hyperparameters import Hyperparameters
+from bench.models import Pair
 from bench.report import cells
+from bench.results import Cell
 from bench.speed.comparison import Comparison
 from bench.speed.figures import Difference, median_ratio, paired_difference
-from bench.speed.plan import BEST, DOCUMENTED, STILLHOUSE, SYSTEMS, Hyperparameters, Pair, System
-from bench.speed.results import Cell
+from bench.speed.plan import BEST, DOCUMENTED, STILLHOUSE, SYSTEMS, System
 
 # By system id, then by round.
 Measured = Mapping[str, Mapping[int, Cell]]

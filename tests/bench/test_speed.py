@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.engine import PHASES, phase_seconds, student_steps
+from bench.flops import EncoderShape, TokenCounts, training_flops
+from bench.process import Measured
 from bench.report import Section, write_section
-from bench.speed.engine import PHASES, phase_seconds, student_steps
+from bench.results import Cell, Results, cell_key, hash_files
 from bench.speed.figures import median_ratio, paired_difference, ratios
-from bench.speed.flops import EncoderShape, TokenCounts, training_flops
 from bench.speed.plan import SYSTEMS, chosen_systems
-from bench.speed.process import Measured
-from bench.speed.results import Cell, Results, cell_key, hash_files
 from bench.speed.tables import useful_share
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -112,7 +112,7 @@ class TestCellKey:
         assert hash_files([one, two]) != before
 
     def test_a_saved_cell_comes_back_under_its_key_only(self, tmp_path: Path) -> None:
-        results, cell = Results(tmp_path), make_cell()
+        results, cell = Results(tmp_path, Cell), make_cell()
         results.save("key", cell, {"seed": 1})
         assert results.load("key") == cell
         assert results.load("other") is None

@@ -30,6 +30,8 @@ _UMAP_SEED = 0
 PROJECTION_FOLDER = "projection-"
 _UMAP_NEIGHBORS = 15
 _DIMENSIONS = 2
+# UMAP's own choice above 10,000 rows. Below them it takes 500, for a trustworthiness of 0.686 instead of 0.684.
+_UMAP_EPOCHS = 200
 # From here on UMAP is fitted on a sample and the rest is placed by its nearest fitted rows.
 _FIT_ROWS_AT_MOST = 20_000
 _PLACING_NEIGHBORS = 5
@@ -102,6 +104,7 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
             n_components=_DIMENSIONS,
             n_neighbors=neighbors,
             random_state=_UMAP_SEED,
+            n_epochs=_UMAP_EPOCHS,
             precomputed_knn=_neighbors(vectors, neighbors),
             # The spectral start needs more rows than dimensions by a margin, and disconnects on duplicates.
             init="pca" if len(vectors) < 100 else "spectral",
@@ -146,5 +149,5 @@ def _fit(vectors_file: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    os.nice(10)  # the training has the cores, this what it leaves over
+    os.nice(19)  # the training has the cores, this what it leaves over
     _fit(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from app.seeds import demo_dataset_files
-from bench.speed.flops import TokenCounts
-from bench.speed.results import cell_key, hash_files
+from bench.flops import TokenCounts
+from bench.results import cell_key, hash_files
 from worker.preparation.datasets import prepare_dataset
 from worker.preparation.lines import Upload
 
@@ -33,18 +33,17 @@ class Source:
     note: str = ""
 
 
+_NO_TEST_LABELS = (
+    "it has no labelled test split, so its validation split is the test here, and the rows for validation are taken "
+    "out of the training rows"
+)
 SOURCES = {
     source.name: source
     for source in (
         Source("sst2_sentences", 64, {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}),
         Source("clinc150", 32, {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}),
-        Source(
-            "qnli_10k",
-            128,
-            {"train": "train.jsonl.gz", "test": "dev.jsonl"},
-            "it has no labelled test split, so its validation split is the test here, and the rows for validation are "
-            "taken out of the training rows",
-        ),
+        Source("qnli_10k", 128, {"train": "train.jsonl.gz", "test": "dev.jsonl"}, _NO_TEST_LABELS),
+        Source("sst2_glue", 64, {"train": "train.jsonl.gz", "test": "dev.jsonl"}, _NO_TEST_LABELS),
         Source(DEMO, 32, {}, "the part of CLINC150 that Stillhouse ships"),
     )
 }

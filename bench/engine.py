@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -12,10 +13,10 @@ from statistics import median
 from typing import Any
 
 from app.settings import Settings
+from bench.datasets import Dataset
+from bench.process import Measured, run_measured
 from bench.report import CHECKOUT
-from bench.speed.datasets import Dataset
-from bench.speed.process import Measured, run_measured
-from bench.speed.results import hash_files
+from bench.results import hash_files
 from worker.distill.config import FORMAT_VERSION
 from worker.uploads import KEEP_CHECKPOINTS
 
@@ -50,15 +51,23 @@ def write_run(
     dataset: Dataset,
     student_layers: int,
     training: dict[str, Any],
-    loss: dict[str, float],
+    method: dict[str, Any],
+    baselines: Sequence[dict[str, Any]] = (),
     tuning: dict[str, Any] | None,
     threads: int,
+    cache: Path | None = None,
 ) -> None:
-    """A run folder for `python -m worker.distill` with method kd; inputs are links, as they are read only."""
+    """A run folder for `python -m worker.distill`; inputs are links, as they are read only.
+
+    Runs that are given the same `cache` find in it what an earlier one computed, as jobs of one service do.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "teacher").symlink_to(teacher.resolve())
     (folder / "dataset").symlink_to(dataset.folder.resolve())
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        (folder / "cache").symlink_to(cache.resolve())
     job = {
         "format_version": FORMAT_VERSION,
         "job_id": "job_bench",
@@ -70,8 +79,8 @@ def write_run(
             "init": "teacher_layers",
             "word_vectors": "trained",
         },
-        "method": {"type": "kd", **loss},
-        "baselines": [],
+        "method": method,
+        "baselines": [*baselines],
         "training": {"max_length": dataset.max_length, "deterministic": False, **training},
         "teacher_tuning": tuning,
         "threads": threads,
@@ -80,10 +89,11 @@ def write_run(
     (folder / "job.json").write_text(json.dumps(job, indent=1))
 
 
-def run(folder: Path) -> tuple[Measured, list[dict[str, Any]]]:
+def run(folder: Path, *, with_children: bool = False) -> tuple[Measured, list[dict[str, Any]]]:
     """Run the folder's job to its end; its events as they stand in events.jsonl."""
     command = [sys.executable, "-m", "worker.distill", str(folder)]
-    measured = run_measured(command, log=folder / "engine.log", environment=os.environ, cwd=CHECKOUT)
+    log = folder / "engine.log"
+    measured = run_measured(command, log=log, environment=os.environ, cwd=CHECKOUT, with_children=with_children)
     return measured, [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
@@ -98,6 +108,12 @@ def phase_seconds(events: list[dict[str, Any]], measured: Measured) -> dict[str,
         seconds[name] = seconds.get(name, 0.0) + ended - began
     seconds["exit"] = max(0.0, end - done)
     return seconds
+
+
+def seconds_until(phase: str, events: list[dict[str, Any]], measured: Measured) -> float:
+    """From launch to the begin of `phase`."""
+    began = next(_time(event) for event in events if event["type"] == "phase" and event["phase"] == phase)
+    return began - measured.started_at
 
 
 def student_steps(events: list[dict[str, Any]]) -> Steps:

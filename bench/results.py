@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,25 @@ class Cell:
     matmul: dict[str, Any] | None = None
 
 
-class Results:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+class Results(Generic[Found]):
+    """Cells of dataclass `kind`, or of plain dicts."""
 
-    def load(self, key: str) -> Cell | None:
+    def __init__(self, folder: Path, kind: type[Found]) -> None:
+        self._folder = folder
+        self._kind = kind
+
+    def load(self, key: str) -> Found | None:
         path = self._folder / f"{key}.json"
         if not path.exists():
             return None
-        return Cell(**json.loads(path.read_text())["cell"])
+        return self._kind(**json.loads(path.read_text())["cell"])
 
-    def save(self, key: str, cell: Cell, ingredients: Mapping[str, Any]) -> None:
+    def save(self, key: str, cell: Found, ingredients: Mapping[str, Any]) -> None:
         """`ingredients` are kept beside the cell for whoever asks what it stands for."""
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f".{key}.partial"
-        temporary.write_text(json.dumps({"cell": vars(cell), "of": ingredients}, indent=1, sort_keys=True))
+        content = cell if isinstance(cell, dict) else vars(cell)
+        temporary.write_text(json.dumps({"cell": content, "of": ingredients}, indent=1, sort_keys=True))
         os.replace(temporary, self._folder / f"{key}.json")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _POLL_SECONDS = 0.1
 _LOG_TAIL_CHARACTERS = 3_000
 
@@ -17,11 +19,14 @@ class Measured:
     seconds: float
     peak_rss_bytes: int
     started_at: float  # seconds since 1970
+    peak_total_bytes: int = 0  # of it and its children together; 0 where they were not asked about
 
 
-def run_measured(command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path) -> Measured:
+def run_measured(
+    command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, with_children: bool = False
+) -> Measured:
     """Run `command`; raises RuntimeError with the end of its log where it fails."""
-    peak = 0
+    peak = total_peak = 0
     with log.open("wb") as output:
         started_at, began = time.time(), time.perf_counter()
         process = subprocess.Popen(
@@ -30,6 +35,8 @@ def run_measured(command: Sequence[str], *, log: Path, environment: Mapping[str,
         try:
             while True:
                 peak = max(peak, _peak_rss_bytes(process.pid))
+                if with_children:
+                    total_peak = max(total_peak, _total_rss_bytes(process.pid))
                 try:
                     status = process.wait(timeout=_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
@@ -43,7 +50,7 @@ def run_measured(command: Sequence[str], *, log: Path, environment: Mapping[str,
     if status != 0:
         tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:]
         raise RuntimeError(f"{' '.join(command)} ended with status {status}:\n{tail}")
-    return Measured(seconds, peak, started_at)
+    return Measured(seconds, peak, started_at, total_peak)
 
 
 def _peak_rss_bytes(pid: int) -> int:
@@ -53,3 +60,15 @@ def _peak_rss_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def _total_rss_bytes(pid: int) -> int:
+    """What the process and all below it hold at this moment."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_info().rss
+    except psutil.NoSuchProcess:  # one that ended meanwhile: the next reading knows the others
+        pass
+    return total

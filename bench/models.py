@@ -7,11 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.speed import engine
-from bench.speed.datasets import Dataset
-from bench.speed.flops import EncoderShape
-from bench.speed.plan import TUNING, Hyperparameters, Pair
-from bench.speed.results import cell_key, hash_files
+from bench import engine
+from bench.datasets import Dataset
+from bench.flops import EncoderShape
+from bench.results import cell_key, hash_files
+
+# The teacher is tuned once for each dataset, before and apart from everything that is timed.
+TUNING = {
+    "epochs": 3.0,
+    "batch_size": 32,
+    "learning_rate": 1e-4,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "seed": 7,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher of `teacher_layers` layers and a student of `student_layers` of them."""
+
+    name: str
+    teacher: str
+    teacher_layers: int
+    student_layers: int
+
+
+PAIRS = {"minilm": Pair("minilm", "all-MiniLM-L6-v2", teacher_layers=6, student_layers=3)}
 
 
 @dataclass(frozen=True)
@@ -89,23 +111,14 @@ def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) 
     from worker.distill.teacher import freeze_word_table
     from worker.distill.weights import load_weights
 
-    hyper = Hyperparameters()
     engine.write_run(
         work,
         teacher=base,
         teacher_sha256="base",
         dataset=dataset,
         student_layers=1,
-        training={
-            "epochs": 1e-6,
-            "batch_size": hyper.batch_size,
-            "learning_rate": hyper.learning_rate,
-            "warmup_ratio": hyper.warmup_ratio,
-            "weight_decay": hyper.weight_decay,
-            "precision": "auto",
-            "seed": TUNING["seed"],
-        },
-        loss={"temperature": hyper.temperature, "alpha": hyper.alpha},
+        training={**TUNING, "epochs": 1e-6, "precision": "auto"},
+        method={"type": "kd", "temperature": 2.0, "alpha": 0.9},
         tuning=TUNING,
         threads=threads,
     )

@@ -1,0 +1,145 @@
+"""Two jobs on one teacher and one dataset: SAGE as the first, plain distillation as the second."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.schemas.methods import KnowledgeDistillation, Sage
+from bench import engine, machine
+from bench.datasets import Dataset
+from bench.hyperparameters import Hyperparameters
+from bench.models import Models
+from bench.results import Results, cell_key
+from bench.sage.sizes import Size
+
+
+@dataclass(frozen=True)
+class Job:
+    """Seconds and bytes of one job."""
+
+    seconds: float  # from launch to exit
+    parts: dict[str, float]  # the engine's own account, seconds_by_part
+    seconds_to_training: float  # from launch until training begins
+    steps: int
+    engine_bytes: int
+    total_bytes: int  # of the engine and its children, at one moment
+    test_accuracy: float
+
+    @property
+    def seconds_without_teacher(self) -> float:
+        return self.seconds - self.parts["teacher_outputs"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two jobs of one size."""
+
+    rows: int  # of the training split
+    presented: int  # rows presented to the student in each job
+    started_at: float
+    load_before: float
+    machine: dict[str, Any]
+    sage: Job
+    kd: Job  # which finds the teacher's outputs in the cache
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that decides a pair, but for the size."""
+
+    models: Models
+    hyper: Hyperparameters
+    layers: int
+    precision: str
+    threads: int
+    cache: Path
+
+
+def results(cache: Path) -> Results[dict[str, Any]]:
+    return Results(cache / "results", dict)
+
+
+def find(size: Size, dataset: Dataset, setting: Setting) -> Pair | None:
+    """The pair, if it has been measured."""
+    found = results(setting.cache).load(cell_key(_ingredients(size, dataset, setting)))
+    return None if found is None else Pair(**{**found, "sage": Job(**found["sage"]), "kd": Job(**found["kd"])})
+
+
+def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
+    """Run both jobs and keep what came of it."""
+    work = setting.cache / "work" / f"sage-{size.name}"
+    shutil.rmtree(work, ignore_errors=True)
+    load = machine.load_average()
+    loss = {"temperature": setting.hyper.temperature, "alpha": setting.hyper.alpha}
+    # Early stopping would end one of the two before the other.
+    sage = Sage(**loss, warmup_epochs=size.warmup_epochs, early_stopping=False)
+    first, started_at = _run(work / "sage", sage.model_dump(), size, dataset, setting, work / "cache")
+    kd = KnowledgeDistillation(**loss)
+    second, _ = _run(work / "kd", kd.model_dump(), size, dataset, setting, work / "cache")
+    pair = Pair(
+        rows=dataset.rows["train"],
+        presented=round(size.epochs * dataset.rows["train"]),
+        started_at=started_at,
+        load_before=load,
+        machine=machine.facts(),
+        sage=first,
+        kd=second,
+    )
+    ingredients = _ingredients(size, dataset, setting)
+    results(setting.cache).save(cell_key(ingredients), asdict(pair), ingredients)
+    shutil.rmtree(work)
+    return pair
+
+
+def _run(
+    folder: Path, method: dict[str, Any], size: Size, dataset: Dataset, setting: Setting, cache: Path
+) -> tuple[Job, float]:
+    hyper = setting.hyper
+    engine.write_run(
+        folder,
+        teacher=setting.models.teacher,
+        teacher_sha256=setting.models.teacher_sha256,
+        dataset=dataset,
+        student_layers=setting.layers,
+        training={
+            "epochs": size.epochs,
+            "batch_size": hyper.batch_size,
+            "learning_rate": hyper.learning_rate,
+            "warmup_ratio": hyper.warmup_ratio,
+            "weight_decay": hyper.weight_decay,
+            "precision": setting.precision,
+            "seed": 1,
+        },
+        method=method,
+        tuning=None,
+        threads=setting.threads,
+        cache=cache,
+    )
+    measured, events = engine.run(folder, with_children=True)
+    job = Job(
+        seconds=measured.seconds,
+        parts=events[-1]["result"]["seconds_by_part"],
+        seconds_to_training=engine.seconds_until("training", events, measured),
+        steps=max(event["step"] for event in events if event["type"] == "metric"),
+        engine_bytes=measured.peak_rss_bytes,
+        total_bytes=measured.peak_total_bytes,
+        test_accuracy=engine.test_accuracy(events),
+    )
+    return job, measured.started_at
+
+
+def _ingredients(size: Size, dataset: Dataset, setting: Setting) -> dict[str, Any]:
+    return {
+        "bench": "sage",
+        "size": asdict(size),
+        "source": engine.source_hash(),
+        "machine": machine.facts(),
+        "threads": setting.threads,
+        "dataset": dataset.sha256,
+        "max_length": dataset.max_length,
+        "teacher": setting.models.teacher_sha256,
+        "layers": setting.layers,
+        "hyperparameters": setting.hyper.as_dict(),
+        "precision": setting.precision,
+    }

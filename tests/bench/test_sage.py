@@ -1,0 +1,62 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.sage.measure import Job, Pair
+from bench.sage.tables import memory_row, selection_seconds, time_row
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PARTS = {"loading": 2.0, "teacher_outputs": 10.0, "training": 60.0, "scoring": 4.0, "projection": 1.0, "synthesis": 3.0}
+
+
+def job(seconds: float, **changes: object) -> Job:
+    values: dict[str, object] = {
+        "seconds": seconds,
+        "parts": PARTS,
+        "seconds_to_training": 15.0,
+        "steps": 100,
+        "engine_bytes": 10**9,
+        "total_bytes": 12 * 10**8,
+        "test_accuracy": 0.9,
+    }
+    return Job(**values | changes)  # type: ignore[arg-type]
+
+
+def pair() -> Pair:
+    kd = job(50.0, parts={"loading": 2.0, "teacher_outputs": 0.0, "training": 45.0})
+    return Pair(1_000, 4_000, 0.0, 0.1, {"processor": "x", "cores": 2}, job(100.0), kd)
+
+
+class TestTables:
+    def test_selection_is_what_only_a_guided_method_does(self) -> None:
+        assert selection_seconds(job(100.0)) == 8.0
+        assert "| 8.0 % |" in time_row(pair())
+
+    def test_jobs_are_compared_without_the_teachers_pass(self) -> None:
+        assert time_row(pair()).endswith("| 50.0 s | 1.80 |")
+
+    def test_memory_counts_what_was_held_at_a_time(self) -> None:
+        assert "| 1.00 GB | 1.00 GB | 1.20 GB | 1.20 |" in memory_row(pair())
+
+    def test_start_leaves_out_loading_and_the_teacher(self) -> None:
+        assert "| 15.0 s | 2.0 s | 10.0 s | 3.0 s | 2000 ms |" in memory_row(pair())
+
+
+@pytest.mark.slow
+class TestQuickRun:
+    def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        run = subprocess.run(
+            [sys.executable, "-m", "bench.sage", "--quick", "--page", str(page)],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        text = page.read_text()
+        assert "<!-- bench-sage: begin -->" in text
+        assert text.count("| 320 |") == 2
