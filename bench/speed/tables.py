@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.figures import Difference, median_ratio, paired_difference
 from bench.hyperparameters import Hyperparameters
 from bench.models import Pair
 from bench.report import cells
 from bench.results import Cell
 from bench.speed.comparison import Comparison
-from bench.speed.figures import Difference, median_ratio, paired_difference
 from bench.speed.plan import BEST, DOCUMENTED, STILLHOUSE, SYSTEMS, System
 
 # By system id, then by round.

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bench.engine import PHASES, phase_seconds, student_steps
+from bench.figures import median_ratio, paired_difference, ratios
 from bench.flops import EncoderShape, TokenCounts, training_flops
 from bench.process import Measured
 from bench.report import Section, write_section
 from bench.results import Cell, Results, cell_key, hash_files
-from bench.speed.figures import median_ratio, paired_difference, ratios
 from bench.speed.plan import SYSTEMS, chosen_systems
 from bench.speed.tables import useful_share
 

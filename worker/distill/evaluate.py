@@ -16,6 +16,8 @@ from worker.distill.networks import Network
 # A processor works fastest on batches whose activations stay in its cache; a GPU wants many rows at once.
 _EVALUATION_BATCH_ROWS = {"cpu": 32, "cuda": 256}
 
+_CALIBRATION_BINS = 15
+
 
 def evaluation_batch_rows(device: torch.device) -> int:
     return _EVALUATION_BATCH_ROWS[device.type]
@@ -23,11 +25,13 @@ def evaluation_batch_rows(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Quality:
-    """Accuracy and macro-averaged F1 over all classes of the split, mean cross-entropy in nats."""
+    """Accuracy and macro-averaged F1 over all classes of the split, mean cross-entropy in nats, and the expected
+    calibration error: by how much confidence and accuracy differ."""
 
     accuracy: float
     macro_f1: float
     loss: float
+    calibration_error: float
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -63,6 +67,7 @@ def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
         accuracy=float((predicted == labels).mean()),
         macro_f1=_macro_f1(predicted, labels),
         loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        calibration_error=_calibration_error(np.exp(log_probabilities.max(1)), predicted == labels),
     )
 
 
@@ -103,3 +108,11 @@ def _macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
         hits = ((predicted == label) & (labels == label)).sum()
         scores.append(2 * hits / ((predicted == label).sum() + (labels == label).sum()))
     return float(np.mean(scores))
+
+
+def _calibration_error(confidence: np.ndarray, is_right: np.ndarray) -> float:
+    """Guo et al., "On calibration of modern neural networks" (2017), equation 5: over bins of equal width, the mean
+    distance of accuracy and confidence, weighted by rows."""
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, is_right - confidence, minlength=_CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))

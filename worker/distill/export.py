@@ -88,7 +88,7 @@ def _model_card(job: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     rows += [(f"baseline: {name}", numbers) for name, numbers in result["baselines"].items()]
     table = "\n".join(
         f"| {name} | {numbers[split]['accuracy']:.4f} | {numbers[split]['macro_f1']:.4f} | "
-        f"{numbers['parameters']:,} | {numbers['latency_ms']['p50']:.1f} |"
+        f"{numbers[split]['calibration_error']:.3f} | {numbers['parameters']:,} | {numbers['latency_ms']['p50']:.1f} |"
         for name, numbers in rows
     )
     return f"""---
@@ -109,8 +109,8 @@ tokenizer = AutoTokenizer.from_pretrained("student")
 logits = model(**tokenizer("a text", truncation=True, return_tensors="pt")).logits
 ```
 
-| model | accuracy ({split}) | macro F1 | parameters | latency p50 (ms) |
-|---|---|---|---|---|
+| model | accuracy ({split}) | macro F1 | calibration error | parameters | latency p50 (ms) |
+|---|---|---|---|---|---|
 {table}
 
 Latency: one text at a time on {result["hardware"]}, {result["threads"]} threads, tokenisation included.

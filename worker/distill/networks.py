@@ -11,14 +11,13 @@ import torch
 from worker.distill.batches import Batch
 from worker.distill.device import Compute
 from worker.distill.families import word_table
-from worker.distill.optimizer import Optimizer
 from worker.distill.packed.network import PackedNetwork, can_pack
+from worker.distill.trainable import Trainable
 from worker.distill.vectors import embed, forward_vectors, move
-from worker.distill.weights import load_weights, trained_weights
-from worker.distill.words import WordVectors
+from worker.distill.weights import load_weights
 
 # What a checkpoint records of how numbers come about: raise the one whose last bits change.
-_PACKED, _PLAIN = "packed-2", "plain-2"
+PACKED, PLAIN = "packed-2", "plain-2"
 
 
 class Network(Protocol):
@@ -66,7 +65,7 @@ class Network(Protocol):
 def build_network(model: torch.nn.Module, compute: Compute) -> Network:
     """The one network of `model`: a packed one takes its parameters into its own memory, so ask once."""
     if can_pack(model):
-        return PackedNetwork(model, torch.bfloat16 if compute.precision == "bf16" else torch.float32, _PACKED)
+        return PackedNetwork(model, torch.bfloat16 if compute.precision == "bf16" else torch.float32, PACKED)
     return PlainNetwork(model, compute)
 
 
@@ -76,18 +75,17 @@ def put_weights(network: Network, weights: dict[str, torch.Tensor]) -> None:
     network.refresh()
 
 
-class PlainNetwork:
+class PlainNetwork(Trainable):
     """As transformers computes it, under autocast."""
 
-    arithmetic = _PLAIN
+    arithmetic = PLAIN
 
     def __init__(self, model: torch.nn.Module, compute: Compute) -> None:
+        super().__init__()
         self.model = model
+        self.table = word_table(model)
         self._compute = compute
-        self._table = word_table(model)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._words: WordVectors | None = None
-        self._optimizer: Optimizer | None = None
 
     def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
         self.model.train()
@@ -99,50 +97,39 @@ class PlainNetwork:
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         self.model.eval()
-        if self._words is not None:
-            self._words.catch_up()
+        if self.words is not None:
+            self.words.catch_up()
         with self._compute.autocast():
-            return forward_vectors(self.model, batch, embed(batch, self._table)).float()
+            return forward_vectors(self.model, batch, embed(batch, self.table)).float()
 
     def refresh(self) -> None:
         """Nothing is kept beside the model's own weights."""
 
-    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
-        self._words = None if word_rows is None else WordVectors(self._table, word_rows)
-        decayed = [p for p in self._parameters.values() if p.ndim > 1]
-        plain = [p for p in self._parameters.values() if p.ndim <= 1]
-        self._optimizer = Optimizer(decayed, plain, self._words, weight_decay)
-
     def step(self, learning_rate: float) -> None:
-        assert self._optimizer is not None, "begin_training() comes before step()"
-        self._optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate)
 
-    def trained_weights(self) -> dict[str, torch.Tensor]:
-        return trained_weights(self.model, self._words)
+    def _groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        parameters = self._parameters.values()
+        return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
 
-    def optimizer_state(self) -> dict[str, torch.Tensor]:
-        assert self._optimizer is not None, "begin_training() comes before it"
-        state = {
+    def _adamw_state(self, adamw: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+        return {
             f"{name}/{key}": value.detach().to("cpu", copy=True).contiguous()
             for name, parameter in self._parameters.items()
-            for key, value in self._optimizer.adamw.state.get(parameter, {}).items()
+            for key, value in adamw.state.get(parameter, {}).items()
         }
-        return state if self._words is None else state | self._words.state()
 
-    def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None:
-        assert self._optimizer is not None, "begin_training() comes before it"
-        if self._words is not None:
-            saved = self._words.load_state(saved)
+    def _load_adamw_state(self, adamw: torch.optim.AdamW, saved: dict[str, torch.Tensor]) -> None:
         for key, value in saved.items():
             name, _, state = key.rpartition("/")
             parameter = self._parameters[name]
             # AdamW keeps its step count on the processor unless fused on CUDA; follow what it would do.
             device: Any = parameter.device if state != "step" or parameter.is_cuda else torch.device("cpu")
-            self._optimizer.adamw.state[parameter][state] = value.to(device)
+            adamw.state[parameter][state] = value.to(device)
 
     def _look_up(self, batch: Batch) -> torch.Tensor:
         """(rows, length, width) the vectors of the batch's words, for training."""
-        if self._words is None:
-            return torch.nn.functional.embedding(batch.ids, self._table)
+        if self.words is None:
+            return torch.nn.functional.embedding(batch.ids, self.table)
         # Nothing reads what stands at the padding, so it may be a word that occurs.
-        return self._words.look_up(torch.where(batch.mask, batch.ids, batch.ids[:, :1]))
+        return self.words.look_up(torch.where(batch.mask, batch.ids, batch.ids[:, :1]))

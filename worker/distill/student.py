@@ -45,7 +45,9 @@ class TeacherLayersStudent:
         indices = chosen_layers(self.config.layers, len(teacher_layers))
         student_config = copy.deepcopy(cast(Any, teacher.config))
         setattr(student_config, family.layers_field, len(indices))
-        student = AutoModelForSequenceClassification.from_config(student_config, attn_implementation=compute.attention)
+        student = AutoModelForSequenceClassification.from_config(
+            student_config, attn_implementation=family.attention(compute.attention)
+        )
         weights = {
             name: value for name, value in teacher.state_dict().items() if not name.startswith(f"{family.layers_path}.")
         }

@@ -39,7 +39,7 @@ def load_teacher(
     (it is to be tuned); otherwise TeacherLabelMismatch is raised.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family_of(config)
+    family = family_of(config)
     names = [config.id2label[index] for index in range(config.num_labels)]
     has_real_names = not all(name == f"LABEL_{index}" for index, name in enumerate(names))
     is_rearranged = has_real_names and sorted(names) == sorted(labels)
@@ -49,7 +49,7 @@ def load_teacher(
             f"the teacher's labels ({_few(names)}) are not the dataset's ({_few(labels)}). "
             "Use a teacher of this task, rename the dataset's labels, or add teacher_tuning to the job."
         )
-    settings: dict[str, Any] = {"attn_implementation": compute.attention, "dtype": torch.float32}
+    settings: dict[str, Any] = {"attn_implementation": family.attention(compute.attention), "dtype": torch.float32}
     if not fits:
         settings["num_labels"] = len(labels)
     transformers_logging.set_verbosity_error()
@@ -70,7 +70,7 @@ def load_teacher(
             "that was never fine-tuned for this task. Add teacher_tuning to the job."
         )
     if is_rearranged:
-        _rearrange_head(model, [names.index(label) for label in labels])
+        _rearrange_head(model.get_submodule(family.classifier_path), [names.index(label) for label in labels])
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: index for index, label in enumerate(labels)}
     model.config.problem_type = "single_label_classification"
@@ -84,15 +84,15 @@ def freeze_word_table(model: torch.nn.Module) -> None:
 
 
 def check_length(config: Any, max_length: int) -> None:
-    if max_length > config.max_position_embeddings:
+    positions = config.max_position_embeddings - family_of(config).first_position(config)
+    if max_length > positions:
         raise InvalidJob(
-            f"training.max_length is {max_length}, the teacher has positions for "
-            f"{config.max_position_embeddings} tokens: lower max_length to that."
+            f"training.max_length is {max_length}, the teacher has positions for {positions} tokens: lower max_length "
+            "to that."
         )
 
 
-def _rearrange_head(model: torch.nn.Module, order: list[int]) -> None:
-    head = model.get_submodule("classifier")
+def _rearrange_head(head: torch.nn.Module, order: list[int]) -> None:
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         head.weight.copy_(head.weight[order].clone())

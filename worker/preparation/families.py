@@ -19,6 +19,7 @@ class ModelSize:
     hidden_size: int
     heads: int
     intermediate_size: int
+    distance_buckets: int = 0  # 0 where the family has none
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,18 @@ class Family:
     config_names: Mapping[str, tuple[str, int]]  # field of ModelSize -> (name in config.json, its default)
     layer_prefix: str
     layer_shapes: Callable[[ModelSize], Shapes]
-    head_shapes: Callable[[int], Shapes]  # of hidden size: what a classifier has before `classifier`
+    head_shapes: Callable[[int], Shapes]  # of hidden size: what a classifier has before its last layer
+    classifier: str = "classifier"  # that last layer
+    counts_positions_from_padding: bool = False  # the first token's position is the padding's id and one
+    distance_buckets: str | None = None  # field of config.json, where attention has a bias by distance
 
     def read_size(self, config: Mapping[str, Any]) -> ModelSize:
         """The numbers of a parsed config.json; raises PreparationFailed where one makes no sense."""
         numbers = {}
-        for field, (name, default) in self.config_names.items():
+        names = {**self.config_names}
+        if self.distance_buckets is not None:
+            names["distance_buckets"] = (self.distance_buckets, 32)
+        for field, (name, default) in names.items():
             value = config.get(name, default)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise PreparationFailed(
@@ -60,6 +67,8 @@ class Family:
             "embeddings.position_embeddings.weight": (size.max_positions, width),
             **_norm("embeddings.LayerNorm", width),
         }
+        if self.distance_buckets is not None:
+            shapes["encoder.relative_attention_bias.weight"] = (size.distance_buckets, size.heads)
         for layer in range(size.layers):
             for name, shape in self.layer_shapes(size).items():
                 shapes[f"{self.layer_prefix}.{layer}.{name}"] = shape
@@ -88,6 +97,20 @@ def _bert_layer(size: ModelSize) -> Shapes:
     }
 
 
+def _mpnet_layer(size: ModelSize) -> Shapes:
+    width, inner = size.hidden_size, size.intermediate_size
+    return {
+        **_linear("attention.attn.q", width, width),
+        **_linear("attention.attn.k", width, width),
+        **_linear("attention.attn.v", width, width),
+        **_linear("attention.attn.o", width, width),
+        **_norm("attention.LayerNorm", width),
+        **_linear("intermediate.dense", width, inner),
+        **_linear("output.dense", inner, width),
+        **_norm("output.LayerNorm", width),
+    }
+
+
 def _distilbert_layer(size: ModelSize) -> Shapes:
     width, inner = size.hidden_size, size.intermediate_size
     return {
@@ -102,18 +125,26 @@ def _distilbert_layer(size: ModelSize) -> Shapes:
     }
 
 
+def _bert_names(vocabulary: int) -> dict[str, tuple[str, int]]:
+    return {
+        "vocabulary": ("vocab_size", vocabulary),
+        "max_positions": ("max_position_embeddings", 512),
+        "layers": ("num_hidden_layers", 12),
+        "hidden_size": ("hidden_size", 768),
+        "heads": ("num_attention_heads", 12),
+        "intermediate_size": ("intermediate_size", 3072),
+    }
+
+
+def _dense_head(width: int) -> Shapes:
+    return _linear("classifier.dense", width, width)
+
+
 FAMILIES = {
     "bert": Family(
         model_type="bert",
         prefix="bert.",
-        config_names={
-            "vocabulary": ("vocab_size", 30522),
-            "max_positions": ("max_position_embeddings", 512),
-            "layers": ("num_hidden_layers", 12),
-            "hidden_size": ("hidden_size", 768),
-            "heads": ("num_attention_heads", 12),
-            "intermediate_size": ("intermediate_size", 3072),
-        },
+        config_names=_bert_names(30522),
         layer_prefix="encoder.layer",
         layer_shapes=_bert_layer,
         head_shapes=lambda width: _linear("bert.pooler.dense", width, width),
@@ -132,5 +163,26 @@ FAMILIES = {
         layer_prefix="transformer.layer",
         layer_shapes=_distilbert_layer,
         head_shapes=lambda width: _linear("pre_classifier", width, width),
+    ),
+    "mpnet": Family(
+        model_type="mpnet",
+        prefix="mpnet.",
+        config_names=_bert_names(30527),
+        layer_prefix="encoder.layer",
+        layer_shapes=_mpnet_layer,
+        head_shapes=_dense_head,
+        classifier="classifier.out_proj",
+        counts_positions_from_padding=True,
+        distance_buckets="relative_attention_num_buckets",
+    ),
+    "roberta": Family(
+        model_type="roberta",
+        prefix="roberta.",
+        config_names=_bert_names(50265),
+        layer_prefix="encoder.layer",
+        layer_shapes=_bert_layer,
+        head_shapes=_dense_head,
+        classifier="classifier.out_proj",
+        counts_positions_from_padding=True,
     ),
 }

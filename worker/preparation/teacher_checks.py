@@ -43,7 +43,9 @@ def check_teacher(folder: Path) -> TeacherSummary:
     _check_encoder(family, size, tensors, prefix)
     labels = _check_classifier(family, size, tensors, config)
     _check_tokenizer(folder, size)
-    own = [f"{prefix}embeddings.", f"{prefix}{family.layer_prefix}.", f"{prefix}pooler."]
+    own = [
+        f"{prefix}{part}." for part in ("embeddings", family.layer_prefix, "pooler", "encoder.relative_attention_bias")
+    ]
     if labels:
         own += ["pre_classifier.", "classifier."]
     return TeacherSummary(
@@ -57,7 +59,7 @@ def check_teacher(folder: Path) -> TeacherSummary:
             for name, tensor in tensors.items()
             if name.startswith(tuple(own)) and tensor.dtype in _FLOATS
         ),
-        max_positions=size.max_positions,
+        max_positions=size.max_positions - _first_position(family, config),
     )
 
 
@@ -73,13 +75,13 @@ def check_family(config: Mapping[str, Any]) -> Family:
         raise PreparationFailed(
             "teacher_family_unsupported",
             f"config.json asks for code of its own (auto_map, model_type {quote(model_type)}); "
-            "such code is never run. Use a plain BERT or DistilBERT model.",
+            f"such code is never run. Use a plain model of type {_names()}.",
         )
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise PreparationFailed(
             "teacher_family_unsupported",
-            f"config.json has the model_type {quote(model_type)}; teachers are of type {' or '.join(FAMILIES)}. "
+            f"config.json has the model_type {quote(model_type)}; teachers are of type {_names()}. "
             "Choose a model of one of these families.",
         )
     position = config.get("position_embedding_type") or "absolute"
@@ -89,6 +91,16 @@ def check_family(config: Mapping[str, Any]) -> Family:
             f"config.json has position_embedding_type {quote(position)}; only 'absolute' is supported.",
         )
     return family
+
+
+def _names() -> str:
+    *most, last = FAMILIES
+    return f"{', '.join(most)} or {last}"
+
+
+def _first_position(family: Family, config: Mapping[str, Any]) -> int:
+    padding = config.get("pad_token_id", 1)
+    return padding + 1 if family.counts_positions_from_padding and isinstance(padding, int) else 0
 
 
 def _check_encoder(family: Family, size: ModelSize, tensors: Mapping[str, TensorInfo], prefix: str) -> None:
@@ -104,7 +116,7 @@ def _check_classifier(
     family: Family, size: ModelSize, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]
 ) -> list[str] | None:
     """The label names of a sequence classifier, in order; None for anything that has to be tuned first."""
-    head = tensors.get("classifier.weight")
+    head = tensors.get(f"{family.classifier}.weight")
     architectures = [str(name) for name in config.get("architectures") or []]
     is_other_head = bool(architectures) and not any(
         name.endswith("ForSequenceClassification") for name in architectures
@@ -114,8 +126,8 @@ def _check_classifier(
     if head is None or is_other_head or is_other_task or len(head.shape) != 2 or head.shape[0] < 2:
         return None
     count = head.shape[0]
-    _check_tensor(tensors, "classifier.weight", (count, size.hidden_size))
-    _check_tensor(tensors, "classifier.bias", (count,))
+    _check_tensor(tensors, f"{family.classifier}.weight", (count, size.hidden_size))
+    _check_tensor(tensors, f"{family.classifier}.bias", (count,))
     for name, shape in family.head_shapes(size.hidden_size).items():
         _check_tensor(tensors, name, shape)
     names = config.get("id2label")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.distill.test_vectors import load
 from worker.distill.batches import Batch, SyntheticRows, collate
 from worker.distill.data import Dataset
@@ -49,7 +50,7 @@ def mixed_batch(dataset: Dataset, width: int) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("has_pairs", [False, True])
 class TestPackedNetwork:
     def test_gives_the_plain_logits(self, family: str, has_pairs: bool, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from tests.fixtures.tiny_models import write_classifier
+from tests.fixtures.tiny_models import FAMILIES, write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch
 
@@ -62,7 +62,7 @@ class TestEarlyStopping:
 
 
 class TestArtifact:
-    @pytest.mark.parametrize("family", ["bert", "distilbert"])
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_loads_with_plain_transformers_and_answers_as_measured(
         self, family: str, tmp_path: Path, run_engine: Runner
     ) -> None:

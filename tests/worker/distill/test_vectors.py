@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.distill.tiny_runs import LABELS, make_run
 from worker.distill.batches import SyntheticRows, collate
 from worker.distill.config import JobConfig
@@ -24,7 +25,7 @@ def load(tmp_path: Path, family: str, has_pairs: bool) -> tuple[torch.nn.Module,
     return model.eval(), dataset, compute
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("has_pairs", [False, True])
 class TestVectorInterface:
     @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.tiny_models import write_classifier, write_encoder
+from tests.fixtures.tiny_models import FAMILIES, write_classifier, write_encoder
 
 WORDS = ["buy", "sell", "now", "later"]
 LABELS = ["a", "b", "c"]
@@ -20,8 +20,7 @@ Damage = Callable[[Path], None]
 def tiny_teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("teachers")
     return {
-        "bert": write_classifier(folder / "bert", WORDS, LABELS),
-        "distilbert": write_classifier(folder / "distilbert", WORDS, LABELS, family="distilbert"),
+        **{family: write_classifier(folder / family, WORDS, LABELS, family=family) for family in FAMILIES},
         "encoder": write_encoder(folder / "encoder", WORDS),
     }
 

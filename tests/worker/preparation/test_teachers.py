@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.preparation.conftest import LABELS, change_json
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.folder_source import copy_folder
@@ -22,7 +23,7 @@ def refusal(folder: Path) -> PreparationFailed:
 
 
 class TestDescribeTeacher:
-    @pytest.mark.parametrize("family", ["bert", "distilbert"])
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_classifier_of_each_family(self, tiny_teachers: dict[str, Path], family: str) -> None:
         summary = describe_teacher(tiny_teachers[family]).summary
         model = AutoModelForSequenceClassification.from_pretrained(tiny_teachers[family])
@@ -57,11 +58,11 @@ class TestDescribeTeacher:
         assert describe_teacher(bert).sha256 != describe_teacher(tiny_teachers["bert"]).sha256
 
     def test_unsupported_family(self, bert: Path) -> None:
-        change_json(bert / "config.json", model_type="roberta")
+        change_json(bert / "config.json", model_type="xlnet")
         failure = refusal(bert)
         assert failure.code == "teacher_family_unsupported"
-        assert "'roberta'" in failure.message
-        assert "bert or distilbert" in failure.message
+        assert "'xlnet'" in failure.message
+        assert "bert, distilbert, mpnet or roberta" in failure.message
 
     def test_code_of_its_own_is_never_run(self, bert: Path) -> None:
         change_json(bert / "config.json", auto_map={"AutoModel": "modeling.Own"})

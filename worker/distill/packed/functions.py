@@ -15,19 +15,24 @@ class Attention(torch.autograd.Function):
     """Softmax attention of packed tokens, each row by itself.
 
     softmax(Q K^T / sqrt(d)) V per row and head; the softmax in fp32. Vaswani et al., "Attention is all you need"
-    (2017), equation 1. `projected` (tokens, 3 * width) holds queries, keys and values side by side.
+    (2017), equation 1. `projected` (tokens, 3 * width) holds queries, keys and values side by side; `bias` (heads,
+    length, length) is added to every row's scores.
     """
 
     @staticmethod
-    def forward(ctx: Any, projected: Tensor, layout: Layout, mask: Tensor | None, chance: float) -> Tensor:
+    def forward(
+        ctx: Any, projected: Tensor, layout: Layout, bias: Tensor | None, mask: Tensor | None, chance: float
+    ) -> Tensor:
         """(tokens, width). `mask` (rows * heads, length, length) drops attention weights with `chance`."""
         tokens = len(projected)
         size = projected.shape[1] // (3 * layout.heads)
         grid = projected.view(-1, size).index_select(0, layout.to_grid)
         queries, keys, values = grid.view(3, layout.rows * layout.heads, layout.length, size)
         scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(1 / math.sqrt(size))
+        by_row = scores.view(layout.rows, layout.heads, layout.length, layout.length)
+        if bias is not None:
+            by_row.add_(bias)
         if layout.padding is not None:
-            by_row = scores.view(layout.rows, layout.heads, layout.length, layout.length)
             by_row.add_(layout.padding[:, None, None, :])
         weights = torch.softmax(scores, -1)
         used = weights.to(projected.dtype)
@@ -40,7 +45,7 @@ class Attention(torch.autograd.Function):
         return packed.mul_(ctx.scale) if mask is not None else packed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None, None]:
         queries, keys, values, weights, used, mask = ctx.saved_tensors
         layout: Layout = ctx.layout
         tokens, size = len(gradient), queries.shape[2]
@@ -54,6 +59,9 @@ class Attention(torch.autograd.Function):
         if mask is not None:
             keep_(of_weights, mask)
         of_scores = torch.ops.aten._softmax_backward_data(of_weights.float(), weights, -1, torch.float32)
+        of_bias = None
+        if ctx.needs_input_grad[2]:
+            of_bias = of_scores.view(layout.rows, layout.heads, layout.length, layout.length).sum(0)
         of_scores = of_scores.mul_(1 / math.sqrt(size)).to(queries.dtype)
         grid = torch.empty((3, *queries.shape), dtype=queries.dtype, device=queries.device)
         torch.bmm(of_scores, keys, out=grid[0])
@@ -61,7 +69,7 @@ class Attention(torch.autograd.Function):
         torch.bmm(used.transpose(1, 2), context, out=grid[2])
         packed = grid.view(-1, size).index_select(0, layout.from_grid).view(tokens, -1)
         packed[layout.real_tokens :] = 0  # what fills up is a copy, and must not count twice
-        return packed, None, None, None
+        return packed, None, of_bias, None, None
 
 
 class DropAddNorm(torch.autograd.Function):

@@ -7,26 +7,24 @@ of products, softmax and LayerNorm statistics in fp32.
 
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as functional
 
 from worker.distill.batches import Batch
 from worker.distill.families import Family, family_of, word_table
-from worker.distill.optimizer import Optimizer
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
 from worker.distill.packed.layout import Layout
+from worker.distill.packed.tables import RelativeBias, look_up
 from worker.distill.packed.weights import FlatWeights
+from worker.distill.trainable import Trainable
 from worker.distill.vectors import shift_of_a_word
-from worker.distill.weights import trained_weights
-from worker.distill.words import WordVectors
 
 Tensor = torch.Tensor
 
 
 def can_pack(model: torch.nn.Module) -> bool:
-    """Whether the packed form is this model's: BERT or DistilBERT with GELU, on a processor."""
+    """Whether the packed form is this model's: an encoder with GELU, on a processor."""
     config = cast(Any, model.config)
     parameter = next(model.parameters())
     return (
@@ -37,10 +35,11 @@ def can_pack(model: torch.nn.Module) -> bool:
     )
 
 
-class PackedNetwork:
+class PackedNetwork(Trainable):
     """`model`'s logits from packed tokens. The model's trainable parameters become views of `weights`."""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, arithmetic: str) -> None:
+        super().__init__()
         self.model = model
         self.arithmetic = arithmetic
         config = cast(Any, model.config)
@@ -48,8 +47,6 @@ class PackedNetwork:
         self.dtype = dtype
         self.heads = config.num_attention_heads
         self.table = word_table(model)
-        self._words: WordVectors | None = None
-        self._optimizer: Optimizer | None = None
         self.weights = FlatWeights(_in_runs(model, self.family), dtype)
         names = self.family
         chances = names.dropout
@@ -60,13 +57,15 @@ class PackedNetwork:
         embeddings = names.embeddings_path
         self._positions = self.weights.read(f"{embeddings}.position_embeddings.weight", is_exact=True)
         self._segments = None
-        if names.has_segments:
+        if names.has_segment_table:
             self._segments = self.weights.read(f"{embeddings}.token_type_embeddings.weight", is_exact=True)
         self._norm = _Norm(self.weights, f"{embeddings}.LayerNorm", model)
         layers = range(len(names.layers(model)))
         self._layers = [_Layer(self.weights, f"{names.layers_path}.{index}", names, model) for index in layers]
+        self._first_position = names.first_position(config)
+        self._bias = RelativeBias(self.weights, model, names.relative_bias_path) if names.relative_bias_path else None
         self._pooler = _Linear(self.weights, names.pooler_path)
-        self._classifier = _Linear(self.weights, "classifier")
+        self._classifier = _Linear(self.weights, names.classifier_path)
         self._pool = torch.tanh if names.pooler_activation == "tanh" else torch.relu
 
     def training_logits(self, batch: Batch, dropout_seed: int) -> Tensor:
@@ -74,72 +73,69 @@ class PackedNetwork:
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:
-        if self._words is not None:
-            self._words.catch_up()
+        if self.words is not None:
+            self.words.catch_up()
         return self._logits(batch, None)
 
     def refresh(self) -> None:
         self.weights.refresh()
 
-    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
-        self._words = None if word_rows is None else WordVectors(self.table, word_rows)
-        decayed, plain = self.weights.masters
-        self._optimizer = Optimizer([decayed], [plain], self._words, weight_decay)
-
     def step(self, learning_rate: float) -> None:
-        assert self._optimizer is not None, "begin_training() comes before step()"
         self.weights.gather_gradients()
-        self._optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate)
         self.weights.refresh()
 
-    def trained_weights(self) -> dict[str, Tensor]:
-        return trained_weights(self.model, self._words)
+    def _groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        decayed, plain = self.weights.masters
+        return [decayed], [plain]
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        assert self._optimizer is not None, "begin_training() comes before it"
-        state = self.weights.optimizer_state(self._optimizer.adamw)
-        return state if self._words is None else state | self._words.state()
+    def _adamw_state(self, adamw: torch.optim.AdamW) -> dict[str, Tensor]:
+        return self.weights.optimizer_state(adamw)
 
-    def load_optimizer_state(self, saved: dict[str, Tensor]) -> None:
-        assert self._optimizer is not None, "begin_training() comes before it"
-        if self._words is not None:
-            saved = self._words.load_state(saved)
-        self.weights.load_optimizer_state(self._optimizer.adamw, saved)
+    def _load_adamw_state(self, adamw: torch.optim.AdamW, saved: dict[str, Tensor]) -> None:
+        self.weights.load_optimizer_state(adamw, saved)
 
     def _logits(self, batch: Batch, masks: DropoutMasks | None) -> Tensor:
         """(rows, classes) fp32; with `masks` as in training, without as in evaluation."""
         layout = Layout.of(batch, self.heads)
         hidden = self._embed(batch, layout, masks)
+        bias = None if self._bias is None else self._bias.of(layout.length)
         attention_shape = (layout.rows * layout.heads, layout.length, layout.length)
         for layer in self._layers:
             attention_mask = self._mask(masks, attention_shape, self._attention_chance)
             # DistilBERT drops nothing behind its attention.
             output_chance = self._hidden_chance if self.family.drops_attention_output else 0.0
             output_mask = self._mask(masks, hidden.shape, output_chance)
-            context = Attention.apply(layer.projection(hidden), layout, attention_mask, self._attention_chance)
+            context = Attention.apply(layer.projection(hidden), layout, bias, attention_mask, self._attention_chance)
             hidden = layer.attention_norm(layer.output(context), hidden, output_mask, output_chance)
             inner = functional.gelu(layer.up(hidden))
             mask = self._mask(masks, hidden.shape, self._hidden_chance)
             hidden = layer.norm(layer.down(inner), hidden, mask, self._hidden_chance)
-        pooled = self._pool(self._pooler(hidden.index_select(0, layout.starts)))
+        first = hidden.index_select(0, layout.starts)
+        if self.family.drops_before_pooler:
+            first = self._drop(first, masks, self._head_chance)
+        pooled = self._pool(self._pooler(first))
         pooled = self._drop(pooled, masks, self._head_chance)
         return self._classifier(pooled).float()
 
     def _embed(self, batch: Batch, layout: Layout, masks: DropoutMasks | None) -> Tensor:
         """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""
         ids = batch.ids.flatten()[layout.places]
-        if masks is not None and self._words is not None:
-            vectors = self._words.look_up(ids)
+        if masks is not None and self.words is not None:
+            vectors = self.words.look_up(ids)
         else:
             vectors = functional.embedding(ids, self.table)
         if batch.shifts is not None:
             shift = shift_of_a_word(batch, batch.shifts)[layout.row_of]
             vectors = vectors + shift * ~batch.is_special.flatten()[layout.places][:, None]
-        positions = _look_up(self._positions, layout.position_of, layout.length)
+        last = self._first_position + layout.length
+        positions = look_up(self._positions[self._first_position : last], layout.position_of, layout.length)
         total = vectors + positions
         if self._segments is not None:
             segments = batch.segments.flatten()[layout.places]
-            total = total + _look_up(self._segments, segments, len(self._segments))
+            if not self.family.has_segments:
+                segments = torch.zeros_like(segments)
+            total = total + look_up(self._segments, segments, len(self._segments))
         normed = functional.layer_norm(total, total.shape[-1:], self._norm.weight, self._norm.bias, self._norm.epsilon)
         return self._drop(normed.to(self.dtype), masks, self._hidden_chance)
 
@@ -194,17 +190,6 @@ class _Layer:
         self.up = _Linear(weights, f"{path}.{parts.up}")
         self.down = _Linear(weights, f"{path}.{parts.down}")
         self.norm = _Norm(weights, f"{path}.{parts.norm}", model)
-
-
-def _look_up(table: Tensor, indices: Tensor, count: int) -> Tensor:
-    """(tokens, width) rows of a small table, of which only the first `count` occur.
-
-    As a product with a one-hot matrix its gradient is a product too; a look-up's would go token by token.
-    """
-    table = table[:count]
-    one_hot = torch.zeros(len(indices), len(table), dtype=table.dtype)
-    one_hot.scatter_(1, indices[:, None], 1.0)
-    return one_hot @ table
 
 
 def _in_runs(model: torch.nn.Module, family: Family) -> list[dict[str, torch.nn.Parameter]]:

@@ -1,8 +1,8 @@
-"""What is computed from the cells: ratios within a round, and paired differences with an interval."""
+"""What is computed from cells: ratios within a round, means and paired differences with an interval."""
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import t as student_t
@@ -27,13 +27,19 @@ class Difference:
     pairs: int
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and the half width of its 95 % interval by Student's t, infinite for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, math.inf
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return mean, float(student_t.ppf(0.975, len(values) - 1)) * error
+
+
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """ours less theirs, paired by round (the same seed and order), with Student's t at 95 %."""
     differences = [ours[number] - theirs[number] for number in sorted(ours.keys() & theirs.keys())]
     if not differences:
         return None
-    mean = statistics.fmean(differences)
-    if len(differences) == 1:
-        return Difference(mean, math.inf, 1)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return Difference(mean, float(student_t.ppf(0.975, len(differences) - 1)) * error, len(differences))
+    mean, half_width = mean_interval(differences)
+    return Difference(mean, half_width, len(differences))

@@ -1,0 +1,42 @@
+"""Options that the benches share."""
+
+import argparse
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from bench.datasets import DATA_VARIABLE
+from bench.report import CHECKOUT, PAGE
+
+
+def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
+    """An argparse type: a comma-separated list of names, all of them `known`."""
+
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """--data, --page, --cache and --quick."""
+    variable = os.environ.get(DATA_VARIABLE)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(variable) if variable else None,
+        help=f"folder with a folder for each dataset (default: ${DATA_VARIABLE})",
+    )
+    parser.add_argument("--page", type=Path, help=f"the page to write (default: {PAGE.relative_to(CHECKOUT)})")
+    parser.add_argument("--cache", type=Path, default=CHECKOUT / ".bench", help="what is kept between runs")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, for correctness; writes --page only")
+
+
+def open_cache(folder: Path) -> Path:
+    """The folder, made where it is missing, as an absolute path; nothing in it is the checkout's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
+    return folder.resolve()

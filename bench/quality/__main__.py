@@ -1,0 +1,160 @@
+"""`python -m bench.quality`: is SAGE worth its cost? Five methods on one budget, into docs/benchmarks.md.
+
+Every cell (a dataset, a size, a seed) is kept under .bench/, keyed by all that decides it, so the bench may be stopped
+at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two cores.
+`--change neighbors=20` tries another SAGE: it reports validation only and writes no page, so that what is chosen by it
+is not chosen by the test split. `--quick` does everything once with a tiny model: to see that it works.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import datasets, machine
+from bench.bases import base_folder
+from bench.datasets import Dataset, open_dataset
+from bench.hyperparameters import Hyperparameters
+from bench.models import PAIRS, make_models, open_models, write_student
+from bench.options import add_shared, names_of, open_cache
+from bench.quality.measure import Setting, find, measure
+from bench.quality.plan import DATASETS, Plan
+from bench.quality.tables import Cells, introduction, report
+from bench.report import PAGE, Section, write_section
+from tests.worker.distill.tiny_runs import make_run
+from worker.machine import count_cores
+
+# Each pair of models has a section of its own.
+SECTIONS = {
+    "minilm": Section("What SAGE is worth", "bench-quality"),
+    "mpnet": Section("What SAGE is worth: mpnet", "bench-quality PAIR=mpnet"),
+}
+# Where rows are few the seed decides less than which rows they are; these are the same for all seeds and methods.
+SIZES = {"all": None, "2000": 2_000}
+# By dataset and rows.
+Prepared = dict[tuple[str, int | None], tuple[Dataset, Setting]]
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    if options.quick:
+        with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
+            tiny = _measure_tiny(Path(folder))
+            finish([("tiny", None, tiny)], "A tiny random BERT", SECTIONS["minilm"], options.page)
+        return 0
+    if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
+        raise SystemExit("\n".join(problems))
+    cache = open_cache(options.cache)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
+    changes = tuple(sorted(options.change))
+    pair = PAIRS[options.pair]
+    prepared: Prepared = {}
+    for name in options.dataset:
+        for size in options.size:
+            prepared[name, SIZES[size]] = _prepare(name, SIZES[size], options.data, cache, pair.name)
+    plans = [Plan(name, rows, seed, changes) for seed in range(1, options.seeds + 1) for name, rows in prepared]
+    if not options.report:
+        _measure_all(plans, prepared, deadline)
+    found = _collect(plans, prepared)
+    if not found:
+        print("Nothing is measured yet.")
+        return 0
+    title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
+    page = None if changes else options.page or PAGE
+    finish(found, title, SECTIONS[pair.name], page, on_validation=bool(changes))
+    return 0
+
+
+def _measure_all(plans: list[Plan], prepared: Prepared, deadline: float | None) -> None:
+    """Every cell that is not there yet; none begins after `deadline`, a time of the monotonic clock."""
+    for plan in plans:
+        dataset, setting = prepared[plan.dataset, plan.rows]
+        if find(plan, dataset, setting) is not None:
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            print("The time is up; run it again to go on.", flush=True)
+            return
+        began = time.monotonic()
+        outcomes = measure(plan, dataset, setting)
+        figures = ", ".join(f"{arm} {outcome.validation['accuracy']:.4f}" for arm, outcome in outcomes.items())
+        print(f"{plan.name}: {time.monotonic() - began:.0f} s; on validation {figures}", flush=True)
+
+
+def _collect(plans: list[Plan], prepared: Prepared) -> list[tuple[str, int | None, Cells]]:
+    """By dataset and size, the cells that are there."""
+    found = []
+    for (name, rows), (dataset, setting) in prepared.items():
+        own = [plan for plan in plans if (plan.dataset, plan.rows) == (name, rows)]
+        cells = {plan.seed: cell for plan in own if (cell := find(plan, dataset, setting)) is not None}
+        if cells:
+            found.append((name, rows, cells))
+    return found
+
+
+def finish(
+    found: list[tuple[str, int | None, Cells]],
+    pair: str,
+    section: Section,
+    page: Path | None,
+    *,
+    on_validation: bool = False,
+) -> None:
+    """Print what there is by now, and write it to `page` if there is one."""
+    facts = machine.facts()
+    text = "\n".join(
+        report(found, introduction(pair, f"{facts['processor']}, {facts['cores']} cores"), on_validation=on_validation)
+    )
+    print(text)
+    if page is not None:
+        write_section(section, text, page)
+        print(f"\nWritten to {page}")
+
+
+def _prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_name: str) -> tuple[Dataset, Setting]:
+    """The student's rows, and the teacher tuned on all of the dataset's."""
+    pair, threads = PAIRS[pair_name], count_cores()
+    whole = datasets.prepare(name, data, cache, None)
+    dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
+    models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
+    setting = Setting(models, pair.student_layers, Hyperparameters(), machine.fast_precision(), threads, cache)
+    return dataset, setting
+
+
+def _measure_tiny(folder: Path) -> Cells:
+    run = make_run(folder / "tiny", train_rows=160)
+    models = folder / "models"
+    models.mkdir()
+    (run / "teacher").rename(models / "teacher")
+    write_student(models / "teacher", models / "student", 2)
+    setting = Setting(open_models(models), 2, Hyperparameters(learning_rate=3e-3), "fp32", 1, folder)
+    dataset = open_dataset(run / "dataset", "tiny", max_length=24)
+    return {1: measure(Plan("tiny", None, 1), dataset, setting)}
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is no JSON value") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    add_shared(parser)
+    parser.add_argument("--dataset", type=names_of(DATASETS), default=list(DATASETS), help=f"of {', '.join(DATASETS)}")
+    parser.add_argument("--size", type=names_of(SIZES), default=list(SIZES), help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to so many (default: 5)")
+    parser.add_argument("--pair", choices=sorted(PAIRS), default="minilm", help="teacher and student")
+    parser.add_argument("--change", nargs="+", type=_change, default=[], help="parameters of SAGE, name=value")
+    parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,148 @@
+"""One cell: two engine jobs, all five methods on the whole budget, and SAGE on less of it."""
+
+import itertools
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench import engine, machine
+from bench.datasets import Dataset
+from bench.hyperparameters import Hyperparameters
+from bench.models import Models
+from bench.quality.plan import ARMS, EPOCHS, LESS, SAGE, SAGE_ON_LESS, Plan, method
+from bench.report import CHECKOUT
+from bench.results import Results, cell_key, hash_files
+from worker.distill.cache import CODE_VERSION
+from worker.distill.networks import PACKED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm's student is worth, on the split that is reported and on validation."""
+
+    test: dict[str, float]  # accuracy, macro_f1, loss, calibration_error
+    validation: dict[str, float]
+    retention: float
+    agreement: float
+    seconds: float  # of its training, synthesis and validation included, the teacher's pass not
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that decides a cell, but for the plan."""
+
+    models: Models
+    layers: int
+    hyper: Hyperparameters
+    precision: str
+    threads: int
+    cache: Path
+
+
+def results(cache: Path) -> Results[dict[str, Any]]:
+    return Results(cache / "results", dict)
+
+
+def find(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Outcome] | None:
+    """The cell's outcomes by arm, if it has been measured; `teacher` among them."""
+    found = results(setting.cache).load(cell_key(_ingredients(plan, dataset, setting)))
+    return None if found is None else {arm: Outcome(**outcome) for arm, outcome in found.items()}
+
+
+def measure(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Outcome]:
+    """Run the cell's jobs and keep what came of them."""
+    work = setting.cache / "work" / f"quality-{plan.dataset}-{plan.rows}-{plan.seed}"
+    others = [arm for arm in ARMS if arm != SAGE]
+    outcomes = _run(work / "whole", plan, dataset, setting, others, 1.0)
+    less = _run(work / "less", plan, dataset, setting, [], LESS)
+    outcomes[SAGE_ON_LESS] = less[SAGE]
+    ingredients = _ingredients(plan, dataset, setting)
+    kept = {arm: asdict(outcome) for arm, outcome in outcomes.items()}
+    results(setting.cache).save(cell_key(ingredients), kept, ingredients)
+    shutil.rmtree(work)
+    return outcomes
+
+
+def _run(
+    folder: Path, plan: Plan, dataset: Dataset, setting: Setting, others: list[str], budget: float
+) -> dict[str, Outcome]:
+    hyper, changes = setting.hyper, dict(plan.changes)
+    engine.write_run(
+        folder,
+        teacher=setting.models.teacher,
+        teacher_sha256=setting.models.teacher_sha256,
+        dataset=dataset,
+        student_layers=setting.layers,
+        training={
+            "epochs": EPOCHS * budget,
+            "batch_size": hyper.batch_size,
+            "learning_rate": hyper.learning_rate,
+            "warmup_ratio": hyper.warmup_ratio,
+            "weight_decay": hyper.weight_decay,
+            "precision": setting.precision,
+            "seed": plan.seed,
+        },
+        method=method(SAGE, hyper, changes, budget),
+        # Changes are of SAGE; its controls follow where they have the same parameter.
+        baselines=[method(arm, hyper, changes, budget) for arm in others],
+        tuning=None,
+        threads=setting.threads,
+        # One for all cells: the teacher answers once, and one map serves all seeds.
+        cache=setting.cache / "engine",
+    )
+    _, events = engine.run(folder)
+    result, seconds = events[-1]["result"], arm_seconds(events)
+    outcomes = {
+        arm: _outcome(result["student"] if arm == SAGE else result["baselines"][arm], seconds[arm])
+        for arm in (SAGE, *others)
+    }
+    return outcomes | {"teacher": _outcome(result["teacher"], 0.0)}
+
+
+def arm_seconds(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of each arm: from the end of the one before it, or the begin of training, to its own last checkpoint."""
+    began = next(event["time"] for event in events if event["type"] == "phase" and event["phase"] == "training")
+    ends: dict[str, str] = {}
+    for event in events:
+        if event["type"] == "checkpoint":
+            ends[event["arm"].removeprefix("baseline.").replace("student", SAGE)] = event["time"]
+    times = [datetime.fromisoformat(time).timestamp() for time in (began, *ends.values())]
+    return {arm: stop - start for arm, (start, stop) in zip(ends, itertools.pairwise(times), strict=True)}
+
+
+def _outcome(numbers: dict[str, Any], seconds: float) -> Outcome:
+    return Outcome(
+        test=numbers["test"] or numbers["validation"],
+        validation=numbers["validation"],
+        retention=numbers["retention"],
+        agreement=numbers["agreement"],
+        seconds=seconds,
+    )
+
+
+def _method_hash() -> str:
+    """Of what decides the students: not of the whole engine, which gets faster without another result."""
+    folder = CHECKOUT / "worker" / "distill"
+    names = ("index", "labelling", "methods", "objectives", "projection", "selection", "synthesis", "vectors")
+    files = hash_files([*(folder / f"{name}.py" for name in names), *(folder / "strategies").glob("*.py")])
+    return f"{files}-{CODE_VERSION}-{PACKED}"
+
+
+def _ingredients(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Any]:
+    return {
+        "bench": "quality",
+        "plan": {**asdict(plan), "epochs": EPOCHS, "less": LESS},
+        # The methods as they stand, so that a new default is another cell.
+        "methods": [method(arm, setting.hyper, dict(plan.changes)) for arm in ARMS],
+        "source": _method_hash(),
+        "machine": machine.facts(),
+        "threads": setting.threads,
+        "dataset": dataset.sha256,
+        "max_length": dataset.max_length,
+        "teacher": setting.models.teacher_sha256,
+        "layers": setting.layers,
+        "hyperparameters": setting.hyper.as_dict(),
+        "precision": setting.precision,
+    }

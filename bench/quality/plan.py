@@ -1,0 +1,55 @@
+"""What is compared: one budget, five ways to spend it, and SAGE on a smaller one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.schemas.methods import METHODS
+from bench.hyperparameters import Hyperparameters
+
+SAGE, KD = "sage", "kd"
+# SAGE with 60 % of the budget: does it get where plain KD ends?
+SAGE_ON_LESS = "sage_on_less"
+LESS = 0.6
+ARMS = ("fine_tune", KD, "oversample", "random_anchors", SAGE)
+CONTROLS = ("oversample", "random_anchors")
+TITLES = {
+    "fine_tune": "fine-tuning alone",
+    KD: "plain KD",
+    "oversample": "oversampling",
+    "random_anchors": "random anchors",
+    SAGE: "SAGE",
+    SAGE_ON_LESS: f"SAGE on {100 * LESS:.0f} % of the budget",
+}
+DATASETS = ("sst2_sentences", "clinc150", "qnli_10k", "mrpc")
+EPOCHS, WARMUP_EPOCHS = 4.0, 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell: a dataset, how many of its training rows, a seed. `changes` are of SAGE's own parameters."""
+
+    dataset: str
+    rows: int | None
+    seed: int
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}, {size_name(self.rows)}, seed {self.seed}"
+
+
+def size_name(rows: int | None) -> str:
+    return "all rows" if rows is None else f"{rows:,} rows"
+
+
+def method(arm: str, hyper: Hyperparameters, changes: dict[str, Any], budget: float = 1.0) -> dict[str, Any]:
+    """The arm's entry in job.json: the job spec's defaults, but no early stop, which would be another budget."""
+    model = METHODS[arm]
+    wanted = {
+        "temperature": hyper.temperature,
+        "alpha": hyper.alpha,
+        "warmup_epochs": WARMUP_EPOCHS * budget,
+        "early_stopping": False,
+        **changes,
+    }
+    return model(**{name: value for name, value in wanted.items() if name in model.model_fields}).model_dump()

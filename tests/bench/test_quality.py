@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.hyperparameters import Hyperparameters
+from bench.quality.measure import Outcome, arm_seconds
+from bench.quality.plan import ARMS, KD, SAGE, SAGE_ON_LESS, method
+from bench.quality.tables import is_above, report
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def outcome(accuracy: float, agreement: float = 0.9) -> Outcome:
+    quality = {"accuracy": accuracy, "macro_f1": accuracy, "loss": 0.3, "calibration_error": 0.05}
+    return Outcome(test=quality, validation=quality, retention=1.0, agreement=agreement, seconds=10.0)
+
+
+def cell(seed: int, sage: float, kd: float = 0.8) -> dict[str, Outcome]:
+    # What a seed does to all arms alike is no difference between them.
+    others = {arm: outcome(kd + seed / 100) for arm in (*ARMS, SAGE_ON_LESS, "teacher")}
+    return others | {SAGE: outcome(sage + seed / 100)}
+
+
+def accuracy(found: Outcome) -> float:
+    return found.test["accuracy"]
+
+
+class TestVerdicts:
+    def test_a_gain_of_every_seed_is_above(self) -> None:
+        measured = {seed: cell(seed, 0.82 + seed / 1_000) for seed in (1, 2, 3)}
+        assert is_above(measured, SAGE, KD, accuracy)
+        assert not is_above(measured, KD, SAGE, accuracy)
+
+    def test_a_gain_of_some_seeds_is_not(self) -> None:
+        measured = {1: cell(1, 0.84), 2: cell(2, 0.79), 3: cell(3, 0.81)}
+        assert not is_above(measured, SAGE, KD, accuracy)
+
+    def test_one_seed_shows_nothing(self) -> None:
+        assert not is_above({1: cell(1, 0.9)}, SAGE, KD, accuracy)
+
+    def test_are_written_for_each_goal(self) -> None:
+        measured = {seed: cell(seed, 0.82 + seed / 1_000) for seed in (1, 2, 3)}
+        text = "\n".join(report([("a", None, measured), ("b", 2_000, measured)], "Intro."))
+        assert (
+            "- accuracy, all rows: SAGE above plain KD (interval above zero) on 1 of 1 (a); below it on 0 of 1" in text
+        )
+        # Agreement is the same for all arms here, so at 2,000 rows one half of the goal is missing.
+        assert "- accuracy and agreement, 2,000 rows: SAGE above plain KD (interval above zero) on 0 of 1" in text
+
+
+class TestMethod:
+    def test_budgets_shrink_with_their_warm_up(self) -> None:
+        assert method(SAGE, Hyperparameters(), {}, budget=0.5)["warmup_epochs"] == 0.5
+
+    def test_changes_reach_the_arms_that_have_the_parameter(self) -> None:
+        changes = {"neighbors": 3}
+        assert [method(arm, Hyperparameters(), changes).get("neighbors") for arm in ARMS] == [None, None, 3, 3, 3]
+
+
+class TestArmSeconds:
+    def test_last_from_the_end_of_the_arm_before(self) -> None:
+        events = [
+            {"type": "phase", "phase": "training", "time": "1970-01-01T00:00:10+00:00"},
+            {"type": "checkpoint", "arm": "student", "time": "1970-01-01T00:00:15+00:00"},
+            {"type": "checkpoint", "arm": "student", "time": "1970-01-01T00:00:30+00:00"},
+            {"type": "checkpoint", "arm": "baseline.kd", "time": "1970-01-01T00:00:45+00:00"},
+        ]
+        assert arm_seconds(events) == {"sage": 20.0, "kd": 15.0}
+
+
+@pytest.mark.slow
+class TestQuickRun:
+    def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        run = subprocess.run(
+            [sys.executable, "-m", "bench.quality", "--quick", "--page", str(page)],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        text = page.read_text()
+        assert "<!-- bench-quality: begin -->" in text
+        for title in ("fine-tuning alone", "plain KD", "oversampling", "random anchors", "SAGE", "SAGE on 60 %"):
+            assert f"| {title}" in text
+        assert "nan" not in text

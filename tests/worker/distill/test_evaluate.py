@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from worker.distill.evaluate import measure_quality
+
+
+def logits_of(probabilities: list[list[float]]) -> np.ndarray:
+    return np.log(np.array(probabilities, np.float32))
+
+
+class TestQuality:
+    def test_by_hand(self) -> None:
+        logits = logits_of([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+        quality = measure_quality(logits, np.array([0, 1, 1, 1]))
+        assert quality.accuracy == 0.75
+        assert quality.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
+        assert quality.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), rel=1e-5)
+
+
+class TestCalibrationError:
+    def test_is_the_gap_between_confidence_and_accuracy_in_each_bin(self) -> None:
+        # Bins of a fifteenth: two rows at 0.95, one of them right; two at 0.75, both right.
+        logits = logits_of([[0.95, 0.05], [0.95, 0.05], [0.25, 0.75], [0.25, 0.75]])
+        quality = measure_quality(logits, np.array([0, 1, 1, 1]))
+        assert quality.calibration_error == pytest.approx((2 * 0.45 + 2 * 0.25) / 4, rel=1e-4)
+
+    def test_confidence_that_is_borne_out_is_no_error(self) -> None:
+        labels = np.array([0] * 9 + [1])
+        quality = measure_quality(logits_of([[0.9, 0.1]] * 10), labels)
+        assert quality.calibration_error == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_model_that_is_sure_and_right_is_calibrated(self) -> None:
+        quality = measure_quality(np.array([[50.0, 0.0], [0.0, 50.0]], np.float32), np.array([0, 1]))
+        assert quality.calibration_error == pytest.approx(0.0, abs=1e-6)

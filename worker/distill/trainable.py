@@ -1,0 +1,55 @@
+"""What both forms of a network share in training: the optimiser, the word vectors, and their state."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+
+from worker.distill.optimizer import Optimizer
+from worker.distill.weights import trained_weights
+from worker.distill.words import WordVectors
+
+
+class Trainable(ABC):
+    model: torch.nn.Module
+    table: torch.nn.Parameter  # (vocabulary, width) of the model's words
+
+    def __init__(self) -> None:
+        self.words: WordVectors | None = None  # where training includes them
+        self._optimizer: Optimizer | None = None
+
+    @property
+    def optimizer(self) -> Optimizer:
+        assert self._optimizer is not None, "begin_training() comes before it"
+        return self._optimizer
+
+    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
+        """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing."""
+        self.words = None if word_rows is None else WordVectors(self.table, word_rows)
+        decayed, plain = self._groups()
+        self._optimizer = Optimizer(decayed, plain, self.words, weight_decay)
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Copies on the processor of all that training changes, for weights.load_weights."""
+        return trained_weights(self.model, self.words)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """On the processor, as "{parameter}/{state}", the same names whichever form this is."""
+        state = self._adamw_state(self.optimizer.adamw)
+        return state if self.words is None else state | self.words.state()
+
+    def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None:
+        """Go on from what `optimizer_state` gave."""
+        if self.words is not None:
+            saved = self.words.load_state(saved)
+        self._load_adamw_state(self.optimizer.adamw, saved)
+
+    @abstractmethod
+    def _groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        """The parameters to be trained: those that are decayed, and those that are not."""
+
+    @abstractmethod
+    def _adamw_state(self, adamw: torch.optim.AdamW) -> dict[str, torch.Tensor]: ...
+
+    @abstractmethod
+    def _load_adamw_state(self, adamw: torch.optim.AdamW, saved: dict[str, torch.Tensor]) -> None: ...
