@@ -18,3 +18,15 @@ class Hyperparameters:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def training(self, *, epochs: float, precision: str, seed: int) -> dict[str, Any]:
+        """The part of a job's `training` that a comparison decides."""
+        return {
+            "epochs": float(epochs),
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "warmup_ratio": self.warmup_ratio,
+            "weight_decay": self.weight_decay,
+            "precision": precision,
+            "seed": seed,
+        }

@@ -19,10 +19,11 @@ from bench.datasets import Dataset, open_dataset
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, make_models, open_models, write_student
 from bench.options import add_shared, names_of, open_cache
-from bench.quality.measure import Setting, find, measure
+from bench.quality.measure import find, measure
 from bench.quality.plan import DATASETS, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
+from bench.setting import Setting
 from tests.worker.distill.tiny_runs import make_run
 from worker.machine import count_cores
 
@@ -118,7 +119,7 @@ def _prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_n
     whole = datasets.prepare(name, data, cache, None)
     dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
     models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
-    setting = Setting(models, pair.student_layers, Hyperparameters(), machine.fast_precision(), threads, cache)
+    setting = Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
     return dataset, setting
 
 
@@ -128,7 +129,7 @@ def _measure_tiny(folder: Path) -> Cells:
     models.mkdir()
     (run / "teacher").rename(models / "teacher")
     write_student(models / "teacher", models / "student", 2)
-    setting = Setting(open_models(models), 2, Hyperparameters(learning_rate=3e-3), "fp32", 1, folder)
+    setting = Setting(open_models(models), Hyperparameters(learning_rate=3e-3), 2, "fp32", 1, folder)
     dataset = open_dataset(run / "dataset", "tiny", max_length=24)
     return {1: measure(Plan("tiny", None, 1), dataset, setting)}
 

@@ -7,13 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench import engine, machine
+from bench import engine
 from bench.datasets import Dataset
-from bench.hyperparameters import Hyperparameters
-from bench.models import Models
 from bench.quality.plan import ARMS, EPOCHS, LESS, SAGE, SAGE_ON_LESS, Plan, method
 from bench.report import CHECKOUT
-from bench.results import Results, cell_key, hash_files
+from bench.results import cell_key, hash_files
+from bench.setting import Setting
 from worker.distill.cache import CODE_VERSION
 from worker.distill.networks import PACKED
 
@@ -29,25 +28,9 @@ class Outcome:
     seconds: float  # of its training, synthesis and validation included, the teacher's pass not
 
 
-@dataclass(frozen=True)
-class Setting:
-    """All that decides a cell, but for the plan."""
-
-    models: Models
-    layers: int
-    hyper: Hyperparameters
-    precision: str
-    threads: int
-    cache: Path
-
-
-def results(cache: Path) -> Results[dict[str, Any]]:
-    return Results(cache / "results", dict)
-
-
 def find(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Outcome] | None:
     """The cell's outcomes by arm, if it has been measured; `teacher` among them."""
-    found = results(setting.cache).load(cell_key(_ingredients(plan, dataset, setting)))
+    found = setting.results.load(cell_key(_ingredients(plan, dataset, setting)))
     return None if found is None else {arm: Outcome(**outcome) for arm, outcome in found.items()}
 
 
@@ -60,7 +43,7 @@ def measure(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Outcome
     outcomes[SAGE_ON_LESS] = less[SAGE]
     ingredients = _ingredients(plan, dataset, setting)
     kept = {arm: asdict(outcome) for arm, outcome in outcomes.items()}
-    results(setting.cache).save(cell_key(ingredients), kept, ingredients)
+    setting.results.save(cell_key(ingredients), kept, ingredients)
     shutil.rmtree(work)
     return outcomes
 
@@ -75,15 +58,7 @@ def _run(
         teacher_sha256=setting.models.teacher_sha256,
         dataset=dataset,
         student_layers=setting.layers,
-        training={
-            "epochs": EPOCHS * budget,
-            "batch_size": hyper.batch_size,
-            "learning_rate": hyper.learning_rate,
-            "warmup_ratio": hyper.warmup_ratio,
-            "weight_decay": hyper.weight_decay,
-            "precision": setting.precision,
-            "seed": plan.seed,
-        },
+        training=hyper.training(epochs=EPOCHS * budget, precision=setting.precision, seed=plan.seed),
         method=method(SAGE, hyper, changes, budget),
         # Changes are of SAGE; its controls follow where they have the same parameter.
         baselines=[method(arm, hyper, changes, budget) for arm in others],
@@ -137,12 +112,5 @@ def _ingredients(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, An
         # The methods as they stand, so that a new default is another cell.
         "methods": [method(arm, setting.hyper, dict(plan.changes)) for arm in ARMS],
         "source": _method_hash(),
-        "machine": machine.facts(),
-        "threads": setting.threads,
-        "dataset": dataset.sha256,
-        "max_length": dataset.max_length,
-        "teacher": setting.models.teacher_sha256,
-        "layers": setting.layers,
-        "hyperparameters": setting.hyper.as_dict(),
-        "precision": setting.precision,
+        **setting.ingredients(dataset),
     }

@@ -16,9 +16,10 @@ from bench.models import PAIRS, make_models, open_models, write_student
 from bench.options import add_shared, names_of, open_cache
 from bench.report import PAGE, Section, write_section
 from bench.sage import sizes
-from bench.sage.measure import Pair, Setting, find, measure
+from bench.sage.measure import Pair, find, measure
 from bench.sage.sizes import SIZES, Size
 from bench.sage.tables import report
+from bench.setting import Setting
 from tests.worker.distill.tiny_runs import make_run
 from worker.machine import count_cores
 

@@ -8,10 +8,9 @@ from typing import Any
 from app.schemas.methods import KnowledgeDistillation, Sage
 from bench import engine, machine
 from bench.datasets import Dataset
-from bench.hyperparameters import Hyperparameters
-from bench.models import Models
-from bench.results import Results, cell_key
+from bench.results import cell_key
 from bench.sage.sizes import Size
+from bench.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,9 @@ class Pair:
     kd: Job  # which finds the teacher's outputs in the cache
 
 
-@dataclass(frozen=True)
-class Setting:
-    """All that decides a pair, but for the size."""
-
-    models: Models
-    hyper: Hyperparameters
-    layers: int
-    precision: str
-    threads: int
-    cache: Path
-
-
-def results(cache: Path) -> Results[dict[str, Any]]:
-    return Results(cache / "results", dict)
-
-
 def find(size: Size, dataset: Dataset, setting: Setting) -> Pair | None:
     """The pair, if it has been measured."""
-    found = results(setting.cache).load(cell_key(_ingredients(size, dataset, setting)))
+    found = setting.results.load(cell_key(_ingredients(size, dataset, setting)))
     return None if found is None else Pair(**{**found, "sage": Job(**found["sage"]), "kd": Job(**found["kd"])})
 
 
@@ -87,7 +70,7 @@ def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
         kd=second,
     )
     ingredients = _ingredients(size, dataset, setting)
-    results(setting.cache).save(cell_key(ingredients), asdict(pair), ingredients)
+    setting.results.save(cell_key(ingredients), asdict(pair), ingredients)
     shutil.rmtree(work)
     return pair
 
@@ -95,22 +78,13 @@ def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
 def _run(
     folder: Path, method: dict[str, Any], size: Size, dataset: Dataset, setting: Setting, cache: Path
 ) -> tuple[Job, float]:
-    hyper = setting.hyper
     engine.write_run(
         folder,
         teacher=setting.models.teacher,
         teacher_sha256=setting.models.teacher_sha256,
         dataset=dataset,
         student_layers=setting.layers,
-        training={
-            "epochs": size.epochs,
-            "batch_size": hyper.batch_size,
-            "learning_rate": hyper.learning_rate,
-            "warmup_ratio": hyper.warmup_ratio,
-            "weight_decay": hyper.weight_decay,
-            "precision": setting.precision,
-            "seed": 1,
-        },
+        training=setting.hyper.training(epochs=size.epochs, precision=setting.precision, seed=1),
         method=method,
         tuning=None,
         threads=setting.threads,
@@ -134,12 +108,5 @@ def _ingredients(size: Size, dataset: Dataset, setting: Setting) -> dict[str, An
         "bench": "sage",
         "size": asdict(size),
         "source": engine.source_hash(),
-        "machine": machine.facts(),
-        "threads": setting.threads,
-        "dataset": dataset.sha256,
-        "max_length": dataset.max_length,
-        "teacher": setting.models.teacher_sha256,
-        "layers": setting.layers,
-        "hyperparameters": setting.hyper.as_dict(),
-        "precision": setting.precision,
+        **setting.ingredients(dataset),
     }

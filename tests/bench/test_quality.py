@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +6,7 @@ from bench.hyperparameters import Hyperparameters
 from bench.quality.measure import Outcome, arm_seconds
 from bench.quality.plan import ARMS, KD, SAGE, SAGE_ON_LESS, method
 from bench.quality.tables import is_above, report
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.bench.quick_run import run_quick
 
 
 def outcome(accuracy: float, agreement: float = 0.9) -> Outcome:
@@ -73,17 +70,7 @@ class TestArmSeconds:
 @pytest.mark.slow
 class TestQuickRun:
     def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
-        page = tmp_path / "page.md"
-        run = subprocess.run(
-            [sys.executable, "-m", "bench.quality", "--quick", "--page", str(page)],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        text = page.read_text()
+        text = run_quick("bench.quality", tmp_path / "page.md")
         assert "<!-- bench-quality: begin -->" in text
         for title in ("fine-tuning alone", "plain KD", "oversampling", "random anchors", "SAGE", "SAGE on 60 %"):
             assert f"| {title}" in text

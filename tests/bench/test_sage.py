@@ -1,13 +1,11 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.sage.measure import Job, Pair
 from bench.sage.tables import memory_row, selection_seconds, time_row
+from tests.bench.quick_run import run_quick
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PARTS = {"loading": 2.0, "teacher_outputs": 10.0, "training": 60.0, "scoring": 4.0, "projection": 1.0, "synthesis": 3.0}
 
 
@@ -47,16 +45,6 @@ class TestTables:
 @pytest.mark.slow
 class TestQuickRun:
     def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
-        page = tmp_path / "page.md"
-        run = subprocess.run(
-            [sys.executable, "-m", "bench.sage", "--quick", "--page", str(page)],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        text = page.read_text()
+        text = run_quick("bench.sage", tmp_path / "page.md")
         assert "<!-- bench-sage: begin -->" in text
         assert text.count("| 320 |") == 2

@@ -1,7 +1,5 @@
 import importlib.util
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,7 @@ from bench.report import Section, write_section
 from bench.results import Cell, Results, cell_key, hash_files
 from bench.speed.plan import SYSTEMS, chosen_systems
 from bench.speed.tables import useful_share
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.bench.quick_run import run_quick
 
 
 def make_cell(**changes: object) -> Cell:
@@ -184,18 +181,7 @@ class TestSection:
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="transformers.Trainer needs accelerate")
 class TestQuickRun:
     def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
-        """The figures of so small a model mean nothing; that each system did the whole job does."""
-        page = tmp_path / "page.md"
-        run = subprocess.run(
-            [sys.executable, "-m", "bench.speed", "--quick", "--page", str(page)],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        text = page.read_text()
+        text = run_quick("bench.speed", tmp_path / "page.md")
         for part in (
             "<!-- bench-speed: begin -->",
             "| Stillhouse | 1 |",
