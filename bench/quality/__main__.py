@@ -15,16 +15,16 @@ from typing import Any
 
 from bench import datasets, machine
 from bench.bases import base_folder
-from bench.datasets import Dataset, open_dataset
+from bench.datasets import Dataset
 from bench.hyperparameters import Hyperparameters
-from bench.models import PAIRS, make_models, open_models, write_student
+from bench.models import PAIRS, make_models
 from bench.options import add_shared, names_of, open_cache
 from bench.quality.measure import find, measure
 from bench.quality.plan import DATASETS, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
 from bench.setting import Setting
-from tests.worker.distill.tiny_runs import make_run
+from bench.tiny import PAIR, make_tiny
 from worker.machine import count_cores
 
 # Each pair of models has a section of its own.
@@ -124,13 +124,8 @@ def _prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_n
 
 
 def _measure_tiny(folder: Path) -> Cells:
-    run = make_run(folder / "tiny", train_rows=160)
-    models = folder / "models"
-    models.mkdir()
-    (run / "teacher").rename(models / "teacher")
-    write_student(models / "teacher", models / "student", 2)
-    setting = Setting(open_models(models), Hyperparameters(learning_rate=3e-3), 2, "fp32", 1, folder)
-    dataset = open_dataset(run / "dataset", "tiny", max_length=24)
+    models, dataset = make_tiny(folder, train_rows=160)
+    setting = Setting(models, Hyperparameters(learning_rate=3e-3), PAIR.student_layers, "fp32", 1, folder)
     return {1: measure(Plan("tiny", None, 1), dataset, setting)}
 
 

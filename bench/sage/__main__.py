@@ -10,9 +10,8 @@ from pathlib import Path
 
 from bench import datasets, machine
 from bench.bases import base_folder
-from bench.datasets import open_dataset
 from bench.hyperparameters import Hyperparameters
-from bench.models import PAIRS, make_models, open_models, write_student
+from bench.models import PAIRS, make_models
 from bench.options import add_shared, names_of, open_cache
 from bench.report import PAGE, Section, write_section
 from bench.sage import sizes
@@ -20,7 +19,7 @@ from bench.sage.measure import Pair, find, measure
 from bench.sage.sizes import SIZES, Size
 from bench.sage.tables import report
 from bench.setting import Setting
-from tests.worker.distill.tiny_runs import make_run
+from bench.tiny import PAIR, make_tiny
 from worker.machine import count_cores
 
 SECTION = Section("What SAGE costs beside plain distillation", "bench-sage")
@@ -59,14 +58,10 @@ def finish(pairs: list[Pair], page: Path | None) -> None:
 
 
 def _measure_tiny(folder: Path) -> Pair:
-    run = make_run(folder / "tiny", train_rows=320)
-    models = folder / "models"
-    models.mkdir()
-    (run / "teacher").rename(models / "teacher")
-    write_student(models / "teacher", models / "student", 2)
-    setting = Setting(open_models(models), Hyperparameters(learning_rate=3e-3), 2, "fp32", 1, folder)
+    models, dataset = make_tiny(folder, train_rows=320)
+    setting = Setting(models, Hyperparameters(learning_rate=3e-3), PAIR.student_layers, "fp32", 1, folder)
     size = Size("tiny", "tiny", rows=None, epochs=3.0, warmup_epochs=1.0)
-    return measure(size, open_dataset(run / "dataset", "tiny", max_length=24), setting)
+    return measure(size, dataset, setting)
 
 
 def _parser() -> argparse.ArgumentParser:

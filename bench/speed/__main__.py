@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import datasets, machine
+from bench import datasets, machine, tiny
 from bench.bases import base_folder
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, Pair, make_models
@@ -45,7 +45,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             comparison = quick.comparison(Path(folder))
             measure_rounds([comparison], quick.SYSTEMS, rounds=1, deadline=Deadline(None))
-            finish(quick.PAIR, [comparison], rounds=1, page=page)
+            finish(tiny.PAIR, [comparison], rounds=1, page=page)
         return 0
     deadline = Deadline(time.monotonic() + 60 * options.minutes if options.minutes else None)
     pair = PAIRS[options.pair]

@@ -7,29 +7,22 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from bench.datasets import open_dataset
 from bench.hyperparameters import Hyperparameters
-from bench.models import Pair, open_models, write_student
 from bench.speed.comparison import Comparison
 from bench.speed.plan import STILLHOUSE, chosen_systems
-from tests.worker.distill.tiny_runs import make_run
+from bench.tiny import make_tiny
 
-PAIR = Pair("tiny", "a tiny random BERT", teacher_layers=4, student_layers=2)
 SYSTEMS = (STILLHOUSE, *chosen_systems("trainer"))
 
 
 def comparison(folder: Path) -> Comparison:
-    """A classifier with random weights as the teacher, and the engine tests' few hundred rows."""
+    """What is compared in a quick run."""
     if importlib.util.find_spec("accelerate") is None:
         raise SystemExit("--quick runs the Trainer in this interpreter, which lacks accelerate: pip install accelerate")
-    run = make_run(folder / "tiny", train_rows=320)
-    models = folder / "models"
-    models.mkdir()
-    (run / "teacher").rename(models / "teacher")
-    write_student(models / "teacher", models / "student", PAIR.student_layers)
+    models, dataset = make_tiny(folder, train_rows=320)
     return Comparison(
-        dataset=open_dataset(run / "dataset", "tiny", max_length=24),
-        models=open_models(models),
+        dataset=dataset,
+        models=models,
         hyper=Hyperparameters(learning_rate=3e-3),
         precision="fp32",
         threads=1,

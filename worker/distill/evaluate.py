@@ -11,7 +11,7 @@ import torch
 
 from worker.distill.batches import collate, in_length_order
 from worker.distill.data import Split
-from worker.distill.networks import Network
+from worker.distill.network import Network
 
 # A processor works fastest on batches whose activations stay in its cache; a GPU wants many rows at once.
 _EVALUATION_BATCH_ROWS = {"cpu": 32, "cuda": 256}

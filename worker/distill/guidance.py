@@ -14,7 +14,7 @@ from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
 from worker.distill.labelling import label_points
-from worker.distill.networks import Network
+from worker.distill.network import Network
 from worker.distill.objectives import Objective
 from worker.distill.progress import Progress
 from worker.distill.projection import Projection

@@ -6,7 +6,7 @@ import torch
 from worker.distill.batches import SyntheticRows, collate, in_length_order
 from worker.distill.data import Split
 from worker.distill.evaluate import evaluation_batch_rows
-from worker.distill.networks import Network
+from worker.distill.network import Network
 from worker.distill.synthesis import Points
 
 

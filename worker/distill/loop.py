@@ -32,7 +32,8 @@ from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
 from worker.distill.guidance import Guidance
 from worker.distill.methods import build_method
-from worker.distill.networks import Network, build_network, put_weights
+from worker.distill.network import Network
+from worker.distill.networks import build_network, put_weights
 from worker.distill.objectives import CrossEntropy
 from worker.distill.progress import FORWARD, TRAINING, Progress
 from worker.distill.results import Measurer

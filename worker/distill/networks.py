@@ -1,65 +1,19 @@
-"""A model and the way in which this run computes it: packed where that form exists, else as transformers does.
+"""The two forms of a network: packed where that form exists for a model, else as transformers computes it."""
 
-Everything that trains or asks a model goes through a Network, so which of the two it is stays here.
-"""
+from typing import Any
 
-from typing import Any, Protocol
-
-import numpy as np
 import torch
 
 from worker.distill.batches import Batch
 from worker.distill.device import Compute
 from worker.distill.families import word_table
+from worker.distill.network import Network
 from worker.distill.packed.network import PackedNetwork, can_pack
-from worker.distill.trainable import Trainable
 from worker.distill.vectors import embed, forward_vectors, move
 from worker.distill.weights import load_weights
 
 # What a checkpoint records of how numbers come about: raise the one whose last bits change.
 PACKED, PLAIN = "packed-2", "plain-2"
-
-
-class Network(Protocol):
-    @property
-    def model(self) -> torch.nn.Module:
-        """The plain transformers model, whose parameters are the ones that are trained."""
-        ...
-
-    @property
-    def arithmetic(self) -> str:
-        """Which form this is."""
-        ...
-
-    def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
-        """(rows, classes) fp32 with dropout drawn from the seed; older gradients are forgotten, backward() is next."""
-        ...
-
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """(rows, classes) fp32 without dropout and without a gradient."""
-        ...
-
-    def refresh(self) -> None:
-        """To be called after the model's weights were changed from outside."""
-        ...
-
-    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
-        """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing."""
-        ...
-
-    def step(self, learning_rate: float) -> None:
-        """After backward(): one step of the optimiser."""
-        ...
-
-    def trained_weights(self) -> dict[str, torch.Tensor]:
-        """Copies on the processor of all that training changes, for weights.load_weights."""
-        ...
-
-    def optimizer_state(self) -> dict[str, torch.Tensor]:
-        """On the processor, as "{parameter}/{state}", the same names whichever form this is."""
-        ...
-
-    def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None: ...
 
 
 def build_network(model: torch.nn.Module, compute: Compute) -> Network:
@@ -75,7 +29,7 @@ def put_weights(network: Network, weights: dict[str, torch.Tensor]) -> None:
     network.refresh()
 
 
-class PlainNetwork(Trainable):
+class PlainNetwork(Network):
     """As transformers computes it, under autocast."""
 
     arithmetic = PLAIN

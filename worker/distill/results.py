@@ -8,7 +8,8 @@ import torch
 
 from worker.distill.data import Dataset
 from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
-from worker.distill.networks import Network, put_weights
+from worker.distill.network import Network
+from worker.distill.networks import put_weights
 
 HELD_OUT_SPLITS = ("validation", "test")
 

@@ -19,7 +19,8 @@ from worker.distill.device import Compute
 from worker.distill.errors import NanLoss
 from worker.distill.evaluate import Quality
 from worker.distill.events import EventLog
-from worker.distill.networks import Network, put_weights
+from worker.distill.network import Network
+from worker.distill.networks import put_weights
 from worker.distill.objectives import Objective
 from worker.distill.progress import TRAINING, Progress
 from worker.distill.stopwatch import Stopwatch

@@ -13,7 +13,8 @@ from worker.distill.batches import Batch, SyntheticRows, collate
 from worker.distill.data import Dataset
 from worker.distill.device import Compute
 from worker.distill.families import word_table
-from worker.distill.networks import Network, PlainNetwork, build_network
+from worker.distill.network import Network
+from worker.distill.networks import PlainNetwork, build_network
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights

@@ -12,12 +12,12 @@ import torch.nn.functional as functional
 
 from worker.distill.batches import Batch
 from worker.distill.families import Family, family_of, word_table
+from worker.distill.network import Network
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
 from worker.distill.packed.layout import Layout
 from worker.distill.packed.tables import RelativeBias, look_up
 from worker.distill.packed.weights import FlatWeights
-from worker.distill.trainable import Trainable
 from worker.distill.vectors import shift_of_a_word
 
 Tensor = torch.Tensor
@@ -35,7 +35,7 @@ def can_pack(model: torch.nn.Module) -> bool:
     )
 
 
-class PackedNetwork(Trainable):
+class PackedNetwork(Network):
     """`model`'s logits from packed tokens. The model's trainable parameters become views of `weights`."""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, arithmetic: str) -> None:

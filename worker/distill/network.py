@@ -1,22 +1,43 @@
-"""What both forms of a network share in training: the optimiser, the word vectors, and their state."""
+"""A model and the way in which this run computes it: what is asked of either form, and what both share in training.
+
+Everything that trains or asks a model goes through a Network; networks.py chooses the form.
+"""
 
 from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
 
+from worker.distill.batches import Batch
 from worker.distill.optimizer import Optimizer
 from worker.distill.weights import trained_weights
 from worker.distill.words import WordVectors
 
 
-class Trainable(ABC):
-    model: torch.nn.Module
+class Network(ABC):
+    model: torch.nn.Module  # plain transformers, whose parameters are the ones that are trained
     table: torch.nn.Parameter  # (vocabulary, width) of the model's words
+    arithmetic: str  # which form this is
 
     def __init__(self) -> None:
         self.words: WordVectors | None = None  # where training includes them
         self._optimizer: Optimizer | None = None
+
+    @abstractmethod
+    def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
+        """(rows, classes) fp32 with dropout drawn from the seed; older gradients are forgotten, backward() is next."""
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """(rows, classes) fp32 without dropout and without a gradient."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """To be called after the model's weights were changed from outside."""
+
+    @abstractmethod
+    def step(self, learning_rate: float) -> None:
+        """After backward(): one step of the optimiser."""
 
     @property
     def optimizer(self) -> Optimizer:
