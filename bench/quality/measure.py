@@ -10,11 +10,14 @@ from typing import Any
 from bench import engine
 from bench.datasets import Dataset
 from bench.quality.plan import ARMS, EPOCHS, LESS, SAGE, SAGE_ON_LESS, Plan, method
-from bench.report import CHECKOUT
-from bench.results import cell_key, hash_files
+from bench.results import cell_key
 from bench.setting import Setting
 from worker.distill.cache import CODE_VERSION
 from worker.distill.networks import PACKED
+
+# Raise it with every change after which these methods make other students: cells measured before are then of another
+# method. A hash of the sources would throw hours of measuring away for a new comment.
+METHODS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,12 @@ def _outcome(numbers: dict[str, Any], seconds: float) -> Outcome:
     )
 
 
-def _method_hash() -> str:
-    """Of what decides the students: not of the whole engine, which gets faster without another result."""
-    folder = CHECKOUT / "worker" / "distill"
-    names = ("index", "labelling", "methods", "objectives", "projection", "selection", "synthesis", "vectors")
-    files = hash_files([*(folder / f"{name}.py" for name in names), *(folder / "strategies").glob("*.py")])
-    return f"{files}-{CODE_VERSION}-{PACKED}"
-
-
 def _ingredients(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Any]:
     return {
         "bench": "quality",
         "plan": {**asdict(plan), "epochs": EPOCHS, "less": LESS},
         # The methods as they stand, so that a new default is another cell.
         "methods": [method(arm, setting.hyper, dict(plan.changes)) for arm in ARMS],
-        "source": _method_hash(),
+        "version": f"{METHODS_VERSION}-{CODE_VERSION}-{PACKED}",
         **setting.ingredients(dataset),
     }
