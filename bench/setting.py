@@ -4,11 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import datasets, machine
+from bench.bases import base_folder
 from bench.datasets import Dataset
 from bench.hyperparameters import Hyperparameters
-from bench.models import Models
+from bench.models import PAIRS, Models, make_models
 from bench.results import Results
+from worker.machine import count_cores
+
+# Where rows are few the seed decides less than which rows they are; these are the same for all seeds and methods.
+SIZES = {"all": None, "2000": 2_000}
+# Raise it with every change after which methods make other students: cells measured before are then of other methods.
+# A hash of the sources would throw hours of measuring away for a new comment.
+METHODS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -36,3 +44,16 @@ class Setting:
             "hyperparameters": self.hyper.as_dict(),
             "precision": self.precision,
         }
+
+
+# By dataset and rows.
+Prepared = dict[tuple[str, int | None], tuple[Dataset, Setting]]
+
+
+def prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_name: str) -> tuple[Dataset, Setting]:
+    """The student's rows, and the teacher tuned on all of the dataset's."""
+    pair, threads = PAIRS[pair_name], count_cores()
+    whole = datasets.prepare(name, data, cache, None)
+    dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
+    models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
+    return dataset, Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)

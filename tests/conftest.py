@@ -6,6 +6,8 @@ and `redis_broker` name one. All point the settings of the test at what they giv
 processes that a test starts find the same.
 """
 
+import pytest
+
 pytest_plugins = [
     "tests.fixtures.network",
     "tests.fixtures.environment",
@@ -13,3 +15,7 @@ pytest_plugins = [
     "tests.fixtures.storage",
     "tests.fixtures.broker",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-methods", action="store_true", help="every method and every pair, not a sample of them")

@@ -1,19 +1,37 @@
 """The API's job and the engine's job are written twice, on purpose: here they are held against each other."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from app.schemas.jobs import JobCreate
-from app.schemas.methods import METHODS as OFFERED
+from app.schemas.methods.combinations import why_not
+from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
-from worker.distill.methods import METHODS as BUILT
-from worker.distill.methods import build_method
+from worker.distill.errors import InvalidJob
+from worker.distill.methods.registry import METHODS as BUILT
+from worker.distill.methods.registry import Recipe, build_recipe
+from worker.distill.methods.taid import InterpolatedTarget
+from worker.distill.objectives import KnowledgeDistillation
+from worker.distill.strategies.guided import Guided
 
 
 def resolved(**changes: object) -> dict:  # type: ignore[type-arg]
     body = {"teacher": "tch_demo", "dataset": "dts_demo", "student": {"layers": 3}, "teacher_tuning": {}} | changes
     return JobCreate.model_validate(body).spec()
+
+
+def recipe(*methods: dict[str, Any]) -> Recipe:
+    configs = []
+    for method in methods:
+        parameters = dict(method)
+        configs.append(MethodConfig(parameters.pop("type"), parameters))
+    return build_recipe(configs)
+
+
+PAIRS = [(first, second) for first in sorted(OFFERED) for second in sorted(OFFERED)]
 
 
 class TestMethods:
@@ -23,16 +41,48 @@ class TestMethods:
     @pytest.mark.parametrize("method", sorted(OFFERED))
     def test_the_defaults_of_the_api_are_a_method_of_the_engine(self, method: str) -> None:
         """Harm: a job that the API takes and every worker refuses."""
-        parameters = resolved(method={"type": method})["method"]
-        built = build_method(MethodConfig(parameters.pop("type"), parameters))
-        assert built.objective.needs_teacher == OFFERED[method].needs_teacher
+        spec = resolved(method={"type": method})
+        built = recipe(spec["method"], *spec["combine"])
+        named = [OFFERED[each["type"]] for each in (spec["method"], *spec["combine"])]
+        assert built.objective.needs_teacher == any(model.needs_teacher for model in named)
 
     def test_a_baseline_is_a_whole_method(self) -> None:
         spec = resolved(method={"type": "sage", "temperature": 4.0}, baselines=["kd", "fine_tune"])
         for baseline in spec["baselines"]:
-            parameters = dict(baseline)
-            build_method(MethodConfig(parameters.pop("type"), parameters))
+            recipe(baseline)
         assert spec["baselines"][0]["temperature"] == 4.0
+
+
+class TestPairs:
+    @pytest.mark.parametrize(("first", "second"), [pair for pair in PAIRS if why_not(*pair) is None])
+    def test_what_the_api_lets_meet_the_engine_can_train(self, first: str, second: str) -> None:
+        spec = resolved(method={"type": first}, combine=[{"type": second}])
+        recipe(spec["method"], *spec["combine"])
+
+    @pytest.mark.parametrize(("first", "second"), [pair for pair in PAIRS if why_not(*pair) is not None])
+    def test_what_cannot_meet_is_refused_when_it_is_posted_and_both_are_named(self, first: str, second: str) -> None:
+        with pytest.raises(ValidationError) as refused:
+            resolved(method={"type": first}, combine=[{"type": second}])
+        [error] = refused.value.errors()
+        assert f"'{first}'" in error["msg"]
+        assert f"'{second}'" in error["msg"]
+        assert why_not(second, first) == why_not(first, second)
+
+    def test_the_engine_too_refuses_two_objectives(self) -> None:
+        spec = resolved(method={"type": "kd"})["method"]
+        with pytest.raises(InvalidJob, match="kd and taid are 2 objectives"):
+            recipe(spec, resolved(method={"type": "taid"})["method"])
+
+    def test_where_no_method_has_an_objective_it_is_plain_distillation_and_the_job_says_so(self) -> None:
+        assert [method["type"] for method in resolved(method={"type": "opdf"})["combine"]] == ["kd"]
+        assert resolved(method={"type": "sage"}, combine=[{"type": "opdf"}])["combine"][1:] == []
+
+    def test_an_objective_takes_the_place_of_sages_own(self) -> None:
+        spec = resolved(method={"type": "sage"}, combine=[{"type": "taid"}])
+        built = recipe(spec["method"], *spec["combine"])
+        assert isinstance(built.objective, InterpolatedTarget)
+        assert isinstance(built.strategy, Guided)
+        assert isinstance(built.strategy.score, KnowledgeDistillation)
 
 
 class TestSections:

@@ -52,6 +52,7 @@ def describe_job(job: Job, teacher: Teacher, dataset: Dataset, settings: Setting
         "dataset": {"path": "dataset", "sha256": dataset.sha256},
         "student": _OLDER_STUDENT | job.student,
         "method": _complete(job.method),
+        "combine": [_complete(method) for method in job.combine],
         "baselines": [_complete(baseline) for baseline in job.baselines],
         "training": job.training,
         "teacher_tuning": job.teacher_tuning,

@@ -68,6 +68,7 @@ class Job(Leased, Base):
     # The request, with every default filled in.
     student: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
     method: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
+    combine: Mapped[list[dict[str, Any]]] = mapped_column(CleanJSON, default=list, server_default="[]")
     training: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
     teacher_tuning: Mapped[dict[str, Any] | None] = mapped_column(CleanJSON)
     baselines: Mapped[list[dict[str, Any]]] = mapped_column(CleanJSON, default=list)

@@ -111,6 +111,7 @@ def read_job(job: Job | JobRow) -> JobRead:
         dataset=job.dataset_id,
         student=job.student,
         method=job.method,
+        combine=job.combine,
         training=job.training,
         teacher_tuning=job.teacher_tuning,
         baselines=job.baselines,

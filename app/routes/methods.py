@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.schemas.errors import error_responses
-from app.schemas.methods import MethodPage
+from app.schemas.methods.registry import MethodPage
 from app.services import methods
 
 router = APIRouter(prefix="/methods", tags=["methods"])

@@ -9,7 +9,10 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 from pydantic_core import PydanticCustomError
 
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
-from app.schemas.methods import METHODS, Method, MethodType, Sage
+from app.schemas.methods.combinations import has_objective, why_not
+from app.schemas.methods.kd import KnowledgeDistillation
+from app.schemas.methods.registry import METHODS, Method, MethodType
+from app.schemas.methods.sage import Sage
 
 METADATA_KEY_PATTERN = r"^[A-Za-z0-9_.\-]{1,40}$"
 MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY_PATTERN)]
@@ -117,13 +120,21 @@ KD_EXAMPLE: dict[str, Any] = {
 class JobCreate(RequestModel):
     """A distillation to run."""
 
-    later_fields = frozenset({"priority", "time_limit_seconds"})
+    later_fields = frozenset({"combine", "priority", "time_limit_seconds"})
 
     teacher: ShortText = Field(description="Id of a ready teacher.", examples=["tch_demo"])
     dataset: ShortText = Field(description="Id of a ready dataset.", examples=["dts_demo"])
     student: StudentConfig
     method: Method = Field(
         default_factory=Sage, description="How to distil; `GET /methods` describes each with its parameters."
+    )
+    combine: list[Method] = Field(
+        default=[],
+        max_length=8,
+        description="Methods that work together with `method`: at most one of each kind, auxiliary ones aside. "
+        "`GET /methods` says what cannot be combined. Where none of them says by what loss the student learns, it is "
+        "plain distillation.",
+        examples=[[{"type": "taid"}]],
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     teacher_tuning: TeacherTuning | None = Field(
@@ -155,15 +166,18 @@ class JobCreate(RequestModel):
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> "JobCreate":
+        _refuse_what_cannot_meet([self.method, *self.combine])
         _refuse_doubles(self.baselines)
         for index, baseline in enumerate(self.baselines):
-            if baseline == self.method.type:
+            if baseline == self.method.type and not self.combine:
                 raise PydanticCustomError(
                     "baseline_is_method",
                     "baselines[{index}] is '{value}', which is the job's own method; leave it out",
                     {"index": index, "value": baseline, "param": f"baselines[{index}]"},
                 )
         _refuse_long_warmup(self.method, "method", self.training.epochs)
+        for index, method in enumerate(self.combine):
+            _refuse_long_warmup(method, f"combine[{index}]", self.training.epochs)
         for index, resolved in enumerate(self.resolved_baselines()):
             _refuse_long_warmup(resolved, f"baselines[{index}]", self.training.epochs)
         return self
@@ -171,16 +185,18 @@ class JobCreate(RequestModel):
     def resolved_baselines(self) -> list[Method]:
         """Each baseline with all its parameters; those that the main method has too are taken over."""
         main = self.method.model_dump(exclude={"type"})
-        resolved = []
+        resolved: list[Method] = []
         for baseline in self.baselines:
             model = METHODS[baseline]
             shared = {name: value for name, value in main.items() if name in model.model_fields}
-            resolved.append(model(**shared))
-        return resolved  # type: ignore[return-value]  # METHODS maps to the members of the union
+            resolved.append(model.model_validate(shared))
+        return resolved
 
     def spec(self) -> dict[str, Any]:
         """The job as it is stored: every default written out, so that none is looked up later."""
         spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
+        if not has_objective([self.method, *self.combine]):
+            spec["combine"].append(KnowledgeDistillation().model_dump())
         spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
         return spec
 
@@ -243,6 +259,7 @@ class JobRead(ResponseModel):
                 "dataset": "dts_demo",
                 "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
                 "method": Sage().model_dump(),
+                "combine": [],
                 "training": TrainingConfig().model_dump(),
                 "teacher_tuning": TeacherTuning().model_dump(),
                 "baselines": [{"type": "fine_tune"}],
@@ -285,6 +302,7 @@ class JobRead(ResponseModel):
     dataset: str
     student: dict[str, Any]
     method: dict[str, Any]
+    combine: list[dict[str, Any]]
     training: dict[str, Any]
     teacher_tuning: dict[str, Any] | None
     baselines: list[dict[str, Any]]
@@ -307,6 +325,24 @@ class JobPage(Page[JobRead]):
 def is_metadata_key(text: str) -> bool:
     """Whether a label may have this key."""
     return re.fullmatch(METADATA_KEY_PATTERN.strip("^$"), text) is not None
+
+
+def _refuse_what_cannot_meet(methods: list[Method]) -> None:
+    for index, second in enumerate(methods[1:]):
+        for first in methods[: index + 1]:
+            if reason := why_not(first.type, second.type):
+                raise PydanticCustomError(
+                    "methods_cannot_meet",
+                    "combine[{index}] is '{second}', which cannot be combined with '{first}': {reason}; leave one of "
+                    "them out",
+                    {
+                        "index": index,
+                        "first": first.type,
+                        "second": second.type,
+                        "reason": reason,
+                        "param": f"combine[{index}]",
+                    },
+                )
 
 
 def _refuse_doubles(baselines: Iterable[str]) -> None:

@@ -66,6 +66,7 @@ def submit(
             dataset_id=spec["dataset"],
             student=spec["student"],
             method=spec["method"],
+            combine=spec["combine"],
             training=spec["training"],
             teacher_tuning=spec["teacher_tuning"],
             baselines=spec["baselines"],

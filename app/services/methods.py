@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from app.schemas.methods import METHODS, MethodParameters, MethodRead
+from app.schemas.methods.base import MethodParameters
+from app.schemas.methods.combinations import why_not
+from app.schemas.methods.registry import METHODS, MethodRead
 
 
 def list_methods() -> list[MethodRead]:
@@ -10,15 +12,17 @@ def list_methods() -> list[MethodRead]:
 
 
 def _describe(name: str, model: type[MethodParameters]) -> MethodRead:
-    defaults = model().model_dump(exclude={"type"})
+    defaults = model.model_validate({}).model_dump(exclude={"type"})
     return MethodRead(
-        type=name,  # type: ignore[arg-type]  # METHODS has a key for each literal
+        type=name,
         title=model.title,
         summary=model.summary,
         source=model.source,
+        kind=model.kind,
         needs_teacher=model.needs_teacher,
         parameters=_parameters(model),
         defaults=defaults,
+        not_with={other: reason for other in METHODS if (reason := why_not(name, other)) is not None},
     )
 
 

@@ -14,28 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from bench import datasets, machine
-from bench.bases import base_folder
-from bench.datasets import Dataset
 from bench.hyperparameters import Hyperparameters
-from bench.models import PAIRS, make_models
+from bench.models import PAIRS
 from bench.options import add_shared, names_of, open_cache
 from bench.quality.measure import find, measure
 from bench.quality.plan import DATASETS, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
-from bench.setting import Setting
+from bench.setting import SIZES, Prepared, Setting, prepare
 from bench.tiny import PAIR, make_tiny
-from worker.machine import count_cores
 
 # Each pair of models has a section of its own.
 SECTIONS = {
     "minilm": Section("What SAGE is worth", "bench-quality"),
     "mpnet": Section("What SAGE is worth: mpnet", "bench-quality PAIR=mpnet"),
 }
-# Where rows are few the seed decides less than which rows they are; these are the same for all seeds and methods.
-SIZES = {"all": None, "2000": 2_000}
-# By dataset and rows.
-Prepared = dict[tuple[str, int | None], tuple[Dataset, Setting]]
 
 
 def main() -> int:
@@ -54,7 +47,7 @@ def main() -> int:
     prepared: Prepared = {}
     for name in options.dataset:
         for size in options.size:
-            prepared[name, SIZES[size]] = _prepare(name, SIZES[size], options.data, cache, pair.name)
+            prepared[name, SIZES[size]] = prepare(name, SIZES[size], options.data, cache, pair.name)
     plans = [Plan(name, rows, seed, changes) for seed in range(1, options.seeds + 1) for name, rows in prepared]
     if not options.report:
         _measure_all(plans, prepared, deadline)
@@ -111,16 +104,6 @@ def finish(
     if page is not None:
         write_section(section, text, page)
         print(f"\nWritten to {page}")
-
-
-def _prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_name: str) -> tuple[Dataset, Setting]:
-    """The student's rows, and the teacher tuned on all of the dataset's."""
-    pair, threads = PAIRS[pair_name], count_cores()
-    whole = datasets.prepare(name, data, cache, None)
-    dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
-    models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
-    setting = Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
-    return dataset, setting
 
 
 def _measure_tiny(folder: Path) -> Cells:

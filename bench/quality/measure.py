@@ -11,13 +11,9 @@ from bench import engine
 from bench.datasets import Dataset
 from bench.quality.plan import ARMS, EPOCHS, LESS, SAGE, SAGE_ON_LESS, Plan, method
 from bench.results import cell_key
-from bench.setting import Setting
+from bench.setting import METHODS_VERSION, Setting
 from worker.distill.cache import CODE_VERSION
 from worker.distill.networks import PACKED
-
-# Raise it with every change after which these methods make other students: cells measured before are then of another
-# method. A hash of the sources would throw hours of measuring away for a new comment.
-METHODS_VERSION = 1
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.schemas.methods import METHODS
+from app.schemas.methods.registry import METHODS
 from bench.hyperparameters import Hyperparameters
 
 SAGE, KD = "sage", "kd"

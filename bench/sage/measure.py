@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.schemas.methods import KnowledgeDistillation, Sage
+from app.schemas.methods.kd import KnowledgeDistillation
+from app.schemas.methods.sage import Sage
 from bench import engine, machine
 from bench.datasets import Dataset
 from bench.results import cell_key

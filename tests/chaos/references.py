@@ -131,7 +131,7 @@ def _reference(spec: Spec, materials: Materials, settings: Settings, folder: Pat
 def _describe(spec: Spec, materials: Materials, settings: Settings) -> dict[str, Any]:
     """The job.json that a worker would write."""
     body = JobCreate(**spec.body, teacher="tch_reference", dataset="dts_reference").spec()
-    names = ("student", "method", "training", "teacher_tuning", "baselines")
+    names = ("student", "method", "combine", "training", "teacher_tuning", "baselines")
     job = Job(id="job_reference", **{name: body[name] for name in names})
     teacher = Teacher(id="tch_reference", sha256=materials.teacher_sha256[spec.teacher])
     dataset = Dataset(id="dts_reference", sha256=materials.dataset_sha256)

@@ -2,7 +2,7 @@ from app.db.models import Dataset, Job, Teacher
 from app.settings import Settings
 from tests.bad_days import older_rows
 from worker.distill.config import JobConfig
-from worker.distill.methods import SageParameters
+from worker.distill.methods.sage import Sage
 from worker.inputs import describe_job
 
 
@@ -20,13 +20,14 @@ class TestDescribeJob:
             "warmup_ratio": 0.1, "weight_decay": 0.01, "max_length": 48, "deterministic": False,
         }  # fmt: skip
         job.teacher_tuning = None
+        job.combine = []
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "frozen"
-        assert parsed.method.read(SageParameters).scored_rows == 10_000_000
+        assert parsed.method.read(Sage).scored_rows == 10_000_000
         job.student = job.student | {"word_vectors": "trained"}
         job.method = job.method | {"scored_rows": 2_048}
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "trained"
-        assert parsed.method.read(SageParameters).scored_rows == 2_048
+        assert parsed.method.read(Sage).scored_rows == 2_048

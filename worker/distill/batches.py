@@ -19,6 +19,14 @@ _SORT_WINDOW_BATCHES = 32
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """What a model says to the rows of a split."""
+
+    logits: np.ndarray  # (rows, classes) float32
+    features: np.ndarray | None  # (rows, width) float32: what its last linear layer reads, where somebody needs them
+
+
+@dataclass(frozen=True)
 class SyntheticRows:
     """Points that no text has: an anchor's token vectors, moved so that their mean is the point.
 
@@ -29,6 +37,7 @@ class SyntheticRows:
     sources: np.ndarray  # (synthetic, k) int32 rows of the training split
     weights: np.ndarray  # (synthetic, k) float32, sum 1
     teacher_logits: np.ndarray  # (synthetic, classes) float32
+    teacher_features: np.ndarray | None = None  # (synthetic, width) float32, where the real rows have them
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -55,6 +64,7 @@ class Batch:
     labels: torch.Tensor  # (rows,) int64; of a synthetic row its anchor's, which nobody vouches for
     has_label: torch.Tensor  # (rows,) bool: real rows
     teacher_logits: torch.Tensor | None  # (rows, classes)
+    teacher_features: torch.Tensor | None  # (rows, width)
     shifts: torch.Tensor | None  # (rows, width); None where every row is real
 
 
@@ -100,16 +110,18 @@ def collate(
     split: Split,
     device: torch.device,
     *,
-    teacher_logits: np.ndarray | None = None,
+    teacher: Predictions | None = None,
     synthetic: SyntheticRows | None = None,
     vectors: np.ndarray | None = None,
 ) -> Batch:
-    """Gather `rows` into one padded batch; `teacher_logits` (split rows, classes) are those of the real rows, and so
-    are the pooled `vectors` (split rows, width), which synthetic ones are made of."""
+    """Gather `rows` into one padded batch; what the `teacher` says is of the real rows, and so are the pooled `vectors`
+    (split rows, width), which synthetic ones are made of."""
     is_real = rows < len(split)
     text_rows = rows
     shifts = None
-    logits = None if teacher_logits is None else teacher_logits[np.where(is_real, rows, 0)]
+    of_real = np.where(is_real, rows, 0)
+    logits = None if teacher is None else teacher.logits[of_real]
+    features = None if teacher is None or teacher.features is None else teacher.features[of_real]
     if synthetic is not None and not is_real.all():
         assert vectors is not None, "synthetic rows come with the vectors that they are means of"
         drawn = rows[~is_real] - len(split)
@@ -119,6 +131,9 @@ def collate(
         shifts[~is_real] = synthetic.shifts(drawn, vectors)
         if logits is not None:
             logits[~is_real] = synthetic.teacher_logits[drawn]
+        if features is not None:
+            assert synthetic.teacher_features is not None, "real rows and synthetic ones are labelled alike"
+            features[~is_real] = synthetic.teacher_features[drawn]
     lengths = split.lengths[text_rows]
     positions = np.arange(lengths.max())
     mask = positions < lengths[:, None]
@@ -135,5 +150,6 @@ def collate(
         labels=place(split.labels[text_rows]),
         has_label=place(is_real),
         teacher_logits=None if logits is None else place(logits),
+        teacher_features=None if features is None else place(features),
         shifts=None if shifts is None else place(shifts),
     )

@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from worker.distill.batches import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
+# In 3 an objective had no state: a job that waits with such a checkpoint goes on from it.
+_READABLE_VERSIONS = (3, _FORMAT_VERSION)
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 
@@ -41,6 +43,7 @@ class ArmPosition:
     window_loss_sum: float  # of the steps since the last logged training loss
     window_steps: int
     strategy: dict[str, Any]
+    objective: dict[str, Any]
     rounds_done: list[dict[str, Any]]  # one record per finished round
 
 
@@ -51,7 +54,7 @@ class ArmState:
     position: ArmPosition
     weights: dict[str, torch.Tensor]  # of the trainable parameters
     best_weights: dict[str, torch.Tensor]  # empty before the first validation
-    optimizer: dict[str, torch.Tensor]  # "{parameter}/{state}"
+    optimizer: dict[str, torch.Tensor]  # "{parameter}/{state}", and what is trained instead of weights
     plan: RoundPlan | None  # of the round under way
 
 
@@ -135,7 +138,7 @@ def _write(folder: Path, state: RunState) -> None:
 
 def _read(folder: Path) -> RunState:
     record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-    if record["format_version"] != _FORMAT_VERSION:
+    if record["format_version"] not in _READABLE_VERSIONS:
         raise ValueError(
             f"checkpoint {folder.name} has format {record['format_version']}, this engine reads "
             f"{_FORMAT_VERSION}: finish the job with the release that began it, or start it anew."
@@ -144,8 +147,9 @@ def _read(folder: Path) -> RunState:
     arm_state = None
     if record["arm_position"] is not None:
         plan_file = folder / "round.safetensors"
+        position = {"objective": {}} | record["arm_position"]
         arm_state = ArmState(
-            position=ArmPosition(**{field.name: record["arm_position"][field.name] for field in fields(ArmPosition)}),
+            position=ArmPosition(**{field.name: position[field.name] for field in fields(ArmPosition)}),
             weights=load_file(folder / "model.safetensors"),
             best_weights=load_file(folder / "best.safetensors"),
             optimizer=load_file(folder / "optimizer.safetensors"),
@@ -171,14 +175,15 @@ def _finished_file(arm: str) -> str:
 def _plan_arrays(plan: RoundPlan) -> dict[str, np.ndarray]:
     arrays = {"rows": plan.rows}
     if plan.synthetic is not None:
-        arrays |= {field.name: getattr(plan.synthetic, field.name) for field in fields(SyntheticRows)}
+        synthetic = {field.name: getattr(plan.synthetic, field.name) for field in fields(SyntheticRows)}
+        arrays |= {name: array for name, array in synthetic.items() if array is not None}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _read_plan(arrays: dict[str, np.ndarray], facts: dict[str, float]) -> RoundPlan:
     synthetic = None
     if "anchors" in arrays:
-        synthetic = SyntheticRows(*(arrays[field.name] for field in fields(SyntheticRows)))
+        synthetic = SyntheticRows(*(arrays.get(field.name) for field in fields(SyntheticRows)))  # type: ignore[arg-type]
     return RoundPlan(arrays["rows"], synthetic, facts)
 
 

@@ -84,6 +84,7 @@ class JobConfig:
     dataset: Source
     student: StudentConfig
     method: MethodConfig
+    combine: tuple[MethodConfig, ...]  # what works together with `method`
     baselines: tuple[MethodConfig, ...]
     training: TrainingConfig
     teacher_tuning: TeacherTuningConfig | None
@@ -112,6 +113,7 @@ class JobConfig:
             dataset=read_fields(Source, raw["dataset"], where="dataset"),
             student=read_fields(StudentConfig, raw["student"], where="student"),
             method=_read_method(raw["method"]),
+            combine=tuple(_read_method(method) for method in raw["combine"]),
             baselines=tuple(_read_method(baseline) for baseline in raw["baselines"]),
             training=read_fields(TrainingConfig, raw["training"], where="training"),
             teacher_tuning=tuning and read_fields(TeacherTuningConfig, tuning, where="teacher_tuning"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.distill.batches import collate, in_length_order
+from worker.distill.batches import Predictions, collate, in_length_order
 from worker.distill.data import Split
 from worker.distill.network import Network
 
@@ -47,16 +47,34 @@ def predict_logits(
 ) -> np.ndarray:
     """(rows, classes) float32 in evaluation mode, of all rows of the split where none are named; `after_batch` hears
     how many rows each batch had."""
+    return predict(network, split, device, rows=rows, after_batch=after_batch).logits
+
+
+def predict(
+    network: Network,
+    split: Split,
+    device: torch.device,
+    *,
+    rows: np.ndarray | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
+    keeps_features: bool = False,
+) -> Predictions:
+    """As `predict_logits`, and the features where they are kept."""
     rows = np.arange(len(split)) if rows is None else rows
     logits: np.ndarray | None = None
+    features: np.ndarray | None = None
     for which in in_length_order(split.lengths[rows], evaluation_batch_rows(device)):
-        output = network.logits(collate(rows[which], split, device)).cpu().numpy()
+        outputs = network.outputs(collate(rows[which], split, device))
         if logits is None:
-            logits = np.empty((len(rows), output.shape[1]), np.float32)
-        logits[which] = output
+            logits = np.empty((len(rows), outputs.logits.shape[1]), np.float32)
+            if keeps_features:
+                features = np.empty((len(rows), outputs.features.shape[1]), np.float32)
+        logits[which] = outputs.logits.cpu().numpy()
+        if features is not None:
+            features[which] = outputs.features.cpu().numpy()
         after_batch(len(which))
     assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
-    return logits
+    return Predictions(logits, features)
 
 
 def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:

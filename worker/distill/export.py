@@ -84,7 +84,8 @@ def _quality(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _model_card(job: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     split = "test" if result["student"]["test"] else "validation"
-    rows = [("teacher", result["teacher"]), (f"**{job['method']['type']} student**", result["student"])]
+    methods = " + ".join(method["type"] for method in (job["method"], *job["combine"]))
+    rows = [("teacher", result["teacher"]), (f"**{methods} student**", result["student"])]
     rows += [(f"baseline: {name}", numbers) for name, numbers in result["baselines"].items()]
     table = "\n".join(
         f"| {name} | {numbers[split]['accuracy']:.4f} | {numbers[split]['macro_f1']:.4f} | "
@@ -98,7 +99,7 @@ pipeline_tag: text-classification
 
 # A distilled text classifier
 
-{result["student"]["parameters"]:,} parameters, distilled by Stillhouse with method `{job["method"]["type"]}` from a
+{result["student"]["parameters"]:,} parameters, distilled by Stillhouse with method `{methods}` from a
 teacher of {result["teacher"]["parameters"]:,}. It answers with one of {len(result["labels"])} labels.
 
 ```python

@@ -1,5 +1,6 @@
 """What differs between the encoder families: where the layers are and what the config calls them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -152,6 +153,11 @@ FAMILIES = {
         counts_positions_from_padding=True,
     ),
 }
+
+
+def pool_activation(family: Family) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What comes behind the pooler's product."""
+    return torch.tanh if family.pooler_activation == "tanh" else torch.relu
 
 
 def word_table(model: torch.nn.Module) -> torch.nn.Parameter:

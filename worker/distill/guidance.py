@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worker.distill.batches import SyntheticRows
+from worker.distill.batches import Predictions, SyntheticRows
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
 from worker.distill.labelling import label_points
 from worker.distill.network import Network
-from worker.distill.objectives import Objective
+from worker.distill.objectives import Answers, Objective
 from worker.distill.progress import Progress
 from worker.distill.projection import Projection
 from worker.distill.stopwatch import Stopwatch
@@ -49,15 +49,16 @@ class Guidance:
             self.vectors = write_pooled_vectors(self.split, table, self.compute, file)
             self.coordinates.start(file)
 
-    def context(self, arm: str, seed: int, student: Network, teacher_logits: np.ndarray | None) -> StrategyContext:
-        """What the arm's strategy gets; `teacher_logits` (rows, classes) are those of the training rows."""
+    def context(self, arm: str, seed: int, student: Network, teacher: Predictions | None) -> StrategyContext:
+        """What the arm's strategy gets; what the `teacher` says is of the training rows."""
+        keeps_features = teacher is not None and teacher.features is not None
         return StrategyContext(
             arm=arm,
             seed=seed,
             split=self.split,
             synthesizer=self._synthesizer,
-            score=functools.partial(self._score, student, teacher_logits),
-            label=self._label,
+            score=functools.partial(self._score, student, teacher),
+            label=functools.partial(self._label, keeps_features=keeps_features),
         )
 
     def _synthesizer(self, neighbors: int) -> Synthesizer:
@@ -76,23 +77,32 @@ class Guidance:
         return self.coordinates.value
 
     def _score(
-        self, student: Network, teacher_logits: np.ndarray | None, objective: Objective, rows: np.ndarray
+        self, student: Network, teacher: Predictions | None, objective: Objective, rows: np.ndarray
     ) -> np.ndarray:
         """(rows,) loss of each of these training rows under the student in evaluation mode."""
         with self.watch.on("scoring"):
             logits = predict_logits(
                 student, self.split, self.compute.device, rows=rows, after_batch=lambda _: self.check_stop()
             )
-            losses = objective(
-                torch.from_numpy(logits),
-                None if teacher_logits is None else torch.from_numpy(teacher_logits[rows]),
-                torch.from_numpy(self.split.labels[rows]),
-                torch.ones(len(rows), dtype=torch.bool),
+            answers = Answers(
+                student=torch.from_numpy(logits),
+                teacher=None if teacher is None else torch.from_numpy(teacher.logits[rows]),
+                labels=torch.from_numpy(self.split.labels[rows]),
+                has_label=torch.ones(len(rows), dtype=torch.bool),
             )
+            losses = objective(answers)
         return losses.numpy()
 
-    def _label(self, points: Points) -> SyntheticRows:
+    def _label(self, points: Points, *, keeps_features: bool) -> SyntheticRows:
         self.check_stop()
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            return label_points(points, self.teacher, self.split, self.vectors, self.compute.device, self.classes)
+            return label_points(
+                points,
+                self.teacher,
+                self.split,
+                self.vectors,
+                self.compute.device,
+                self.classes,
+                keeps_features=keeps_features,
+            )

@@ -11,13 +11,30 @@ from worker.distill.synthesis import Points
 
 
 def label_points(
-    points: Points, teacher: Network, split: Split, vectors: np.ndarray, device: torch.device, classes: int
+    points: Points,
+    teacher: Network,
+    split: Split,
+    vectors: np.ndarray,
+    device: torch.device,
+    classes: int,
+    *,
+    keeps_features: bool,
 ) -> SyntheticRows:
-    """Logits of `teacher` for each point, lifted to its anchor's tokens; points without finite logits are dropped."""
+    """What `teacher` says to each point, lifted to its anchor's tokens; points without finite logits are dropped."""
     logits = np.empty((len(points), classes), np.float32)
+    features = np.empty((len(points), vectors.shape[1]), np.float32) if keeps_features else None
     unlabelled = SyntheticRows(points.anchors, points.sources, points.weights, logits)
     for which in in_length_order(split.lengths[points.anchors], evaluation_batch_rows(device)):
         batch = collate(len(split) + which, split, device, synthetic=unlabelled, vectors=vectors)
-        logits[which] = teacher.logits(batch).cpu().numpy()
+        outputs = teacher.outputs(batch)
+        logits[which] = outputs.logits.cpu().numpy()
+        if features is not None:
+            features[which] = outputs.features.cpu().numpy()
     keep = np.isfinite(logits).all(1)
-    return SyntheticRows(points.anchors[keep], points.sources[keep], points.weights[keep], logits[keep])
+    return SyntheticRows(
+        points.anchors[keep],
+        points.sources[keep],
+        points.weights[keep],
+        logits[keep],
+        None if features is None else features[keep],
+    )

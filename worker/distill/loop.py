@@ -19,6 +19,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from worker.distill import cache as caches
+from worker.distill.batches import Predictions
 from worker.distill.cache import Cache
 from worker.distill.checkpoint import ArmState, RunState, load_latest, save_checkpoint
 from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig, read_job
@@ -26,12 +27,12 @@ from worker.distill.coordinates import Coordinates
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import choose_compute, environment, hardware
 from worker.distill.errors import Stopped
-from worker.distill.evaluate import measure_quality, predict_logits
+from worker.distill.evaluate import measure_quality, predict, predict_logits
 from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, word_table
 from worker.distill.guidance import Guidance
-from worker.distill.methods import build_method
+from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network, put_weights
 from worker.distill.objectives import CrossEntropy
@@ -71,15 +72,17 @@ class Run:
         with self.watch.on("loading"):
             self._load()
         self._plan_progress()
-        unfinished = [method for name, method in self._arms() if name not in self.finished]
-        if any(build_method(method).strategy.needs_projection for method in unfinished):
+        unfinished = [build_recipe(methods) for name, methods in self._arms() if name not in self.finished]
+        self.needs_features = any(recipe.objective.needs_features for recipe in unfinished)
+        if any(recipe.strategy.needs_projection for recipe in unfinished):
             self.guidance.begin(self.table, self.folder)
         self._tune_teacher()
         with self.watch.on("teacher_outputs"):
             self.teacher_logits = self._teacher_outputs()
+            self.teacher_features = self._teacher_features() if self.needs_features else None
         self._announce_resume()
-        for name, method in self._arms():
-            self._train_arm(name, method, "training" if name == STUDENT else "baseline")
+        for name, methods in self._arms():
+            self._train_arm(name, methods, "training" if name == STUDENT else "baseline")
         with self.watch.on("evaluating"):
             result = self._measure()
         # Of this attempt alone: what an earlier one spent went with it.
@@ -103,8 +106,8 @@ class Run:
         self.last_number = resumed.number if resumed else -1
         self.resumed_arms = {resumed.arm: resumed.arm_state} if resumed and resumed.arm else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
-        for _, method in self._arms():
-            build_method(method)  # a bad parameter is found before the hours, not after
+        for _, methods in self._arms():
+            build_recipe(methods)  # a bad parameter is found before the hours, not after
         teacher_folder = self.folder / self.job.teacher.path
         self.tokenizer = load_tokenizer(teacher_folder)
         self.dataset: Dataset = load_dataset(
@@ -177,7 +180,7 @@ class Run:
             return
         cached = self._cached_tuned_teacher()
         if cached is None:
-            result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher_logits=None)
+            result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher=None)
             cached = self._store_tuned_teacher(result)
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
         put_weights(self.teacher, weights)
@@ -191,6 +194,7 @@ class Run:
             epochs=tuning.epochs,
             objective=CrossEntropy(),
             strategy=RealRows(),
+            parameterisation=None,
             schedule=Schedule(tuning.learning_rate, tuning.warmup_ratio, tuning.weight_decay, tuning.batch_size),
             layers=self.teacher_layers,
             trains_words=True,
@@ -222,24 +226,46 @@ class Run:
         self.inputs["teacher_outputs"] = sha256_of(found)
         return load_file(found)
 
+    def _teacher_features(self) -> np.ndarray:
+        """(rows, width) of the training split. They stay with the run: few jobs ask for them, and they are large."""
+        kind, key = "teacher_features", caches.teacher_outputs_key(self.job)
+        file = f"features-{self.compute.precision}.safetensors"
+        found = self.cache.find(kind, key, file)
+        if found is None:
+            self.progress.enter("teacher_outputs")
+            predictions = predict(
+                self.teacher,
+                self.dataset.train,
+                self.compute.device,
+                after_batch=lambda _: self._check_stop(),
+                keeps_features=True,
+            )
+            assert predictions.features is not None
+            save_file({"train": predictions.features}, self.cache.begin(kind, key) / file)
+            self.cache.commit(kind, key)
+            found = self.cache.path(kind, key) / file
+        self.inputs["teacher_features"] = sha256_of(found)
+        return load_file(found)["train"]
+
     def _after_teacher_batch(self, rows: int) -> None:
         self.progress.advance("teacher_outputs", FORWARD * self.teacher_layers * rows)
         self._check_stop()
 
     # -- the student --------------------------------------------------------------------------------
 
-    def _train_arm(self, name: str, config: MethodConfig, phase: str) -> None:
+    def _train_arm(self, name: str, methods: list[MethodConfig], phase: str) -> None:
         if name in self.finished:
             return
-        method = build_method(config)
+        recipe = build_recipe(methods)
         training = self.job.training
         arm = Arm(
             name=name,
             phase=phase,
             seed=training.seed,
             epochs=training.epochs,
-            objective=method.objective,
-            strategy=method.strategy,
+            objective=recipe.objective,
+            strategy=recipe.strategy,
+            parameterisation=recipe.parameterisation,
             schedule=Schedule(
                 training.learning_rate, training.warmup_ratio, training.weight_decay, training.batch_size
             ),
@@ -247,22 +273,25 @@ class Run:
             trains_words=self.parameterisation.trains_words,
         )
         student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
-        logits = self.teacher_logits["train"] if method.objective.needs_teacher else None
-        result = self._run_arm(arm, student, teacher_logits=logits)
+        teacher = None
+        if recipe.objective.needs_teacher:
+            features = self.teacher_features if recipe.objective.needs_features else None
+            teacher = Predictions(self.teacher_logits["train"], features)
+        result = self._run_arm(arm, student, teacher=teacher)
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights
         self._save_checkpoint(None, None, _round_facts(name, result.record["rounds"], result.record["best_round"] - 1))
 
-    def _run_arm(self, arm: Arm, network: Network, *, teacher_logits: np.ndarray | None) -> ArmResult:
+    def _run_arm(self, arm: Arm, network: Network, *, teacher: Predictions | None) -> ArmResult:
         validation = self.dataset.splits["validation"]
         context = ArmContext(
             split=self.dataset.train,
-            teacher_logits=teacher_logits,
+            teacher=teacher,
             vectors=self.guidance.vectors,
             compute=self.compute,
             events=self.events,
             progress=self.progress,
-            strategy=self.guidance.context(arm.name, arm.seed, network, teacher_logits),
+            strategy=self.guidance.context(arm.name, arm.seed, network, teacher),
             watch=self.watch,
             validate=lambda student: measure_quality(
                 predict_logits(student, validation, self.compute.device), validation.labels
@@ -276,9 +305,10 @@ class Run:
         self.steps_before += result.record["steps"]
         return result
 
-    def _arms(self) -> list[tuple[str, MethodConfig]]:
-        """The student and the baselines, in the order of their training."""
-        return [(STUDENT, self.job.method), *((f"baseline.{method.type}", method) for method in self.job.baselines)]
+    def _arms(self) -> list[tuple[str, list[MethodConfig]]]:
+        """The student and the baselines, in the order of their training, each with its methods."""
+        student = (STUDENT, [self.job.method, *self.job.combine])
+        return [student, *((f"baseline.{method.type}", [method]) for method in self.job.baselines)]
 
     # -- checkpoints --------------------------------------------------------------------------------
 

@@ -4,14 +4,24 @@ Everything that trains or asks a model goes through a Network; networks.py choos
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from worker.distill.batches import Batch
 from worker.distill.optimizer import Optimizer
+from worker.distill.parameterisation import Parameterisation
 from worker.distill.weights import trained_weights
 from worker.distill.words import WordVectors
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says to a batch, in fp32."""
+
+    logits: torch.Tensor  # (rows, classes)
+    features: torch.Tensor  # (rows, width) what the last linear layer reads, before dropout
 
 
 class Network(ABC):
@@ -24,12 +34,12 @@ class Network(ABC):
         self._optimizer: Optimizer | None = None
 
     @abstractmethod
-    def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
-        """(rows, classes) fp32 with dropout drawn from the seed; older gradients are forgotten, backward() is next."""
+    def training_outputs(self, batch: Batch, dropout_seed: int) -> Outputs:
+        """With dropout drawn from the seed; older gradients are forgotten, backward() is next."""
 
     @abstractmethod
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """(rows, classes) fp32 without dropout and without a gradient."""
+    def outputs(self, batch: Batch) -> Outputs:
+        """Without dropout and without a gradient."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -44,11 +54,16 @@ class Network(ABC):
         assert self._optimizer is not None, "begin_training() comes before it"
         return self._optimizer
 
-    def begin_training(self, weight_decay: float, word_rows: np.ndarray | None) -> None:
+    def begin_training(
+        self, weight_decay: float, word_rows: np.ndarray | None, parameterisation: Parameterisation | None
+    ) -> None:
         """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing."""
         self.words = None if word_rows is None else WordVectors(self.table, word_rows)
+        if parameterisation is not None:
+            parameterisation.begin(self.model)
+            self.refresh()
         decayed, plain = self._groups()
-        self._optimizer = Optimizer(decayed, plain, self.words, weight_decay)
+        self._optimizer = Optimizer(decayed, plain, self.words, parameterisation, weight_decay)
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies on the processor of all that training changes, for weights.load_weights."""
@@ -56,13 +71,15 @@ class Network(ABC):
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """On the processor, as "{parameter}/{state}", the same names whichever form this is."""
-        state = self._adamw_state(self.optimizer.adamw)
+        state = self._adamw_state(self.optimizer.adamw) | self.optimizer.state_behind_weights()
         return state if self.words is None else state | self.words.state()
 
     def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None:
         """Go on from what `optimizer_state` gave."""
         if self.words is not None:
             saved = self.words.load_state(saved)
+        saved = self.optimizer.load_state_behind_weights(saved)
+        self.refresh()
         self._load_adamw_state(self.optimizer.adamw, saved)
 
     @abstractmethod

@@ -6,8 +6,8 @@ import torch
 
 from worker.distill.batches import Batch
 from worker.distill.device import Compute
-from worker.distill.families import word_table
-from worker.distill.network import Network
+from worker.distill.families import family_of, pool_activation, word_table
+from worker.distill.network import Network, Outputs
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.vectors import embed, forward_vectors, move
 from worker.distill.weights import load_weights
@@ -40,27 +40,31 @@ class PlainNetwork(Network):
         self.table = word_table(model)
         self._compute = compute
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        family = family_of(model.config)
+        self._activation = pool_activation(family)
+        self._pooled: torch.Tensor | None = None  # what the pooler made of the newest batch
+        model.get_submodule(family.pooler_path).register_forward_hook(self._keep_pooled)
 
-    def training_logits(self, batch: Batch, dropout_seed: int) -> torch.Tensor:
+    def training_outputs(self, batch: Batch, dropout_seed: int) -> Outputs:
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed)
         with self._compute.autocast():
-            return forward_vectors(self.model, batch, move(self._look_up(batch), batch)).float()
+            return self._forward(batch, move(self._look_up(batch), batch))
 
     @torch.inference_mode()
-    def logits(self, batch: Batch) -> torch.Tensor:
+    def outputs(self, batch: Batch) -> Outputs:
         self.model.eval()
         if self.words is not None:
             self.words.catch_up()
         with self._compute.autocast():
-            return forward_vectors(self.model, batch, embed(batch, self.table)).float()
+            return self._forward(batch, embed(batch, self.table))
 
     def refresh(self) -> None:
         """Nothing is kept beside the model's own weights."""
 
     def step(self, learning_rate: float) -> None:
-        self.optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate, self._gradient)
 
     def _groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
         parameters = self._parameters.values()
@@ -80,6 +84,20 @@ class PlainNetwork(Network):
             # AdamW keeps its step count on the processor unless fused on CUDA; follow what it would do.
             device: Any = parameter.device if state != "step" or parameter.is_cuda else torch.device("cpu")
             adamw.state[parameter][state] = value.to(device)
+
+    def _forward(self, batch: Batch, vectors: torch.Tensor) -> Outputs:
+        logits = forward_vectors(self.model, batch, vectors)
+        assert self._pooled is not None, "the pooler is part of every forward pass"
+        pooled, self._pooled = self._pooled, None
+        return Outputs(logits.float(), self._activation(pooled).float())
+
+    def _keep_pooled(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:  # noqa: ARG002
+        self._pooled = output
+
+    def _gradient(self, name: str) -> torch.Tensor:
+        gradient = self._parameters[name].grad
+        assert gradient is not None, "backward() comes before it"
+        return gradient
 
     def _look_up(self, batch: Batch) -> torch.Tensor:
         """(rows, length, width) the vectors of the batch's words, for training."""

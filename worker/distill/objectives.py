@@ -1,43 +1,70 @@
 """What a student is taught: a loss per row, so that weights, scores and every method share one form."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 
-
-class Objective(Protocol):
-    needs_teacher: bool
-
-    def __call__(
-        self,
-        student_logits: torch.Tensor,
-        teacher_logits: torch.Tensor | None,
-        labels: torch.Tensor,
-        has_label: torch.Tensor,
-    ) -> torch.Tensor:
-        """(rows,) loss of each row, from logits (rows, classes), labels (rows,), has_label (rows,) bool."""
-        ...
+from worker.distill.batches import Predictions
 
 
-class CrossEntropy:
+@dataclass(frozen=True)
+class Answers:
+    """What student and teacher say to the rows of one batch, and what is known of the rows."""
+
+    student: torch.Tensor  # (rows, classes) logits
+    teacher: torch.Tensor | None  # (rows, classes) logits
+    labels: torch.Tensor  # (rows,) int64
+    has_label: torch.Tensor  # (rows,) bool: somebody vouches for the label
+    # (rows, width) what the last linear layer reads, before dropout; the teacher's where an objective needs them.
+    student_features: torch.Tensor | None = None
+    teacher_features: torch.Tensor | None = None
+
+
+class Objective(ABC):
+    """A loss. One that carries something from step to step (`after_step`) also says what a checkpoint must keep."""
+
+    needs_teacher: bool = True
+    needs_features: bool = False  # of the teacher
+
+    @abstractmethod
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        """(rows,) loss of each row, in fp32; the step follows their mean."""
+
+    def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:  # noqa: B027 - most need nothing
+        """Before the first step, also of a resumed run: what the teacher says to the training rows, and their
+        `labels` (rows,)."""
+
+    def after_step(self, step: int, total_steps: int) -> None:  # noqa: B027 - most carry nothing
+        """After optimiser step number `step`, from 1, of `total_steps`."""
+
+    def facts(self) -> dict[str, float]:
+        """What it tells of its state after a round, for the record."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries from step to step, as plain JSON."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what `state_dict` gave."""
+
+
+class CrossEntropy(Objective):
     """Cross-entropy with the label; a row without a label costs nothing."""
 
     needs_teacher = False
 
-    def __call__(
-        self,
-        student_logits: torch.Tensor,
-        teacher_logits: torch.Tensor | None,  # noqa: ARG002 - the protocol's
-        labels: torch.Tensor,
-        has_label: torch.Tensor,
-    ) -> torch.Tensor:
-        return functional.cross_entropy(student_logits.float(), labels, reduction="none") * has_label
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        return hard_loss(answers)
 
 
 @dataclass(frozen=True)
-class KnowledgeDistillation:
+class KnowledgeDistillation(Objective):
     """(1 - alpha) CE(label, student) + alpha temperature^2 KL(teacher || student), both softened.
 
     The cross-entropy is left out where no real label exists. Hinton, Vinyals and Dean, "Distilling the
@@ -46,20 +73,57 @@ class KnowledgeDistillation:
 
     temperature: float
     alpha: float
-    needs_teacher = True
 
-    def __call__(
-        self,
-        student_logits: torch.Tensor,
-        teacher_logits: torch.Tensor | None,
-        labels: torch.Tensor,
-        has_label: torch.Tensor,
-    ) -> torch.Tensor:
-        if teacher_logits is None:
-            raise ValueError("KnowledgeDistillation needs the teacher's logits, got None.")
-        student_logits = student_logits.float()
-        student_log = functional.log_softmax(student_logits / self.temperature, dim=-1)
-        teacher_log = functional.log_softmax(teacher_logits.float() / self.temperature, dim=-1)
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        student_log = functional.log_softmax(answers.student.float() / self.temperature, dim=-1)
+        teacher_log = functional.log_softmax(teacher_logits(answers) / self.temperature, dim=-1)
         divergence = functional.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1)
-        hard = functional.cross_entropy(student_logits, labels, reduction="none") * has_label
-        return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * divergence
+        return (1 - self.alpha) * hard_loss(answers) + self.alpha * self.temperature**2 * divergence
+
+
+class Combined(Objective):
+    """An objective and what is added to it, each as it is alone."""
+
+    def __init__(self, objective: Objective, auxiliaries: Sequence[Objective]) -> None:
+        self.parts = [objective, *auxiliaries]
+        self.needs_teacher = any(part.needs_teacher for part in self.parts)
+        self.needs_features = any(part.needs_features for part in self.parts)
+
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        first, *others = (part(answers) for part in self.parts)
+        return sum(others, start=first)
+
+    def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:
+        for part in self.parts:
+            part.begin(teacher, labels)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        for part in self.parts:
+            part.after_step(step, total_steps)
+
+    def facts(self) -> dict[str, float]:
+        return {name: value for part in self.parts for name, value in part.facts().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+def hard_loss(answers: Answers) -> torch.Tensor:
+    """(rows,) cross-entropy with the label, zero where nobody vouches for it."""
+    return functional.cross_entropy(answers.student.float(), answers.labels, reduction="none") * answers.has_label
+
+
+def known_class(answers: Answers) -> torch.Tensor:
+    """(rows,) the label, or the teacher's first choice where nobody vouches for it."""
+    return torch.where(answers.has_label, answers.labels, teacher_logits(answers).argmax(1))
+
+
+def teacher_logits(answers: Answers) -> torch.Tensor:
+    """(rows, classes) fp32; raises ValueError where there are none."""
+    if answers.teacher is None:
+        raise ValueError("this objective needs the teacher's logits, got None.")
+    return answers.teacher.float()

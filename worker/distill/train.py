@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from worker.distill import seed as seeds
-from worker.distill.batches import arrange, collate
+from worker.distill.batches import Predictions, arrange, collate
 from worker.distill.checkpoint import ArmPosition, ArmState
 from worker.distill.data import Split
 from worker.distill.device import Compute
@@ -21,7 +21,8 @@ from worker.distill.evaluate import Quality
 from worker.distill.events import EventLog
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
-from worker.distill.objectives import Objective
+from worker.distill.objectives import Answers, Objective
+from worker.distill.parameterisation import Parameterisation
 from worker.distill.progress import TRAINING, Progress
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
@@ -55,6 +56,7 @@ class Arm:
     epochs: float
     objective: Objective
     strategy: DataStrategy
+    parameterisation: Callable[[], Parameterisation] | None
     schedule: Schedule
     layers: int  # for the progress: what one row costs
     trains_words: bool  # its own vectors of the words that occur, or the table as it is
@@ -65,7 +67,7 @@ class ArmContext:
     """What the run lends an arm."""
 
     split: Split
-    teacher_logits: np.ndarray | None  # (rows, classes) of the training split
+    teacher: Predictions | None  # of the training split
     vectors: np.ndarray | None  # (rows, width) pooled, of the training split, where a strategy may synthesise
     compute: Compute
     events: EventLog
@@ -96,9 +98,11 @@ class ArmTraining:
         self.network = network
         self.context = context
         word_rows = np.unique(context.split.ids) if arm.trains_words else None
-        network.begin_training(arm.schedule.weight_decay, word_rows)
+        parameterisation = None if arm.parameterisation is None else arm.parameterisation()
+        network.begin_training(arm.schedule.weight_decay, word_rows, parameterisation)
         self.round_sizes = arm.strategy.round_sizes(arm.epochs, len(context.split))
         self.total_steps = sum(math.ceil(size / arm.schedule.batch_size) for size in self.round_sizes)
+        arm.objective.begin(context.teacher, context.split.labels)
         self.position = ArmPosition(
             round=0,
             batch_in_round=0,
@@ -111,6 +115,7 @@ class ArmTraining:
             window_loss_sum=0.0,
             window_steps=0,
             strategy=arm.strategy.state_dict(),
+            objective=arm.objective.state_dict(),
             rounds_done=[],
         )
         self.plan: RoundPlan | None = None
@@ -134,6 +139,7 @@ class ArmTraining:
     def state(self) -> ArmState:
         """Everything needed to go on from here; raises NanLoss rather than hand out a broken model."""
         self._read_window()
+        self.position.objective = self.arm.objective.state_dict()
         # A finite loss can still make weights that are not: the step after it would show, too late.
         weights = self.network.trained_weights()
         if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
@@ -187,19 +193,28 @@ class ArmTraining:
             rows,
             context.split,
             context.compute.device,
-            teacher_logits=context.teacher_logits,
+            teacher=context.teacher,
             synthetic=plan.synthetic,
             vectors=context.vectors,
         )
-        logits = self.network.training_logits(
+        outputs = self.network.training_outputs(
             batch, seeds.derive(self.arm.seed, self.arm.name, "dropout", position.step)
         )
-        loss = self.arm.objective(logits, batch.teacher_logits, batch.labels, batch.has_label).mean()
+        answers = Answers(
+            student=outputs.logits,
+            teacher=batch.teacher_logits,
+            labels=batch.labels,
+            has_label=batch.has_label,
+            student_features=outputs.features,
+            teacher_features=batch.teacher_features,
+        )
+        loss = self.arm.objective(answers).mean()
         loss.backward()
         self.network.step(self.arm.schedule.rate_at(position.step, self.total_steps))
         self._window_losses.append(loss.detach())
         position.step += 1
         position.rows_presented += len(rows)
+        self.arm.objective.after_step(position.step, self.total_steps)
 
     def _read_window(self) -> None:
         """Fold the losses on the device into the position; raises NanLoss if one is not a number."""
@@ -243,10 +258,11 @@ class ArmTraining:
             self.best_weights = self.network.trained_weights()
         else:
             position.rounds_without_gain += 1
-        record = {"round": position.round + 1, "step": position.step, **quality.as_dict(), **plan.facts}
+        facts = plan.facts | self.arm.objective.facts()
+        record = {"round": position.round + 1, "step": position.step, **quality.as_dict(), **facts}
         position.rounds_done.append(record)
         context.events.emit("round", arm=self.arm.name, **record)
-        for name, value in plan.facts.items():
+        for name, value in facts.items():
             context.events.metric(f"{self.arm.name}/{name}", position.step, value)
         position.round += 1
         position.batch_in_round = 0
@@ -268,6 +284,7 @@ class ArmTraining:
         self.best_weights = resumed.best_weights
         self.plan = resumed.plan
         self.arm.strategy.load_state_dict(resumed.position.strategy)
+        self.arm.objective.load_state_dict(resumed.position.objective)
         self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
         put_weights(self.network, resumed.weights)
         self.network.load_optimizer_state(resumed.optimizer)

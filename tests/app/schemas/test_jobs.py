@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.schemas.jobs import JobCreate, is_metadata_key
-from app.schemas.methods import METHODS
+from app.schemas.methods.registry import METHODS
 
 
 def job(**changes: Any) -> JobCreate:
@@ -29,6 +29,7 @@ class TestSpec:
                 "scored_rows": 2_048,
                 "early_stopping": True,
             },
+            "combine": [],
             "training": {
                 "epochs": 4.0,
                 "batch_size": 32,

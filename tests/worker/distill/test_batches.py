@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.worker.distill.tiny_runs import make_run
-from worker.distill.batches import SyntheticRows, arrange, collate, in_length_order, stream_of_rows
+from worker.distill.batches import Predictions, SyntheticRows, arrange, collate, in_length_order, stream_of_rows
 from worker.distill.data import Split, load_dataset
 from worker.distill.seed import generator
 from worker.distill.teacher import load_tokenizer
@@ -65,9 +65,8 @@ class TestCollate:
         weights = np.array([[0.5, 0.5], [0.75, 0.25]], np.float32)
         synthetic = SyntheticRows(np.array([4, 9]), sources, weights, np.full((2, 3), 7.0, np.float32))
         rows = np.array([4, len(split) + 1, 9])
-        batch = collate(
-            rows, split, torch.device("cpu"), teacher_logits=teacher_logits, synthetic=synthetic, vectors=vectors
-        )
+        teacher = Predictions(teacher_logits, None)
+        batch = collate(rows, split, torch.device("cpu"), teacher=teacher, synthetic=synthetic, vectors=vectors)
         assert torch.equal(batch.ids[1], batch.ids[2])
         assert batch.has_label.tolist() == [True, False, True]
         assert batch.shifts is not None

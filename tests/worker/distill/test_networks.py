@@ -58,14 +58,20 @@ class TestPackedNetwork:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain, packed = both_forms(model, compute)
         batch = mixed_batch(dataset, 32)
-        torch.testing.assert_close(packed.logits(batch), plain.logits(batch), atol=1e-5, rtol=0)
+        ours, theirs = packed.outputs(batch), plain.outputs(batch)
+        torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.features, theirs.features, atol=1e-5, rtol=0)
+        # What the last linear layer reads is what the logits are made of.
+        classifier = plain.model.get_submodule(packed.family.classifier_path)
+        with torch.inference_mode():
+            torch.testing.assert_close(classifier(theirs.features), theirs.logits, atol=1e-5, rtol=0)
 
     def test_gives_the_plain_gradients(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain, packed = both_forms(without_dropout(model), compute)
         batch = mixed_batch(dataset, 32)
         for network in (plain, packed):
-            logits = network.training_logits(batch, 0)
+            logits = network.training_outputs(batch, 0).logits
             torch.nn.functional.cross_entropy(logits, batch.labels).backward()
         packed.weights.gather_gradients()
         compared = 0
@@ -87,11 +93,15 @@ class TestPackedNetwork:
         batches = [collate(np.arange(start, start + 16), dataset.train, compute.device) for start in range(0, 80, 16)]
         batches.append(mixed_batch(dataset, 32))
         for network in (plain, packed):
-            network.begin_training(0.01, rows)
+            network.begin_training(0.01, rows, None)
             for number, batch in enumerate(batches):
-                torch.nn.functional.cross_entropy(network.training_logits(batch, number), batch.labels).backward()
+                torch.nn.functional.cross_entropy(
+                    network.training_outputs(batch, number).logits, batch.labels
+                ).backward()
                 network.step(1e-3)
-        torch.testing.assert_close(packed.logits(batches[-1]), plain.logits(batches[-1]), atol=2e-4, rtol=0)
+        torch.testing.assert_close(
+            packed.outputs(batches[-1]).logits, plain.outputs(batches[-1]).logits, atol=2e-4, rtol=0
+        )
         torch.testing.assert_close(word_table(packed.model), word_table(plain.model), atol=1e-5, rtol=0)
         assert torch.equal(word_table(plain.model), before) != trains_words
         # A checkpoint of either form has the same entries.
@@ -103,8 +113,8 @@ class TestPackedNetwork:
         plain = PlainNetwork(model, compute)
         packed = PackedNetwork(copy.deepcopy(model), torch.bfloat16, "test")
         batch = mixed_batch(dataset, 32)
-        wanted = plain.logits(batch)
-        assert (packed.logits(batch) - wanted).abs().max() < 0.05 * wanted.abs().max()
+        wanted = plain.outputs(batch).logits
+        assert (packed.outputs(batch).logits - wanted).abs().max() < 0.05 * wanted.abs().max()
 
 
 class TestModel:
@@ -129,11 +139,11 @@ class TestModel:
         model, dataset, _ = load(tmp_path, "bert", has_pairs=False)
         network = PackedNetwork(model, torch.bfloat16, "test")
         batch = mixed_batch(dataset, 32)
-        before = network.logits(batch)
+        before = network.outputs(batch).logits
         with torch.no_grad():
             model.get_submodule("classifier").weight.mul_(2.0)  # type: ignore[operator, union-attr]
         network.refresh()
-        assert not torch.equal(network.logits(batch), before)
+        assert not torch.equal(network.outputs(batch).logits, before)
 
 
 class TestOptimizerState:
@@ -142,15 +152,15 @@ class TestOptimizerState:
         batch = mixed_batch(dataset, 32)
 
         def step(network: Network, seed: int) -> None:
-            torch.nn.functional.cross_entropy(network.training_logits(batch, seed), batch.labels).backward()
+            torch.nn.functional.cross_entropy(network.training_outputs(batch, seed).logits, batch.labels).backward()
             network.step(1e-3)
 
         rows = np.unique(dataset.train.ids)
         first = build_network(model, compute)
-        first.begin_training(0.01, rows)
+        first.begin_training(0.01, rows, None)
         step(first, 0)
         second = build_network(copy.deepcopy(model), compute)
-        second.begin_training(0.01, rows)
+        second.begin_training(0.01, rows, None)
         second.load_optimizer_state(first.optimizer_state())
         step(first, 1)
         step(second, 1)
@@ -180,10 +190,10 @@ class TestDropoutMasks:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
         network = build_network(model, compute)
         batch = mixed_batch(dataset, 32)
-        trained = [network.training_logits(batch, seed).detach() for seed in (1, 1, 2)]
+        trained = [network.training_outputs(batch, seed).logits.detach() for seed in (1, 1, 2)]
         assert torch.equal(trained[0], trained[1])
         assert not torch.equal(trained[0], trained[2])
-        assert torch.equal(network.logits(batch), network.logits(batch))
+        assert torch.equal(network.outputs(batch).logits, network.outputs(batch).logits)
 
     def test_keep_the_mean_of_what_they_drop_from(self, tmp_path: Path) -> None:
         """Harm: a scale that is forgotten, so that training sees smaller numbers than evaluation."""
@@ -191,9 +201,9 @@ class TestDropoutMasks:
         network = build_network(model, compute)
         batch = mixed_batch(dataset, 32)
         with torch.no_grad():
-            mean = torch.stack([network.training_logits(batch, seed) for seed in range(400)]).mean(0)
+            mean = torch.stack([network.training_outputs(batch, seed).logits for seed in range(400)]).mean(0)
             plain = PlainNetwork(model, compute)
-            wanted = torch.stack([plain.training_logits(batch, seed) for seed in range(400)]).mean(0)
+            wanted = torch.stack([plain.training_outputs(batch, seed).logits for seed in range(400)]).mean(0)
         assert (mean - wanted).abs().mean() < 0.1 * wanted.abs().mean()
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -18,7 +19,16 @@ from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints
 
 # Long enough that kills land in the middle, small enough for seconds.
-LONG = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
+LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
+
+SAMPLE = ["sage", "kd", "fine_tune", "taid", "opdf", "nd"]
+# What a method that is not whole by itself is run with.
+COMPLETED = {"opdf": [METHODS["kd"]], "nd": [METHODS["pld"], METHODS["sinkd"]], "sinkd": [METHODS["kd"]]}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "method" in metafunc.fixturenames:
+        metafunc.parametrize("method", sorted(METHODS) if metafunc.config.getoption("--all-methods") else SAMPLE)
 
 
 def content_of(artifact: Path) -> tuple[str, bytes]:
@@ -41,12 +51,12 @@ def kill_after_checkpoints(folder: Path, count: int, chance: random.Random) -> N
 
 
 class TestExactResume:
-    @pytest.mark.parametrize("method", ["sage", "kd", "fine_tune"])
     def test_a_run_killed_twice_ends_with_the_same_weights(
         self, method: str, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", method, **LONG))
-        folder = make_run(tmp_path / "killed", method, **LONG)
+        whole = LONG | {"combine": COMPLETED.get(method, [])}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", method, **whole))
+        folder = make_run(tmp_path / "killed", method, **whole)
         chance = random.Random(method)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
@@ -64,6 +74,17 @@ class TestExactResume:
         folder = make_run(tmp_path / "killed", "sage", **whole)
         for phase in ("teacher_tuning", "training", "baseline"):
             kill_in_phase(folder, phase)
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+
+    @pytest.mark.parametrize("beside", [("taid", "opdf"), ("bd_kd", "nd", "sinkd")])
+    def test_methods_together_killed_in_each_round_end_the_same(
+        self, beside: tuple[str, ...], tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        whole = LONG | {"combine": [METHODS[method] for method in beside]}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        folder = make_run(tmp_path / "killed", "sage", **whole)
+        for count in (1, 3, 3):
+            kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
     def test_metrics_replayed_after_a_kill_have_the_same_values(
@@ -188,3 +209,19 @@ def kill_in_phase(folder: Path, phase: str) -> None:
     finally:
         engine.kill()
     engine.wait()
+
+
+class TestOlderCheckpoint:
+    def test_of_a_release_whose_objectives_had_no_state_goes_on_exactly(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        """Harm: an upgrade that takes away what a paused job had done."""
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
+        folder = make_run(tmp_path / "killed", "kd", **LONG)
+        kill_after_checkpoints(folder, 2, random.Random(6))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            del state["arm_position"]["objective"]
+            (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 3}))
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert events_of(folder, "resumed")[-1]["exact_resume"] is True

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as functional
 
 from worker.distill.batches import Batch
-from worker.distill.families import Family, family_of, word_table
-from worker.distill.network import Network
+from worker.distill.families import Family, family_of, pool_activation, word_table
+from worker.distill.network import Network, Outputs
 from worker.distill.packed.dropout import DropoutMasks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
 from worker.distill.packed.layout import Layout
@@ -66,23 +66,23 @@ class PackedNetwork(Network):
         self._bias = RelativeBias(self.weights, model, names.relative_bias_path) if names.relative_bias_path else None
         self._pooler = _Linear(self.weights, names.pooler_path)
         self._classifier = _Linear(self.weights, names.classifier_path)
-        self._pool = torch.tanh if names.pooler_activation == "tanh" else torch.relu
+        self._pool = pool_activation(names)
 
-    def training_logits(self, batch: Batch, dropout_seed: int) -> Tensor:
-        return self._logits(batch, DropoutMasks(dropout_seed))
+    def training_outputs(self, batch: Batch, dropout_seed: int) -> Outputs:
+        return self._forward(batch, DropoutMasks(dropout_seed))
 
     @torch.inference_mode()
-    def logits(self, batch: Batch) -> Tensor:
+    def outputs(self, batch: Batch) -> Outputs:
         if self.words is not None:
             self.words.catch_up()
-        return self._logits(batch, None)
+        return self._forward(batch, None)
 
     def refresh(self) -> None:
         self.weights.refresh()
 
     def step(self, learning_rate: float) -> None:
         self.weights.gather_gradients()
-        self.optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate, self.weights.gradient)
         self.weights.refresh()
 
     def _groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
@@ -95,8 +95,8 @@ class PackedNetwork(Network):
     def _load_adamw_state(self, adamw: torch.optim.AdamW, saved: dict[str, Tensor]) -> None:
         self.weights.load_optimizer_state(adamw, saved)
 
-    def _logits(self, batch: Batch, masks: DropoutMasks | None) -> Tensor:
-        """(rows, classes) fp32; with `masks` as in training, without as in evaluation."""
+    def _forward(self, batch: Batch, masks: DropoutMasks | None) -> Outputs:
+        """With `masks` as in training, without as in evaluation."""
         layout = Layout.of(batch, self.heads)
         hidden = self._embed(batch, layout, masks)
         bias = None if self._bias is None else self._bias.of(layout.length)
@@ -114,9 +114,9 @@ class PackedNetwork(Network):
         first = hidden.index_select(0, layout.starts)
         if self.family.drops_before_pooler:
             first = self._drop(first, masks, self._head_chance)
-        pooled = self._pool(self._pooler(first))
-        pooled = self._drop(pooled, masks, self._head_chance)
-        return self._classifier(pooled).float()
+        features = self._pool(self._pooler(first))
+        pooled = self._drop(features, masks, self._head_chance)
+        return Outputs(self._classifier(pooled).float(), features.float())
 
     def _embed(self, batch: Batch, layout: Layout, masks: DropoutMasks | None) -> Tensor:
         """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""

@@ -1,0 +1,63 @@
+"""What every method's parameters share, and the fields that several have."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from app.schemas.base import RequestModel
+
+MethodKind = Literal["rows", "objective", "auxiliary", "parameterisation"]
+Temperature = Annotated[
+    float,
+    Field(ge=0.1, le=100, description="Softens both models' probabilities before they are compared."),
+]
+Alpha = Annotated[
+    float,
+    Field(ge=0, le=1, description="Weight of the teacher term; the hard labels get 1 - alpha."),
+]
+Rounds = Annotated[int, Field(ge=1, le=100, description="How often new rows are chosen.")]
+WarmupEpochs = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1000,
+        description="Plain distillation before the first round, in epochs of training rows. It is part of "
+        "the budget, so it stays below `training.epochs`.",
+    ),
+]
+Neighbors = Annotated[
+    int, Field(ge=2, le=100, description="Nearest rows in the 2-D projection that form a row's region.")
+]
+AnchorQuantile = Annotated[
+    float,
+    Field(gt=0, le=1, description="Share of the training rows, those of highest smoothed loss, drawn from."),
+]
+ScoredRows = Annotated[
+    int,
+    Field(
+        ge=100,
+        le=10_000_000,
+        description="Training rows whose loss is looked at before a round, drawn anew for each. Any other row is "
+        "taken to be like the nearest of them in the projection. All rows where there are fewer.",
+    ),
+]
+SyntheticRatio = Annotated[
+    float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
+]
+
+
+class MethodParameters(RequestModel):
+    """The parameters of one method, beside its `type`."""
+
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    kind: ClassVar[MethodKind]
+    needs_teacher: ClassVar[bool] = True
+    # It trains by plain distillation, by parameters of its own, where no other method says by what.
+    has_default_objective: ClassVar[bool] = False
+    # Methods that it cannot be combined with, beyond what their kinds forbid, and why.
+    refuses: ClassVar[Mapping[str, str]] = {}
+
+    type: str

@@ -1,0 +1,28 @@
+"""Which methods work together in one training."""
+
+from app.schemas.methods.base import MethodParameters
+from app.schemas.methods.registry import METHODS
+
+_ONE_OF_A_KIND = {
+    "objective": "both say by what loss the student learns",
+    "rows": "both choose the rows that are trained on",
+    "parameterisation": "both say what the student's weights are in training",
+}
+
+
+def why_not(first: str, second: str) -> str | None:
+    """Why methods of these types cannot meet, or None."""
+    one, other = METHODS[first], METHODS[second]
+    if first == second:
+        return "a method is named once"
+    if one.kind == other.kind and one.kind in _ONE_OF_A_KIND:
+        return _ONE_OF_A_KIND[one.kind]
+    for alone, beside in ((one, other), (other, one)):
+        if alone.kind == "objective" and not alone.needs_teacher and beside.needs_teacher:
+            return "one learns from the labels alone, the other from the teacher"
+    return one.refuses.get(second) or other.refuses.get(first)
+
+
+def has_objective(methods: list[MethodParameters]) -> bool:
+    """Whether these methods say by what loss the student learns."""
+    return any(method.kind == "objective" or method.has_default_objective for method in methods)

@@ -1,0 +1,32 @@
+"""OPDF."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.schemas.methods.base import MethodParameters
+
+
+class Opdf(MethodParameters):
+    """Train each weight matrix as a product of more tensors than it needs; the student that is kept is a plain one."""
+
+    kind = "parameterisation"
+    title = "OPDF"
+    summary = (
+        "Over-parameterises the student in training: every weight matrix of its layers is a chain of tensors (a matrix "
+        "product operator), multiplied out again at the end. More trainable parameters, the same student."
+    )
+    source = (
+        "Zhan and others: Over-parameterized Student Model via Tensor Decomposition Boosted Knowledge Distillation, "
+        "2024 (arXiv:2411.06448); with a gradient for the alignment loss, which the released code lacks."
+    )
+    needs_teacher = False
+
+    type: Literal["opdf"] = "opdf"
+    tensors: int = Field(default=5, ge=3, le=9, description="Tensors in each chain.")
+    alignment_weight: float = Field(
+        default=1e-4,
+        ge=0,
+        le=1e6,
+        description="Weight of the mean squared distance of the tensors, but for the central one, to the teacher's.",
+    )

@@ -1,0 +1,31 @@
+"""SAGE's control without a guide."""
+
+from typing import Literal
+
+from app.schemas.methods.base import (
+    Alpha,
+    MethodParameters,
+    Neighbors,
+    Rounds,
+    SyntheticRatio,
+    Temperature,
+    WarmupEpochs,
+)
+
+
+class RandomAnchors(MethodParameters):
+    """SAGE's control: the same synthesis from rows drawn at random."""
+
+    kind = "rows"
+    has_default_objective = True
+    title = "Random anchors"
+    summary = "SAGE with anchors drawn at random: shows what choosing the high-loss regions is worth."
+    source = "A control of this project's own, under the same budget as SAGE."
+
+    type: Literal["random_anchors"] = "random_anchors"
+    temperature: Temperature = 2.0
+    alpha: Alpha = 0.9
+    rounds: Rounds = 4
+    warmup_epochs: WarmupEpochs = 1.0
+    synthetic_ratio: SyntheticRatio = 0.5
+    neighbors: Neighbors = 10

@@ -1,0 +1,48 @@
+"""SAGE."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.schemas.methods.base import (
+    Alpha,
+    AnchorQuantile,
+    MethodParameters,
+    Neighbors,
+    Rounds,
+    ScoredRows,
+    SyntheticRatio,
+    Temperature,
+    WarmupEpochs,
+)
+
+
+class Sage(MethodParameters):
+    """Distil where the student is still weak, on synthetic rows made there."""
+
+    later_fields = frozenset({"scored_rows"})
+    kind = "rows"
+    has_default_objective = True
+    title = "SAGE"
+    summary = (
+        "Rounds of distillation: rows in the high-loss regions of a UMAP projection are interpolated, "
+        "inverted to embedding vectors, labelled by the teacher and trained on with the real rows."
+    )
+    source = (
+        "After the published description of SAGE: loss-guided synthesis in an embedding space. Choices that "
+        "it leaves open are this project's own."
+    )
+
+    type: Literal["sage"] = "sage"
+    temperature: Temperature = 2.0
+    alpha: Alpha = 0.9
+    rounds: Rounds = 4
+    warmup_epochs: WarmupEpochs = 1.0
+    synthetic_ratio: SyntheticRatio = 0.5
+    neighbors: Neighbors = 10
+    anchor_quantile: AnchorQuantile = 0.2
+    scored_rows: ScoredRows = 2_048
+    early_stopping: bool = Field(
+        default=True,
+        description="Stop when two rounds bring no gain, or the high-loss mass no longer shrinks.",
+    )

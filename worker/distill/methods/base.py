@@ -1,0 +1,28 @@
+"""What a method is to the engine: parameters that a job names, and the part that they bring to a training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.distill.objectives import Objective
+from worker.distill.parameterisation import Parameterisation
+from worker.distill.strategies.base import DataStrategy
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one method brings. A training has one objective and one strategy, and at most one parameterisation."""
+
+    objective: Objective | None = None
+    default_objective: Objective | None = None  # where no other method of the job brings an objective
+    auxiliary: Objective | None = None  # added to whatever the objective is
+    strategy: DataStrategy | None = None
+    parameterisation: Callable[[], Parameterisation] | None = None
+
+
+class Method(ABC):
+    """A frozen dataclass whose fields are the method's parameters, by the names that the API gives them."""
+
+    @abstractmethod
+    def part(self) -> Part:
+        """Fresh: what it brings may carry state."""

@@ -1,0 +1,81 @@
+"""Every method by its name, and how a training is put together of those that a job names.
+
+A new method is a file of its own and a line here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from worker.distill.config import MethodConfig
+from worker.distill.errors import InvalidJob
+from worker.distill.methods.base import Method, Part
+from worker.distill.methods.bd_kd import BdKd
+from worker.distill.methods.fine_tune import FineTune
+from worker.distill.methods.kd import Kd
+from worker.distill.methods.nd import Nd
+from worker.distill.methods.opdf import Opdf
+from worker.distill.methods.oversample import Oversample
+from worker.distill.methods.pld import Pld
+from worker.distill.methods.random_anchors import RandomAnchors
+from worker.distill.methods.sage import Sage
+from worker.distill.methods.sinkd import Sinkd
+from worker.distill.methods.taid import Taid
+from worker.distill.objectives import Combined, Objective
+from worker.distill.parameterisation import Parameterisation
+from worker.distill.strategies.base import DataStrategy
+from worker.distill.strategies.real_rows import RealRows
+
+METHODS: dict[str, type[Method]] = {
+    "sage": Sage,
+    "kd": Kd,
+    "fine_tune": FineTune,
+    "random_anchors": RandomAnchors,
+    "oversample": Oversample,
+    "taid": Taid,
+    "opdf": Opdf,
+    "sinkd": Sinkd,
+    "pld": Pld,
+    "bd_kd": BdKd,
+    "nd": Nd,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one student is trained."""
+
+    objective: Objective
+    strategy: DataStrategy
+    parameterisation: Callable[[], Parameterisation] | None
+
+
+def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
+    """A fresh training by these methods together; raises InvalidJob where one is not known or two cannot meet."""
+    parts = {config.type: _part(config) for config in configs}
+    objective = _the_one(parts, "objective", "objectives") or _the_one(parts, "default_objective", "objectives")
+    if objective is None:
+        raise InvalidJob(f"{_and(list(parts))} need an objective beside them: add kd, or another that has one.")
+    auxiliaries = [part.auxiliary for part in parts.values() if part.auxiliary is not None]
+    return Recipe(
+        objective=Combined(objective, auxiliaries) if auxiliaries else objective,
+        strategy=_the_one(parts, "strategy", "choices of rows") or RealRows(),
+        parameterisation=_the_one(parts, "parameterisation", "parameterisations"),
+    )
+
+
+def _part(config: MethodConfig) -> Part:
+    if config.type not in METHODS:
+        raise InvalidJob(f"method {config.type!r} is not known; known are {', '.join(METHODS)}.")
+    return config.read(METHODS[config.type]).part()
+
+
+def _the_one(parts: dict[str, Part], slot: str, plural: str):  # type: ignore[no-untyped-def]
+    """What is in this slot of the only part that fills it, or None."""
+    found = {name: value for name, part in parts.items() if (value := getattr(part, slot)) is not None}
+    if len(found) > 1:
+        raise InvalidJob(f"{_and(list(found))} are {len(found)} {plural}; a training has one. Name one of them.")
+    return next(iter(found.values()), None)
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(names)
