@@ -1,0 +1,106 @@
+"""`python -m bench.methods`: what each method brings and costs, alone and with SAGE, into docs/methods.md.
+
+Every cell (a recipe, a dataset, a seed) is kept under .bench/, keyed by all that decides it, so the bench may be
+stopped at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two
+cores. `--quick` does everything once with a tiny model: to see that it works.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from bench import datasets, machine
+from bench.hyperparameters import Hyperparameters
+from bench.methods.measure import Outcome, find, measure
+from bench.methods.plan import DATASETS, Plan, Recipe, recipes
+from bench.methods.tables import introduction, report
+from bench.models import PAIRS
+from bench.options import add_shared, names_of, open_cache
+from bench.report import CHECKOUT, Section, write_section
+from bench.setting import SIZES, Prepared, Setting, prepare
+from bench.tiny import PAIR, make_tiny
+
+PAGE = CHECKOUT / "docs" / "methods.md"
+SECTION = Section("What they bring and cost", "bench-methods")
+Found = dict[str, dict[Recipe, dict[int, Outcome]]]
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    if options.quick:
+        with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
+            finish(_measure_tiny(Path(folder)), "A tiny random BERT", "all rows", options.page)
+        return 0
+    if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
+        raise SystemExit("\n".join(problems))
+    cache = open_cache(options.cache)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
+    rows, pair = SIZES[options.size], PAIRS["minilm"]
+    prepared: Prepared = {}
+    for name in options.dataset:
+        prepared[name, rows] = prepare(name, rows, options.data, cache, pair.name)
+    plans = [
+        Plan(recipe, name, rows, seed)
+        for seed in range(1, options.seeds + 1)
+        for name in options.dataset
+        for recipe in recipes()
+    ]
+    if not options.report:
+        _measure_all(plans, prepared, deadline)
+    found: Found = {}
+    for plan in plans:
+        if (outcome := find(plan, *prepared[plan.dataset, rows])) is not None:
+            found.setdefault(plan.dataset, {}).setdefault(plan.recipe, {})[plan.seed] = outcome
+    if not found:
+        print("Nothing is measured yet.")
+        return 0
+    title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
+    finish(found, title, "all rows" if rows is None else f"{rows:,} rows", options.page or PAGE)
+    return 0
+
+
+def _measure_all(plans: list[Plan], prepared: Prepared, deadline: float | None) -> None:
+    """Every cell that is not there yet; none begins after `deadline`, a time of the monotonic clock."""
+    for plan in plans:
+        dataset, setting = prepared[plan.dataset, plan.rows]
+        if find(plan, dataset, setting) is not None:
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            print("The time is up; run it again to go on.", flush=True)
+            return
+        outcome = measure(plan, dataset, setting)
+        print(f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {outcome.seconds:.0f} s", flush=True)
+
+
+def finish(found: Found, pair: str, rows: str, page: Path | None) -> None:
+    facts = machine.facts()
+    seeds = max(len(by_seed) for measured in found.values() for by_seed in measured.values())
+    head = introduction(pair, rows, f"Up to {seeds} seeds. {facts['processor']}, {facts['cores']} cores")
+    text = "\n".join(report(found, head))
+    print(text)
+    if page is not None:
+        write_section(SECTION, text, page)
+        print(f"\nWritten to {page}")
+
+
+def _measure_tiny(folder: Path) -> Found:
+    models, dataset = make_tiny(folder, train_rows=160)
+    setting = Setting(models, Hyperparameters(learning_rate=3e-3), PAIR.student_layers, "fp32", 1, folder)
+    wanted = [recipe for recipe in recipes() if recipe.name in ("kd", "kd + opdf", "sage + taid")]
+    return {"tiny": {recipe: {1: measure(Plan(recipe, "tiny", None, 1), dataset, setting)} for recipe in wanted}}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.methods", description=__doc__)
+    add_shared(parser)
+    parser.add_argument("--dataset", type=names_of(DATASETS), default=list(DATASETS), help=f"of {', '.join(DATASETS)}")
+    parser.add_argument("--size", choices=sorted(SIZES), default="2000", help="training rows (default: 2000)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to so many (default: 3)")
+    parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

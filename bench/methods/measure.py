@@ -1,0 +1,81 @@
+"""One cell: an engine job by one recipe."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench import engine, machine
+from bench.datasets import Dataset
+from bench.methods.plan import EPOCHS, Plan
+from bench.results import cell_key
+from bench.setting import METHODS_VERSION, Setting
+from worker.distill.cache import CODE_VERSION
+from worker.distill.networks import PACKED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a recipe's student is worth on the split that is reported, and what the job took."""
+
+    accuracy: float
+    loss: float
+    calibration_error: float
+    agreement: float
+    teacher_accuracy: float
+    seconds: float  # of the job, its teacher's pass over the training rows left out
+    peak_bytes: int  # of the engine and its children, at one moment
+    load_before: float
+
+
+def find(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome | None:
+    """The cell, if it has been measured."""
+    found = setting.results.load(cell_key(_ingredients(plan, dataset, setting)))
+    return None if found is None else Outcome(**found)
+
+
+def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
+    """Run the job and keep what came of it."""
+    work = setting.cache / "work" / f"methods-{plan.dataset}-{plan.rows}-{plan.seed}"
+    main, *others = plan.recipe.parameters(setting.hyper)
+    engine.write_run(
+        work,
+        teacher=setting.models.teacher,
+        teacher_sha256=setting.models.teacher_sha256,
+        dataset=dataset,
+        student_layers=setting.layers,
+        training=setting.hyper.training(epochs=EPOCHS, precision=setting.precision, seed=plan.seed),
+        method=main,
+        combine=others,
+        tuning=None,
+        threads=setting.threads,
+        # One for all cells: the teacher answers once, and one map serves all seeds.
+        cache=setting.cache / "engine",
+    )
+    load = machine.load_average()
+    measured, events = engine.run(work, with_children=True)
+    result = events[-1]["result"]
+    student, teacher = (result[model]["test"] or result[model]["validation"] for model in ("student", "teacher"))
+    outcome = Outcome(
+        accuracy=student["accuracy"],
+        loss=student["loss"],
+        calibration_error=student["calibration_error"],
+        agreement=result["student"]["agreement"],
+        teacher_accuracy=teacher["accuracy"],
+        seconds=measured.seconds - result["seconds_by_part"]["teacher_outputs"],
+        peak_bytes=measured.peak_total_bytes,
+        load_before=load,
+    )
+    ingredients = _ingredients(plan, dataset, setting)
+    setting.results.save(cell_key(ingredients), asdict(outcome), ingredients)
+    shutil.rmtree(work)
+    return outcome
+
+
+def _ingredients(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Any]:
+    return {
+        "bench": "methods",
+        "plan": {"dataset": plan.dataset, "rows": plan.rows, "seed": plan.seed, "epochs": EPOCHS},
+        "methods": plan.recipe.parameters(setting.hyper),
+        "version": f"{METHODS_VERSION}-{CODE_VERSION}-{PACKED}",
+        **setting.ingredients(dataset),
+    }
