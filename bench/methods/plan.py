@@ -9,7 +9,8 @@ from bench.hyperparameters import Hyperparameters
 
 KD, SAGE = "kd", "sage"
 # SAGE's controls are a matter of the quality bench.
-ALONE = tuple(name for name, model in METHODS.items() if model.kind != "rows")
+CONTROLS = ("random_anchors", "oversample")
+ALONE = tuple(name for name in METHODS if name not in (SAGE, *CONTROLS))
 DATASETS = ("sst2_sentences", "clinc150", "qnli_10k", "mrpc")
 EPOCHS, WARMUP_EPOCHS = 4.0, 1.0
 

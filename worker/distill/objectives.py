@@ -54,6 +54,23 @@ class Objective(ABC):
         """Go on from what `state_dict` gave."""
 
 
+class Gate(ABC):
+    """How much each row of a batch counts, by what both models say to it. It may carry state as an objective does."""
+
+    @abstractmethod
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        """(rows,) weights without a gradient, 1 in the mean."""
+
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - some carry nothing
+        """Go on from what `state_dict` gave."""
+
+
 class CrossEntropy(Objective):
     """Cross-entropy with the label; a row without a label costs nothing."""
 
@@ -82,16 +99,18 @@ class KnowledgeDistillation(Objective):
 
 
 class Combined(Objective):
-    """An objective and what is added to it, each as it is alone."""
+    """An objective and what is added to it, each as it is alone, of the rows that a gate lets count."""
 
-    def __init__(self, objective: Objective, auxiliaries: Sequence[Objective]) -> None:
+    def __init__(self, objective: Objective, auxiliaries: Sequence[Objective], gate: Gate | None = None) -> None:
         self.parts = [objective, *auxiliaries]
-        self.needs_teacher = any(part.needs_teacher for part in self.parts)
+        self.gate = gate
+        self.needs_teacher = gate is not None or any(part.needs_teacher for part in self.parts)
         self.needs_features = any(part.needs_features for part in self.parts)
 
     def __call__(self, answers: Answers) -> torch.Tensor:
         first, *others = (part(answers) for part in self.parts)
-        return sum(others, start=first)
+        losses = sum(others, start=first)
+        return losses if self.gate is None else losses * self.gate(answers)
 
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:
         for part in self.parts:
@@ -102,14 +121,18 @@ class Combined(Objective):
             part.after_step(step, total_steps)
 
     def facts(self) -> dict[str, float]:
-        return {name: value for part in self.parts for name, value in part.facts().items()}
+        found = {name: value for part in self.parts for name, value in part.facts().items()}
+        return found if self.gate is None else found | self.gate.facts()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
+        gate = {} if self.gate is None else {"gate": self.gate.state_dict()}
+        return {"parts": [part.state_dict() for part in self.parts], **gate}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
+        if self.gate is not None:
+            self.gate.load_state_dict(state["gate"])
 
 
 def hard_loss(answers: Answers) -> torch.Tensor:

@@ -9,10 +9,12 @@ from app.schemas.methods.base import MethodKind, MethodParameters
 from app.schemas.methods.bd_kd import BdKd
 from app.schemas.methods.fine_tune import FineTune
 from app.schemas.methods.kd import KnowledgeDistillation
+from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.nd import Nd
 from app.schemas.methods.opdf import Opdf
 from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.pld import Pld
+from app.schemas.methods.pruned import Pruned
 from app.schemas.methods.random_anchors import RandomAnchors
 from app.schemas.methods.sage import Sage
 from app.schemas.methods.sinkd import Sinkd
@@ -30,6 +32,8 @@ METHODS: dict[str, type[MethodParameters]] = {
     "pld": Pld,
     "bd_kd": BdKd,
     "nd": Nd,
+    "llkd": Llkd,
+    "pruned": Pruned,
 }
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ class MethodRead(ResponseModel):
     source: str = Field(description="Where the method comes from.")
     kind: MethodKind = Field(
         description="`rows`: chooses or makes what is trained on. `objective`: what is learnt from it. `auxiliary`: a "
-        "loss added to the objective. `parameterisation`: what the student's weights are in training."
+        "loss added to the objective. `gate`: which rows of a batch count. `parameterisation`: what the student's "
+        "weights are in training."
     )
     needs_teacher: bool = Field(description="Whether the student learns from the teacher's outputs.")
     parameters: dict[str, Any] = Field(description="JSON schema of the parameters.")

@@ -23,7 +23,7 @@ LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
 
 SAMPLE = ["sage", "kd", "fine_tune", "taid", "opdf", "nd"]
 # What a method that is not whole by itself is run with.
-COMPLETED = {"opdf": [METHODS["kd"]], "nd": [METHODS["pld"], METHODS["sinkd"]], "sinkd": [METHODS["kd"]]}
+COMPLETED = {name: [METHODS["kd"]] for name in ("opdf", "sinkd", "llkd")} | {"nd": [METHODS["pld"], METHODS["sinkd"]]}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -76,7 +76,7 @@ class TestExactResume:
             kill_in_phase(folder, phase)
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
-    @pytest.mark.parametrize("beside", [("taid", "opdf"), ("bd_kd", "nd", "sinkd")])
+    @pytest.mark.parametrize("beside", [("taid", "opdf", "llkd"), ("bd_kd", "nd", "sinkd")])
     def test_methods_together_killed_in_each_round_end_the_same(
         self, beside: tuple[str, ...], tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:

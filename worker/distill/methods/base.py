@@ -4,18 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker.distill.objectives import Objective
+from worker.distill.objectives import Gate, Objective
 from worker.distill.parameterisation import Parameterisation
 from worker.distill.strategies.base import DataStrategy
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one method brings. A training has one objective and one strategy, and at most one parameterisation."""
+    """What one method brings. A training has one objective and one strategy; of the others as many as there are,
+    but one gate and one parameterisation at most."""
 
     objective: Objective | None = None
     default_objective: Objective | None = None  # where no other method of the job brings an objective
     auxiliary: Objective | None = None  # added to whatever the objective is
+    gate: Gate | None = None  # which rows of a batch count
     strategy: DataStrategy | None = None
     parameterisation: Callable[[], Parameterisation] | None = None
 

@@ -56,19 +56,20 @@ class MatrixProducts(Parameterisation):
         weight = self._alignment_weight / len(self._products)
         for name, product in self._products.items():
             gradient = gradient_of(name)
-            # Its derivative by the tensors is the chain rule's, whatever the loss was.
-            surrogate = (product.matrix() * gradient).sum()
-            if weight > 0:
-                surrogate = surrogate + weight * product.alignment_loss()
             for tensor in product.tensors:
                 tensor.grad = None
-            surrogate.backward()
+            # The chain rule, from the weight on: of the loss above it only its gradient is needed.
+            product.written.backward(gradient)
+            if weight > 0:
+                (weight * product.alignment_loss()).backward()
             gradient.zero_()
 
-    @torch.no_grad()
     def write(self) -> None:
         for product in self._products.values():
-            product.weight.copy_(product.matrix())
+            # With its graph: the next step's gradient goes back through it.
+            product.written = product.matrix()
+            with torch.no_grad():
+                product.weight.copy_(product.written)
 
 
 class MatrixProduct:
@@ -93,6 +94,7 @@ class MatrixProduct:
         # The student begins with layers of the teacher, so these are the teacher's tensors. The central one is free.
         central = tensors // 2
         self._aligned = [position for position in range(tensors) if position != central]
+        self.written = self.matrix()
         self._teachers = [self.tensors[position].detach().clone() for position in self._aligned]
 
     def matrix(self) -> Tensor:

@@ -12,10 +12,12 @@ from worker.distill.methods.base import Method, Part
 from worker.distill.methods.bd_kd import BdKd
 from worker.distill.methods.fine_tune import FineTune
 from worker.distill.methods.kd import Kd
+from worker.distill.methods.llkd import Llkd
 from worker.distill.methods.nd import Nd
 from worker.distill.methods.opdf import Opdf
 from worker.distill.methods.oversample import Oversample
 from worker.distill.methods.pld import Pld
+from worker.distill.methods.pruned import Pruned
 from worker.distill.methods.random_anchors import RandomAnchors
 from worker.distill.methods.sage import Sage
 from worker.distill.methods.sinkd import Sinkd
@@ -37,6 +39,8 @@ METHODS: dict[str, type[Method]] = {
     "pld": Pld,
     "bd_kd": BdKd,
     "nd": Nd,
+    "llkd": Llkd,
+    "pruned": Pruned,
 }
 
 
@@ -55,9 +59,10 @@ def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
     objective = _the_one(parts, "objective", "objectives") or _the_one(parts, "default_objective", "objectives")
     if objective is None:
         raise InvalidJob(f"{_and(list(parts))} need an objective beside them: add kd, or another that has one.")
+    gate = _the_one(parts, "gate", "gates")
     auxiliaries = [part.auxiliary for part in parts.values() if part.auxiliary is not None]
     return Recipe(
-        objective=Combined(objective, auxiliaries) if auxiliaries else objective,
+        objective=Combined(objective, auxiliaries, gate) if auxiliaries or gate else objective,
         strategy=_the_one(parts, "strategy", "choices of rows") or RealRows(),
         parameterisation=_the_one(parts, "parameterisation", "parameterisations"),
     )

@@ -1,0 +1,43 @@
+"""Distillation on pruned data."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from app.schemas.methods.base import MethodParameters, Temperature
+
+
+class Pruned(MethodParameters):
+    """Distil on a random part of the rows, with a teacher that counts the more the fewer they are."""
+
+    kind = "rows"
+    has_default_objective = True
+    title = "KD on pruned data"
+    summary = (
+        "Plain distillation on a fraction of the rows of each class, on the whole budget: how much of the data does "
+        "the teacher replace?"
+    )
+    source = (
+        "After Ben-Baruch and others: Distilling the Knowledge in Data Pruning, 2024 (arXiv:2403.07854); the rule for "
+        "`alpha` is this project's."
+    )
+
+    type: Literal["pruned"] = "pruned"
+    fraction: float = Field(default=0.5, gt=0, le=1, description="Share of the rows of each class that is kept.")
+    temperature: Temperature = 2.0
+    alpha: float = Field(
+        default=0.778,
+        ge=0,
+        le=1,
+        description="Weight of the teacher term; the hard labels get 1 - alpha. Where it is left out it follows from "
+        "the fraction: 1 at a tenth and less, 0.5 at all rows, on a straight line between them.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_fraction(cls, data: Any) -> Any:
+        fraction = data.get("fraction") if isinstance(data, dict) else None
+        if isinstance(fraction, int | float):
+            rule = 1 - 0.5 * (fraction - 0.1) / 0.9
+            return {"alpha": round(min(1.0, max(0.5, rule)), 3)} | data
+        return data

@@ -1,0 +1,79 @@
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker.distill.methods.answers import some_answers
+from worker.distill.methods.llkd import Llkd, SureTeacherUnsureStudent
+
+DEFAULTS = {"momentum": 0.9, "least_share": 0.0, "gated": "all"}
+
+
+def gate(**changes: Any) -> SureTeacherUnsureStudent:
+    return SureTeacherUnsureStudent(Llkd(**(DEFAULTS | changes)))
+
+
+def logits(*probabilities: float) -> torch.Tensor:
+    """(rows, 2): the first class has these probabilities."""
+    first = torch.tensor(probabilities)
+    return torch.stack([first, 1 - first], 1).log()
+
+
+class TestSureTeacherUnsureStudent:
+    def test_keeps_where_the_teacher_is_surer_and_the_student_less_sure_than_usual(self) -> None:
+        which = gate()
+        which.confidence, which.entropy = {0: 0.8}, {0: 0.5}
+        # Entropy of (0.6, 0.4) is 0.67, of (0.95, 0.05) is 0.20.
+        student, teacher = logits(0.6, 0.6, 0.95, 0.95), logits(0.9, 0.7, 0.9, 0.7)
+        weights = which(some_answers(student, teacher))
+        assert weights.tolist() == [4.0, 0.0, 0.0, 0.0]
+
+    def test_a_surer_teacher_never_removes_a_row(self) -> None:
+        for confidence in (0.81, 0.9, 0.99):
+            which = gate()
+            which.confidence, which.entropy = {0: 0.8}, {0: 0.5}
+            assert which(some_answers(logits(0.6, 0.9), logits(confidence, 0.6)))[0] > 0
+
+    def test_a_batch_counts_as_much_as_ever(self) -> None:
+        which = gate(least_share=0.25)
+        for seed in range(20):
+            weights = which(some_answers(rows=16, seed=seed))
+            assert float(weights.mean()) == pytest.approx(1, abs=1e-6)
+            assert (weights > 0).sum() >= 4
+
+    def test_too_few_are_filled_up_by_what_is_nearest_to_being_kept(self) -> None:
+        which = gate(least_share=0.5)
+        which.confidence, which.entropy = {0: 1.0}, {0: 1.0}
+        weights = which(some_answers(logits(0.6, 0.9, 0.6, 0.9), logits(0.95, 0.95, 0.6, 0.6)))
+        assert (weights > 0).tolist() == [True, False, True, False]
+
+    def test_thresholds_become_the_means_of_their_classes(self) -> None:
+        which = gate(momentum=0.9)
+        given = some_answers(rows=64)
+        assert given.teacher is not None
+        for _ in range(300):
+            which(given)
+        confidence, classes = torch.softmax(given.teacher, -1).max(-1)
+        for label in classes.unique().tolist():
+            assert which.confidence[label] == pytest.approx(float(confidence[classes == label].mean()), abs=1e-5)
+
+    def test_a_class_that_was_never_seen_is_kept(self) -> None:
+        weights = gate()(some_answers())
+        assert weights.tolist() == [1.0] * 8
+
+    def test_real_rows_count_where_only_synthetic_ones_are_gated(self) -> None:
+        which = gate(gated="synthetic")
+        which.confidence, which.entropy = {0: 1.0}, {0: 1.0}
+        given = some_answers(logits(0.6, 0.6, 0.6), logits(0.7, 0.7, 0.7), has_label=[True, True, False])
+        assert which(given).tolist() == [1.5, 1.5, 0.0]
+        assert which.facts() == {"kept_share": 0.0}
+        assert gate(gated="synthetic")(some_answers()).tolist() == [1.0] * 8
+
+    def test_its_state_survives_a_checkpoint(self) -> None:
+        first, second = gate(), gate()
+        for seed in range(5):
+            first(some_answers(seed=seed))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        torch.testing.assert_close(first(some_answers(seed=9)), second(some_answers(seed=9)))
+        assert first.facts() == second.facts()
