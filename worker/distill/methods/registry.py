@@ -3,8 +3,9 @@
 A new method is a file of its own and a line here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from worker.distill.config import MethodConfig
 from worker.distill.errors import InvalidJob
@@ -26,6 +27,8 @@ from worker.distill.objectives import Combined, Objective
 from worker.distill.parameterisation import Parameterisation
 from worker.distill.strategies.base import DataStrategy
 from worker.distill.strategies.real_rows import RealRows
+
+Slot = TypeVar("Slot")
 
 METHODS: dict[str, type[Method]] = {
     "sage": Sage,
@@ -56,15 +59,21 @@ class Recipe:
 def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
     """A fresh training by these methods together; raises InvalidJob where one is not known or two cannot meet."""
     parts = {config.type: _part(config) for config in configs}
-    objective = _the_one(parts, "objective", "objectives") or _the_one(parts, "default_objective", "objectives")
+
+    def only(slot: Callable[[Part], Slot | None], plural: str) -> Slot | None:
+        return _only({name: slot(part) for name, part in parts.items()}, plural)
+
+    objective = only(lambda part: part.objective, "objectives") or only(
+        lambda part: part.default_objective, "objectives"
+    )
     if objective is None:
-        raise InvalidJob(f"{_and(list(parts))} need an objective beside them: add kd, or another that has one.")
-    gate = _the_one(parts, "gate", "gates")
+        raise InvalidJob(f"{' and '.join(parts)} need an objective beside them: add kd, or another that has one.")
     auxiliaries = [part.auxiliary for part in parts.values() if part.auxiliary is not None]
+    gate = only(lambda part: part.gate, "gates")
     return Recipe(
         objective=Combined(objective, auxiliaries, gate) if auxiliaries or gate else objective,
-        strategy=_the_one(parts, "strategy", "choices of rows") or RealRows(),
-        parameterisation=_the_one(parts, "parameterisation", "parameterisations"),
+        strategy=only(lambda part: part.strategy, "choices of rows") or RealRows(),
+        parameterisation=only(lambda part: part.parameterisation, "parameterisations"),
     )
 
 
@@ -74,13 +83,9 @@ def _part(config: MethodConfig) -> Part:
     return config.read(METHODS[config.type]).part()
 
 
-def _the_one(parts: dict[str, Part], slot: str, plural: str):  # type: ignore[no-untyped-def]
-    """What is in this slot of the only part that fills it, or None."""
-    found = {name: value for name, part in parts.items() if (value := getattr(part, slot)) is not None}
+def _only(brought: Mapping[str, Slot | None], plural: str) -> Slot | None:
+    """What one of the methods brings, or None; `brought` is by the method's name."""
+    found = {name: value for name, value in brought.items() if value is not None}
     if len(found) > 1:
-        raise InvalidJob(f"{_and(list(found))} are {len(found)} {plural}; a training has one. Name one of them.")
+        raise InvalidJob(f"{' and '.join(found)} are {len(found)} {plural}; a training has one. Name one of them.")
     return next(iter(found.values()), None)
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(names)
