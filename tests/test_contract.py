@@ -11,11 +11,13 @@ from app.schemas.methods.combinations import why_not
 from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
 from worker.distill.errors import InvalidJob
+from worker.distill.methods.rad import RobustMargins
 from worker.distill.methods.registry import METHODS as BUILT
 from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.methods.taid import InterpolatedTarget
 from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guides import HighLoss
 
 
 def resolved(**changes: object) -> dict:  # type: ignore[type-arg]
@@ -82,7 +84,17 @@ class TestPairs:
         built = recipe(spec["method"], *spec["combine"])
         assert isinstance(built.objective, InterpolatedTarget)
         assert isinstance(built.strategy, Guided)
-        assert isinstance(built.strategy.score, KnowledgeDistillation)
+        assert isinstance(built.strategy.guide, HighLoss)
+        assert isinstance(built.strategy.guide.score, KnowledgeDistillation)
+
+    def test_a_guide_leads_sage_and_without_rounds_it_gets_some(self) -> None:
+        spec = resolved(method={"type": "sage"}, combine=[{"type": "rad"}])
+        built = recipe(spec["method"], *spec["combine"])
+        assert isinstance(built.strategy, Guided)
+        assert isinstance(built.strategy.guide, RobustMargins)
+        assert [method["type"] for method in resolved(method={"type": "rad"})["combine"]] == ["oversample"]
+        with pytest.raises(InvalidJob, match="kd and rad have no rounds that could be led"):
+            recipe(resolved(method={"type": "kd"})["method"], resolved(method={"type": "rad"})["method"])
 
 
 class TestSections:

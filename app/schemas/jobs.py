@@ -9,8 +9,9 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 from pydantic_core import PydanticCustomError
 
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
-from app.schemas.methods.combinations import has_objective, why_not
+from app.schemas.methods.combinations import has_objective, lacks_rounds, why_not
 from app.schemas.methods.kd import KnowledgeDistillation
+from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.registry import METHODS, Method, MethodType
 from app.schemas.methods.sage import Sage
 
@@ -133,7 +134,7 @@ class JobCreate(RequestModel):
         max_length=8,
         description="Methods that work together with `method`: at most one of each kind, auxiliary ones aside. "
         "`GET /methods` says what cannot be combined. Where none of them says by what loss the student learns, it is "
-        "plain distillation.",
+        "plain distillation; where there is nothing that a guide could lead, it is oversampling.",
         examples=[[{"type": "taid"}]],
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -195,7 +196,11 @@ class JobCreate(RequestModel):
     def spec(self) -> dict[str, Any]:
         """The job as it is stored: every default written out, so that none is looked up later."""
         spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
-        if not has_objective([self.method, *self.combine]):
+        methods = [self.method, *self.combine]
+        if lacks_rounds(methods):
+            methods.append(Oversample())
+            spec["combine"].append(methods[-1].model_dump())
+        if not has_objective(methods):
             spec["combine"].append(KnowledgeDistillation().model_dump())
         spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
         return spec

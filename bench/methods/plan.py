@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.schemas.methods.combinations import has_objective, why_not
+from app.schemas.methods.combinations import has_objective, lacks_rounds, why_not
 from app.schemas.methods.registry import METHODS
 from bench.hyperparameters import Hyperparameters
 
 KD, SAGE = "kd", "sage"
 # SAGE's controls are a matter of the quality bench.
-CONTROLS = ("random_anchors", "oversample")
-ALONE = tuple(name for name in METHODS if name not in (SAGE, *CONTROLS))
+OVERSAMPLE = "oversample"
+ALONE = tuple(name for name in METHODS if name not in (SAGE, "random_anchors", OVERSAMPLE))
 DATASETS = ("sst2_sentences", "clinc150", "qnli_10k", "mrpc")
 EPOCHS, WARMUP_EPOCHS = 4.0, 1.0
 
@@ -36,7 +36,7 @@ class Recipe:
         entries = []
         for name in self.methods:
             # What the comparison fixes is plain distillation and the rounds; the other losses keep their own defaults.
-            fixed = wanted if name in (KD, SAGE) else {}
+            fixed = wanted if name in (KD, SAGE, OVERSAMPLE) else {}
             fields = METHODS[name].model_fields
             entries.append(
                 METHODS[name].model_validate({key: value for key, value in fixed.items() if key in fields}).model_dump()
@@ -45,11 +45,14 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """Each method alone (with plain distillation where it is no whole training by itself), then each with SAGE."""
+    """Each method alone (with what it needs beside it where it is no whole training by itself), then each with SAGE."""
     found = []
     for name in ALONE:
-        is_whole = has_objective([METHODS[name].model_validate({})])
-        found.append(Recipe((name,) if is_whole else (KD, name)))
+        model = METHODS[name].model_validate({})
+        if lacks_rounds([model]):
+            found.append(Recipe((OVERSAMPLE, name)))
+        else:
+            found.append(Recipe((name,) if has_objective([model]) else (KD, name)))
     found.append(Recipe((SAGE,)))
     found += [Recipe((SAGE, name)) for name in ALONE if name != KD and why_not(SAGE, name) is None]
     return found

@@ -1,6 +1,7 @@
 """What a strategy may ask of a run: losses of rows, the map and points drawn on it, the teacher's word on them."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Guidance:
     progress: Progress
     check_stop: Callable[[], None]
     vectors: np.ndarray | None = field(default=None, init=False)  # (rows, width) pooled, once begun
+    teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
     _synthesizers: dict[int, Synthesizer] = field(default_factory=dict, init=False)
 
     def begin(self, table: torch.Tensor, folder: Path) -> None:
@@ -58,6 +60,7 @@ class Guidance:
             split=self.split,
             synthesizer=self._synthesizer,
             score=functools.partial(self._score, student, teacher),
+            teacher_error=self.teacher_error,
             label=functools.partial(self._label, keeps_features=keeps_features),
         )
 

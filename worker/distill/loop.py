@@ -80,6 +80,8 @@ class Run:
         with self.watch.on("teacher_outputs"):
             self.teacher_logits = self._teacher_outputs()
             self.teacher_features = self._teacher_features() if self.needs_features else None
+        quality = measure_quality(self.teacher_logits["validation"], self.dataset.splits["validation"].labels)
+        self.guidance.teacher_error = 1 - quality.accuracy
         self._announce_resume()
         for name, methods in self._arms():
             self._train_arm(name, methods, "training" if name == STUDENT else "baseline")

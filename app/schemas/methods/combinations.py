@@ -6,6 +6,7 @@ from app.schemas.methods.registry import METHODS
 _ONE_OF_A_KIND = {
     "objective": "both say by what loss the student learns",
     "rows": "both choose the rows that are trained on",
+    "guide": "both say what leads the rounds",
     "gate": "both say which rows of a batch count",
     "parameterisation": "both say what the student's weights are in training",
 }
@@ -22,6 +23,12 @@ def why_not(first: str, second: str) -> str | None:
         if alone.kind == "objective" and not alone.needs_teacher and beside.needs_teacher:
             return "one learns from the labels alone, the other from the teacher"
     return one.refuses.get(second) or other.refuses.get(first)
+
+
+def lacks_rounds(methods: list[MethodParameters]) -> bool:
+    """Whether there is a guide among these methods and nothing to be led."""
+    kinds = {method.kind for method in methods}
+    return "guide" in kinds and "rows" not in kinds
 
 
 def has_objective(methods: list[MethodParameters]) -> bool:

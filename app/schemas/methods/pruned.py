@@ -12,6 +12,7 @@ class Pruned(MethodParameters):
 
     kind = "rows"
     has_default_objective = True
+    refuses = {"rad": "pruned has no rounds that could be led"}  # noqa: RUF012 - a ClassVar of the base
     title = "KD on pruned data"
     summary = (
         "Plain distillation on a fraction of the rows of each class, on the whole budget: how much of the data does "

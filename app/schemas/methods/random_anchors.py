@@ -18,6 +18,7 @@ class RandomAnchors(MethodParameters):
 
     kind = "rows"
     has_default_objective = True
+    refuses = {"rad": "anchors that are led are not random"}  # noqa: RUF012 - a ClassVar of the base
     title = "Random anchors"
     summary = "SAGE with anchors drawn at random: shows what choosing the high-loss regions is worth."
     source = "A control of this project's own, under the same budget as SAGE."

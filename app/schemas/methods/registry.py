@@ -15,6 +15,7 @@ from app.schemas.methods.opdf import Opdf
 from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.pld import Pld
 from app.schemas.methods.pruned import Pruned
+from app.schemas.methods.rad import Rad
 from app.schemas.methods.random_anchors import RandomAnchors
 from app.schemas.methods.sage import Sage
 from app.schemas.methods.sinkd import Sinkd
@@ -34,6 +35,7 @@ METHODS: dict[str, type[MethodParameters]] = {
     "nd": Nd,
     "llkd": Llkd,
     "pruned": Pruned,
+    "rad": Rad,
 }
 
 if TYPE_CHECKING:
@@ -51,9 +53,9 @@ class MethodRead(ResponseModel):
     summary: str
     source: str = Field(description="Where the method comes from.")
     kind: MethodKind = Field(
-        description="`rows`: chooses or makes what is trained on. `objective`: what is learnt from it. `auxiliary`: a "
-        "loss added to the objective. `gate`: which rows of a batch count. `parameterisation`: what the student's "
-        "weights are in training."
+        description="`rows`: chooses or makes what is trained on. `guide`: leads that choice. `objective`: what is "
+        "learnt from the rows. `auxiliary`: a loss added to it. `gate`: which rows of a batch count. "
+        "`parameterisation`: what the student's weights are in training."
     )
     needs_teacher: bool = Field(description="Whether the student learns from the teacher's outputs.")
     parameters: dict[str, Any] = Field(description="JSON schema of the parameters.")

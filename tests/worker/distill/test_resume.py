@@ -23,7 +23,10 @@ LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
 
 SAMPLE = ["sage", "kd", "fine_tune", "taid", "opdf", "nd"]
 # What a method that is not whole by itself is run with.
-COMPLETED = {name: [METHODS["kd"]] for name in ("opdf", "sinkd", "llkd")} | {"nd": [METHODS["pld"], METHODS["sinkd"]]}
+COMPLETED = {name: [METHODS["kd"]] for name in ("opdf", "sinkd", "llkd")} | {
+    "nd": [METHODS["pld"], METHODS["sinkd"]],
+    "rad": [METHODS["oversample"]],
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

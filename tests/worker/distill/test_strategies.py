@@ -21,7 +21,7 @@ ROWS = 120
 
 def is_whole(method: str) -> bool:
     """Whether the method is a training by itself."""
-    return has_objective([OFFERED[method].model_validate({})])
+    return has_objective([OFFERED[method].model_validate({})]) and OFFERED[method].kind != "guide"
 
 
 WEAK = range(40, 60)  # a heap of its own on the map, on which the student is bad
@@ -62,6 +62,7 @@ def context() -> StrategyContext:
         split=split,
         synthesizer=lambda neighbors: Synthesizer(projection, neighbors),
         score=score,
+        teacher_error=0.05,
         label=label,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from worker.distill.objectives import Gate, Objective
 from worker.distill.parameterisation import Parameterisation
 from worker.distill.strategies.base import DataStrategy
+from worker.distill.strategies.guides import Guide
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Part:
     auxiliary: Objective | None = None  # added to whatever the objective is
     gate: Gate | None = None  # which rows of a batch count
     strategy: DataStrategy | None = None
+    guide: Guide | None = None  # leads the strategy's rounds instead of its own
     parameterisation: Callable[[], Parameterisation] | None = None
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import KnowledgeDistillation
-from worker.distill.strategies.guided import Guided, Targeting
+from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guides import HighLoss
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Oversample(Method):
             warmup_epochs=self.warmup_epochs,
             extra_ratio=self.oversample_ratio,
             neighbors=self.neighbors,
-            targeting=Targeting(self.anchor_quantile, self.scored_rows),
+            guide=HighLoss(self.anchor_quantile, score=objective),
+            scored_rows=self.scored_rows,
             synthesises=False,
             early_stopping=False,
-            score=objective,
         )
         return Part(default_objective=objective, strategy=strategy)

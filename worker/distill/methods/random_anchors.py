@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guides import Anywhere
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class RandomAnchors(Method):
             warmup_epochs=self.warmup_epochs,
             extra_ratio=self.synthetic_ratio,
             neighbors=self.neighbors,
-            targeting=None,
+            guide=Anywhere(),
+            scored_rows=0,
             synthesises=True,
             early_stopping=False,
-            score=objective,
         )
         return Part(default_objective=objective, strategy=strategy)

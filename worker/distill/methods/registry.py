@@ -19,6 +19,7 @@ from worker.distill.methods.opdf import Opdf
 from worker.distill.methods.oversample import Oversample
 from worker.distill.methods.pld import Pld
 from worker.distill.methods.pruned import Pruned
+from worker.distill.methods.rad import Rad
 from worker.distill.methods.random_anchors import RandomAnchors
 from worker.distill.methods.sage import Sage
 from worker.distill.methods.sinkd import Sinkd
@@ -26,6 +27,7 @@ from worker.distill.methods.taid import Taid
 from worker.distill.objectives import Combined, Objective
 from worker.distill.parameterisation import Parameterisation
 from worker.distill.strategies.base import DataStrategy
+from worker.distill.strategies.guided import Guided
 from worker.distill.strategies.real_rows import RealRows
 
 Slot = TypeVar("Slot")
@@ -44,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "nd": Nd,
     "llkd": Llkd,
     "pruned": Pruned,
+    "rad": Rad,
 }
 
 
@@ -69,10 +72,16 @@ def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
     if objective is None:
         raise InvalidJob(f"{' and '.join(parts)} need an objective beside them: add kd, or another that has one.")
     auxiliaries = [part.auxiliary for part in parts.values() if part.auxiliary is not None]
+    strategy = only(lambda part: part.strategy, "choices of rows") or RealRows()
+    guide = only(lambda part: part.guide, "guides")
+    if guide is not None:
+        if not isinstance(strategy, Guided):
+            raise InvalidJob(f"{' and '.join(parts)} have no rounds that could be led: add sage or oversample.")
+        strategy.guide = guide
     gate = only(lambda part: part.gate, "gates")
     return Recipe(
         objective=Combined(objective, auxiliaries, gate) if auxiliaries or gate else objective,
-        strategy=only(lambda part: part.strategy, "choices of rows") or RealRows(),
+        strategy=strategy,
         parameterisation=only(lambda part: part.parameterisation, "parameterisations"),
     )
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import KnowledgeDistillation
-from worker.distill.strategies.guided import Guided, Targeting
+from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guides import HighLoss
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Sage(Method):
             warmup_epochs=self.warmup_epochs,
             extra_ratio=self.synthetic_ratio,
             neighbors=self.neighbors,
-            targeting=Targeting(self.anchor_quantile, self.scored_rows),
+            guide=HighLoss(self.anchor_quantile, score=objective),
+            scored_rows=self.scored_rows,
             synthesises=True,
             early_stopping=self.early_stopping,
-            score=objective,
         )
         return Part(default_objective=objective, strategy=strategy)

@@ -31,6 +31,7 @@ class StrategyContext:
     split: Split
     synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
     score: Callable[[Objective, np.ndarray], np.ndarray]  # (rows,) loss of these rows under the student as it is now
+    teacher_error: float  # share of the validation rows on which the teacher is wrong
     label: Callable[[Points], SyntheticRows]  # the teacher's logits for points; drops what is not finite
 
 

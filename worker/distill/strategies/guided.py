@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from worker.distill import seed as seeds
-from worker.distill.objectives import Objective
-from worker.distill.selection import Region, high_loss_region, loss_mass, smooth, uniform_region
 from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
+from worker.distill.strategies.guides import Guide
 from worker.distill.strategies.real_rows import RealRows
 
 # From round to round the loss in the region has to shrink by this share, or the round was idle.
@@ -23,25 +22,16 @@ _IDLE_ROUNDS_AT_MOST = 1
 _ROUNDS_WITHOUT_GAIN_AT_MOST = 1
 
 
-@dataclass(frozen=True)
-class Targeting:
-    """Which rows a round is led by."""
-
-    quantile: float  # the share of rows of highest loss
-    scored_rows: int  # how many rows' losses are looked at; they stand for those around them
-
-
 @dataclass
 class Guided:
     rounds: int
     warmup_epochs: float
     extra_ratio: float  # added rows per real row of a round; at 0 this is RealRows, bit for bit
     neighbors: int
-    targeting: Targeting | None  # None: anywhere
+    guide: Guide  # from which rows a round draws
+    scored_rows: int  # how many rows' losses it looks at; they stand for those around them
     synthesises: bool  # points between rows, or the rows themselves
     early_stopping: bool
-    # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
-    score: Objective
     masses: list[float] = field(default_factory=list)
     real_rows: RealRows = field(default_factory=RealRows)
 
@@ -61,14 +51,16 @@ class Guided:
     ) -> RoundPlan | None:
         if self.extra_ratio == 0 or (number == 0 and round(self.warmup_epochs * len(context.split)) > 0):
             return self.real_rows.plan_round(number, size, rounds_without_gain, context)
-        region = self._region(number, context)
+        region, mass = self.guide.region(self._scored(number, context), self.neighbors, context)
+        if mass is not None:
+            self.masses.append(mass)
         if self.early_stopping and self._is_exhausted(rounds_without_gain):
             return None
         generator = seeds.generator(context.seed, context.arm, "synthesis", number)
         wanted = round(size * self.extra_ratio / (1 + self.extra_ratio))
         synthetic, facts = None, {"region_rows": float(len(region.rows))}
-        if self.targeting is not None:
-            facts["high_loss_mass"] = self.masses[-1]
+        if mass is not None:
+            facts["high_loss_mass"] = mass
         if self.synthesises:
             points = context.synthesizer(self.neighbors).draw(region, wanted, generator)
             if len(points):
@@ -89,17 +81,9 @@ class Guided:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
 
-    def _region(self, number: int, context: StrategyContext) -> Region:
-        rows = len(context.split)
-        if self.targeting is None:
-            return uniform_region(rows)
+    def _scored(self, number: int, context: StrategyContext) -> np.ndarray:
         generator = seeds.generator(context.seed, context.arm, "scored", number)
-        scored = np.sort(generator.permutation(rows)[: self.targeting.scored_rows])
-        losses = context.score(self.score, scored)
-        smoothed = smooth(losses, scored, context.synthesizer(self.neighbors).projection.coordinates, self.neighbors)
-        region = high_loss_region(smoothed, self.targeting.quantile)
-        self.masses.append(loss_mass(smoothed, region))
-        return region
+        return np.sort(generator.permutation(len(context.split))[: self.scored_rows])
 
     def _is_exhausted(self, rounds_without_gain: int) -> bool:
         recent = self.masses[-(_IDLE_ROUNDS_AT_MOST + 2) :]

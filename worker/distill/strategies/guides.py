@@ -1,0 +1,43 @@
+"""What leads a round: from which rows a guided strategy draws, and by what chance."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.distill.objectives import Objective
+from worker.distill.selection import Region, high_loss_region, loss_mass, smooth, uniform_region
+from worker.distill.strategies.base import StrategyContext
+
+
+class Guide(ABC):
+    @abstractmethod
+    def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
+        """The region, by looking at the rows `scored` (ascending), and the mean loss in it where one is known."""
+
+
+class Anywhere(Guide):
+    """Nothing leads: the control for what any of the others adds."""
+
+    def region(
+        self,
+        scored: np.ndarray,  # noqa: ARG002 - the guide's
+        neighbors: int,  # noqa: ARG002
+        context: StrategyContext,
+    ) -> tuple[Region, float | None]:
+        return uniform_region(len(context.split)), None
+
+
+@dataclass
+class HighLoss(Guide):
+    """The `quantile` of rows around which the loss is highest."""
+
+    quantile: float
+    # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
+    score: Objective
+
+    def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
+        losses = context.score(self.score, scored)
+        smoothed = smooth(losses, scored, context.synthesizer(neighbors).projection.coordinates, neighbors)
+        region = high_loss_region(smoothed, self.quantile)
+        return region, loss_mass(smoothed, region)
