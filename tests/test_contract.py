@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.schemas.jobs import JobCreate
-from app.schemas.methods.combinations import why_not
+from app.schemas.methods.combinations import is_whole, why_not
 from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
 from worker.distill.errors import InvalidJob
@@ -55,6 +55,25 @@ class TestMethods:
         assert spec["baselines"][0]["temperature"] == 4.0
 
 
+class TestBaselines:
+    @pytest.mark.parametrize("method", sorted(OFFERED))
+    def test_what_the_api_takes_as_a_baseline_the_engine_can_train(self, method: str) -> None:
+        """Harm: a job that the API takes and every worker refuses."""
+        main = "sage" if method != "sage" else "kd"
+        if is_whole(method):
+            recipe(*resolved(method={"type": main}, baselines=[method])["baselines"])
+        else:
+            with pytest.raises(ValidationError, match=rf"baselines\[0\] is '{method}', which trains nothing by itself"):
+                resolved(method={"type": main}, baselines=[method])
+
+    def test_the_main_method_may_be_one_where_others_work_beside_it(self) -> None:
+        """SAGE with TAID against SAGE: the job's own method, without what is combined with it."""
+        spec = resolved(method={"type": "sage"}, combine=[{"type": "taid"}], baselines=["sage"])
+        assert spec["baselines"] == [spec["method"]]
+        with pytest.raises(ValidationError, match="which is the job's own method"):
+            resolved(method={"type": "sage"}, baselines=["sage"])
+
+
 class TestPairs:
     @pytest.mark.parametrize(("first", "second"), [pair for pair in PAIRS if why_not(*pair) is None])
     def test_what_the_api_lets_meet_the_engine_can_train(self, first: str, second: str) -> None:
@@ -93,6 +112,8 @@ class TestPairs:
         assert isinstance(built.strategy, Guided)
         assert isinstance(built.strategy.guide, RobustMargins)
         assert [method["type"] for method in resolved(method={"type": "rad"})["combine"]] == ["oversample"]
+        with pytest.raises(ValidationError, match=r"combine\[0\] \('oversample'\) has warmup_epochs 1.0, which leaves"):
+            resolved(method={"type": "rad"}, training={"epochs": 1.0})
         with pytest.raises(InvalidJob, match="kd and rad have no rounds that could be led"):
             recipe(resolved(method={"type": "kd"})["method"], resolved(method={"type": "rad"})["method"])
 

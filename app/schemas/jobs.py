@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 from pydantic_core import PydanticCustomError
 
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
-from app.schemas.methods.combinations import has_objective, lacks_rounds, why_not
+from app.schemas.methods.combinations import has_objective, is_whole, lacks_rounds, why_not
 from app.schemas.methods.kd import KnowledgeDistillation
 from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.registry import METHODS, Method, MethodType
@@ -176,8 +176,15 @@ class JobCreate(RequestModel):
                     "baselines[{index}] is '{value}', which is the job's own method; leave it out",
                     {"index": index, "value": baseline, "param": f"baselines[{index}]"},
                 )
+            if not is_whole(baseline):
+                raise PydanticCustomError(
+                    "baseline_is_no_training",
+                    "baselines[{index}] is '{value}', which trains nothing by itself; name it in combine, and as a "
+                    "baseline what it is to be compared with, such as 'kd'",
+                    {"index": index, "value": baseline, "param": f"baselines[{index}]"},
+                )
         _refuse_long_warmup(self.method, "method", self.training.epochs)
-        for index, method in enumerate(self.combine):
+        for index, method in enumerate(self.completed_combine()):
             _refuse_long_warmup(method, f"combine[{index}]", self.training.epochs)
         for index, resolved in enumerate(self.resolved_baselines()):
             _refuse_long_warmup(resolved, f"baselines[{index}]", self.training.epochs)
@@ -193,15 +200,19 @@ class JobCreate(RequestModel):
             resolved.append(model.model_validate(shared))
         return resolved
 
+    def completed_combine(self) -> list[Method]:
+        """The methods beside the main one, with what they lack to be a whole training."""
+        combine = list(self.combine)
+        if lacks_rounds([self.method, *combine]):
+            combine.append(Oversample())
+        if not has_objective([self.method, *combine]):
+            combine.append(KnowledgeDistillation())
+        return combine
+
     def spec(self) -> dict[str, Any]:
         """The job as it is stored: every default written out, so that none is looked up later."""
         spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
-        methods = [self.method, *self.combine]
-        if lacks_rounds(methods):
-            methods.append(Oversample())
-            spec["combine"].append(methods[-1].model_dump())
-        if not has_objective(methods):
-            spec["combine"].append(KnowledgeDistillation().model_dump())
+        spec["combine"] = [method.model_dump() for method in self.completed_combine()]
         spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
         return spec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.schemas.methods.combinations import why_not
+from app.schemas.methods.combinations import lacks_rounds, why_not
 from app.schemas.methods.registry import METHODS
 from tests.e2e import student
 from tests.e2e.system import Client, Up, environment
@@ -68,6 +68,8 @@ class TestFewSteps:
         self, methods: tuple[str, ...], up: Up, client: Client, inputs: dict[str, str], tmp_path: Path
     ) -> None:
         main, *others = methods
+        if lacks_rounds([METHODS[name].model_validate({}) for name in methods]):
+            others.append("oversample")
         posted = client.post_job(
             **inputs, method=entry(main), combine=[entry(name) for name in others], training=TRAINING, baselines=[]
         )

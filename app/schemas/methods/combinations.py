@@ -25,6 +25,12 @@ def why_not(first: str, second: str) -> str | None:
     return one.refuses.get(second) or other.refuses.get(first)
 
 
+def is_whole(method: str) -> bool:
+    """Whether the method is a training by itself."""
+    alone = [METHODS[method].model_validate({})]
+    return has_objective(alone) and not lacks_rounds(alone)
+
+
 def lacks_rounds(methods: list[MethodParameters]) -> bool:
     """Whether there is a guide among these methods and nothing to be led."""
     kinds = {method.kind for method in methods}

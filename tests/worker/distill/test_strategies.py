@@ -3,8 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.schemas.methods.combinations import has_objective
-from app.schemas.methods.registry import METHODS as OFFERED
+from app.schemas.methods.combinations import is_whole
 from tests.worker.distill.tiny_runs import METHODS
 from worker.distill.batches import SyntheticRows
 from worker.distill.config import MethodConfig
@@ -17,11 +16,6 @@ from worker.distill.strategies.base import StrategyContext
 from worker.distill.synthesis import Points, Synthesizer
 
 ROWS = 120
-
-
-def is_whole(method: str) -> bool:
-    """Whether the method is a training by itself."""
-    return has_objective([OFFERED[method].model_validate({})]) and OFFERED[method].kind != "guide"
 
 
 WEAK = range(40, 60)  # a heap of its own on the map, on which the student is bad
