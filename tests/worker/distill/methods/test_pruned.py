@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from app.schemas.methods.pruned import Pruned
 
+from app.schemas.methods.pruned import Pruned
 from tests.worker.distill.test_strategies import ROWS, context, strategy_of
 from worker.distill.strategies.pruned_rows import kept_rows
 
