@@ -1,0 +1,43 @@
+"""What SAGE and its controls have in common: rounds on a budget, and plain distillation by parameters of their own."""
+
+from dataclasses import dataclass
+
+from worker.distill.methods.base import Method, Part
+from worker.distill.objectives import KnowledgeDistillation
+from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guides import Guide
+
+
+@dataclass(frozen=True)
+class GuidedMethod(Method):
+    temperature: float
+    alpha: float
+    rounds: int
+    warmup_epochs: float
+    neighbors: int
+
+    @property
+    def plain(self) -> KnowledgeDistillation:
+        """What rows are scored by, and trained by where no other method says by what."""
+        return KnowledgeDistillation(self.temperature, self.alpha)
+
+    def guided(
+        self,
+        guide: Guide,
+        *,
+        extra_ratio: float,
+        scored_rows: int = 0,
+        synthesises: bool = True,
+        early_stopping: bool = False,
+    ) -> Part:
+        strategy = Guided(
+            rounds=self.rounds,
+            warmup_epochs=self.warmup_epochs,
+            extra_ratio=extra_ratio,
+            neighbors=self.neighbors,
+            guide=guide,
+            scored_rows=scored_rows,
+            synthesises=synthesises,
+            early_stopping=early_stopping,
+        )
+        return Part(default_objective=self.plain, strategy=strategy)
