@@ -1,8 +1,10 @@
 """What all cells of one comparison of Stillhouse's own methods share."""
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bench import datasets, machine
 from bench.bases import base_folder
@@ -57,3 +59,38 @@ def prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_na
     dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
     models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
     return dataset, Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
+
+
+class SizedPlan(Protocol):
+    """A cell of a comparison: on which dataset, and how many of its training rows."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def rows(self) -> int | None: ...
+
+
+P = TypeVar("P", bound=SizedPlan)
+Found = TypeVar("Found")
+
+
+def measure_missing(
+    plans: Sequence[P],
+    prepared: Prepared,
+    find: Callable[[P, Dataset, Setting], Found | None],
+    measure: Callable[[P, Dataset, Setting], Found],
+    describe: Callable[[P, Found], str],
+    minutes: float | None,
+) -> None:
+    """Every cell that is not there yet, in this order; none begins after so many `minutes`."""
+    began = time.monotonic()
+    for plan in plans:
+        dataset, setting = prepared[plan.dataset, plan.rows]
+        if find(plan, dataset, setting) is not None:
+            continue
+        if minutes is not None and time.monotonic() - began >= 60 * minutes:
+            print("The time is up; run it again to go on.", flush=True)
+            return
+        started = time.monotonic()
+        outcome = measure(plan, dataset, setting)
+        print(f"{describe(plan, outcome)} ({time.monotonic() - started:.0f} s)", flush=True)

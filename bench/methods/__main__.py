@@ -7,7 +7,6 @@ cores. `--quick` does everything once with a tiny model: to see that it works.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 from bench import datasets, machine
@@ -18,7 +17,7 @@ from bench.methods.tables import introduction, report
 from bench.models import PAIRS
 from bench.options import add_shared, names_of, open_cache
 from bench.report import CHECKOUT, Section, write_section
-from bench.setting import SIZES, Prepared, Setting, prepare
+from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
 from bench.tiny import PAIR, make_tiny
 
 PAGE = CHECKOUT / "docs" / "methods.md"
@@ -35,7 +34,6 @@ def main() -> int:
     if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
     rows, pair = SIZES[options.size], PAIRS["minilm"]
     prepared: Prepared = {}
     for name in options.dataset:
@@ -47,7 +45,7 @@ def main() -> int:
         for recipe in recipes()
     ]
     if not options.report:
-        _measure_all(plans, prepared, deadline)
+        measure_missing(plans, prepared, find, measure, _describe, options.minutes)
     found: Found = {}
     for plan in plans:
         if (outcome := find(plan, *prepared[plan.dataset, rows])) is not None:
@@ -60,17 +58,8 @@ def main() -> int:
     return 0
 
 
-def _measure_all(plans: list[Plan], prepared: Prepared, deadline: float | None) -> None:
-    """Every cell that is not there yet; none begins after `deadline`, a time of the monotonic clock."""
-    for plan in plans:
-        dataset, setting = prepared[plan.dataset, plan.rows]
-        if find(plan, dataset, setting) is not None:
-            continue
-        if deadline is not None and time.monotonic() >= deadline:
-            print("The time is up; run it again to go on.", flush=True)
-            return
-        outcome = measure(plan, dataset, setting)
-        print(f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {outcome.seconds:.0f} s", flush=True)
+def _describe(plan: Plan, outcome: Outcome) -> str:
+    return f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {outcome.seconds:.0f} s without the teacher's pass"
 
 
 def finish(found: Found, pair: str, rows: str, page: Path | None) -> None:

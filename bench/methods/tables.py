@@ -2,9 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from bench.figures import Difference, mean_interval, median_ratio, paired_difference
+from bench.figures import Difference, mean_interval, paired_difference
 from bench.methods.measure import Outcome
 from bench.methods.plan import EPOCHS, KD, Recipe
 from bench.report import cells
@@ -12,8 +12,6 @@ from bench.report import cells
 # By dataset, recipe and seed.
 Cells = Mapping[str, Mapping[Recipe, Mapping[int, Outcome]]]
 PLAIN = Recipe((KD,))
-# A job's own two threads, and what the job before it left in the average.
-_QUIET = 2.3
 
 
 def introduction(pair: str, rows: str, machine: str) -> str:
@@ -45,24 +43,17 @@ def _quality(found: Cells) -> list[str]:
 
 def _cost(found: Cells) -> list[str]:
     lines = [
-        "The job's time, its teacher's pass left out, and its memory at the most, over those of plain distillation "
-        "with the same dataset and seed: the median over datasets and seeds, of the jobs before which the machine was "
-        f"not busier than one job makes it (load average at most {_QUIET}).",
+        "The job's time, its teacher's pass left out, and its memory at the most, over those of plain distillation on "
+        "the same dataset: of each the least over the seeds, since what else a machine does only adds; the median over "
+        "datasets.",
         "",
-        cells("", "time", "memory", "jobs"),
-        "|---|---:|---:|---:|",
+        cells("", "time", "memory"),
+        "|---|---:|---:|",
     ]
     for recipe in _recipes(found):
-        ours, plain = _by_job(found, recipe), _by_job(found, PLAIN)
-        time = median_ratio(
-            {job: outcome.seconds for job, outcome in ours.items()},
-            {job: outcome.seconds for job, outcome in plain.items()},
-        )
-        memory = median_ratio(
-            {job: outcome.peak_bytes for job, outcome in ours.items()},
-            {job: outcome.peak_bytes for job, outcome in plain.items()},
-        )
-        lines.append(cells(recipe.name, _ratio(time), _ratio(memory), str(len(ours))))
+        time = _over_plain(found, recipe, lambda outcome: outcome.seconds)
+        memory = _over_plain(found, recipe, lambda outcome: outcome.peak_bytes)
+        lines.append(cells(recipe.name, f"{time:.2f}", f"{memory:.2f}"))
     return lines
 
 
@@ -113,15 +104,10 @@ def _recipes(found: Cells) -> list[Recipe]:
     return list(dict.fromkeys(recipe for measured in found.values() for recipe in measured))
 
 
-def _by_job(found: Cells, recipe: Recipe) -> dict[tuple[str, int], Outcome]:
-    """By dataset and seed, of the quiet jobs."""
-    return {
-        (name, seed): outcome
-        for name, measured in found.items()
-        for seed, outcome in measured.get(recipe, {}).items()
-        if outcome.load_before <= _QUIET
-    }
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _over_plain(found: Cells, recipe: Recipe, cost: Callable[[Outcome], float]) -> float:
+    ratios = [
+        min(map(cost, measured[recipe].values())) / min(map(cost, measured[PLAIN].values()))
+        for measured in found.values()
+        if recipe in measured and PLAIN in measured
+    ]
+    return statistics.median(ratios) if ratios else math.nan

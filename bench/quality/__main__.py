@@ -9,7 +9,6 @@ is not chosen by the test split. `--quick` does everything once with a tiny mode
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
 from bench.options import add_shared, names_of, open_cache
-from bench.quality.measure import find, measure
+from bench.quality.measure import Outcome, find, measure
 from bench.quality.plan import DATASETS, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
-from bench.setting import SIZES, Prepared, Setting, prepare
+from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
 from bench.tiny import PAIR, make_tiny
 
 # Each pair of models has a section of its own.
@@ -41,7 +40,6 @@ def main() -> int:
     if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
     changes = tuple(sorted(options.change))
     pair = PAIRS[options.pair]
     prepared: Prepared = {}
@@ -50,7 +48,7 @@ def main() -> int:
             prepared[name, SIZES[size]] = prepare(name, SIZES[size], options.data, cache, pair.name)
     plans = [Plan(name, rows, seed, changes) for seed in range(1, options.seeds + 1) for name, rows in prepared]
     if not options.report:
-        _measure_all(plans, prepared, deadline)
+        measure_missing(plans, prepared, find, measure, _describe, options.minutes)
     found = _collect(plans, prepared)
     if not found:
         print("Nothing is measured yet.")
@@ -61,19 +59,9 @@ def main() -> int:
     return 0
 
 
-def _measure_all(plans: list[Plan], prepared: Prepared, deadline: float | None) -> None:
-    """Every cell that is not there yet; none begins after `deadline`, a time of the monotonic clock."""
-    for plan in plans:
-        dataset, setting = prepared[plan.dataset, plan.rows]
-        if find(plan, dataset, setting) is not None:
-            continue
-        if deadline is not None and time.monotonic() >= deadline:
-            print("The time is up; run it again to go on.", flush=True)
-            return
-        began = time.monotonic()
-        outcomes = measure(plan, dataset, setting)
-        figures = ", ".join(f"{arm} {outcome.validation['accuracy']:.4f}" for arm, outcome in outcomes.items())
-        print(f"{plan.name}: {time.monotonic() - began:.0f} s; on validation {figures}", flush=True)
+def _describe(plan: Plan, outcomes: dict[str, Outcome]) -> str:
+    figures = ", ".join(f"{arm} {outcome.validation['accuracy']:.4f}" for arm, outcome in outcomes.items())
+    return f"{plan.name}; on validation {figures}"
 
 
 def _collect(plans: list[Plan], prepared: Prepared) -> list[tuple[str, int | None, Cells]]:

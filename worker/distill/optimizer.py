@@ -42,12 +42,9 @@ class Optimizer:
             self._parameterisation.pull_back(gradient_of)
         looked_up = [] if self.words is None else [self.words.looked_up]
         clip([*self._parameters, *self._behind.values(), *looked_up])
-        for adamw in (self.adamw, self._adamw_behind):
-            if adamw is not None:
-                for group in adamw.param_groups:
-                    group["lr"] = learning_rate
-                adamw.step()
-        if self._parameterisation is not None:
+        _step(self.adamw, learning_rate)
+        if self._parameterisation is not None and self._adamw_behind is not None:
+            _step(self._adamw_behind, learning_rate * self._parameterisation.learning_rate_ratio)
             self._parameterisation.write()
         if self.words is not None:
             self.words.step(learning_rate)
@@ -77,6 +74,12 @@ class Optimizer:
         if self._parameterisation is not None:
             self._parameterisation.write()
         return {key: value for key, value in saved.items() if not key.startswith(_BEHIND)}
+
+
+def _step(adamw: torch.optim.AdamW, learning_rate: float) -> None:
+    for group in adamw.param_groups:
+        group["lr"] = learning_rate
+    adamw.step()
 
 
 def clip(parameters: list[torch.nn.Parameter]) -> None:

@@ -12,6 +12,9 @@ import torch
 
 
 class Parameterisation(ABC):
+    # Of the learning rate of what is trained instead of weights, to that of the training.
+    learning_rate_ratio: float = 1.0
+
     @abstractmethod
     def begin(self, model: torch.nn.Module) -> None:
         """Take over weights of `model`, and write them as what they are from now on."""

@@ -24,6 +24,13 @@ class Opdf(MethodParameters):
 
     type: Literal["opdf"] = "opdf"
     tensors: int = Field(default=5, ge=3, le=9, description="Tensors in each chain.")
+    learning_rate_ratio: float = Field(
+        default=0.1,
+        gt=0,
+        le=10,
+        description="Learning rate of the tensors over `training.learning_rate`: a step of every tensor of a chain "
+        "moves their product by more than one of the matrix itself.",
+    )
     alignment_weight: float = Field(
         default=1e-4,
         ge=0,

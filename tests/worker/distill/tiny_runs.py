@@ -58,7 +58,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rad": {"type": "rad", "teacher_error": None},
     "llkd": {"type": "llkd", "momentum": 0.99, "least_share": 0.1, "gated": "all"},
     "pruned": {"type": "pruned", "fraction": 0.5, "temperature": 2.0, "alpha": 0.78},
-    "opdf": {"type": "opdf", "tensors": 5, "alignment_weight": 1e-4},
+    "opdf": {"type": "opdf", "tensors": 5, "alignment_weight": 1e-4, "learning_rate_ratio": 0.5},
     "random_anchors": {
         "type": "random_anchors",
         "temperature": 2.0,

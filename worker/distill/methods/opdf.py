@@ -23,15 +23,19 @@ Tensor = torch.Tensor
 class Opdf(Method):
     tensors: int
     alignment_weight: float
+    learning_rate_ratio: float
 
     def part(self) -> Part:
-        return Part(parameterisation=lambda: MatrixProducts(self.tensors, self.alignment_weight))
+        return Part(
+            parameterisation=lambda: MatrixProducts(self.tensors, self.alignment_weight, self.learning_rate_ratio)
+        )
 
 
 class MatrixProducts(Parameterisation):
     """Queries, keys, values, attention's output and both matrices of the feed-forward network, in every layer."""
 
-    def __init__(self, tensors: int, alignment_weight: float) -> None:
+    def __init__(self, tensors: int, alignment_weight: float, learning_rate_ratio: float) -> None:
+        self.learning_rate_ratio = learning_rate_ratio
         self._tensors = tensors
         self._alignment_weight = alignment_weight
         self._products: dict[str, MatrixProduct] = {}

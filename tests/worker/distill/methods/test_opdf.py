@@ -56,7 +56,7 @@ class TestMatrixProduct:
 
 class TestMatrixProducts:
     def train(self, network: Network, batch: Batch, steps: int, weight: float = 0.0) -> MatrixProducts:
-        products = MatrixProducts(5, weight)
+        products = MatrixProducts(5, weight, 1.0)
         network.begin_training(0.01, None, products)
         for number in range(steps):
             outputs = network.training_outputs(batch, number)
