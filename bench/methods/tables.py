@@ -12,6 +12,8 @@ from bench.report import cells
 # By dataset, recipe and seed.
 Cells = Mapping[str, Mapping[Recipe, Mapping[int, Outcome]]]
 PLAIN = Recipe((KD,))
+# Two differences may be next to equal by chance.
+_SEEDS_AT_LEAST = 3
 
 
 def introduction(pair: str, rows: str, machine: str) -> str:
@@ -63,10 +65,10 @@ def _verdict(found: Cells) -> list[str]:
     for recipe in _recipes(found):
         for name, measured in found.items():
             gain = _gain(measured, recipe)
-            if gain is not None and abs(gain.mean) > gain.half_width:
+            if gain is not None and gain.pairs >= _SEEDS_AT_LEAST and abs(gain.mean) > gain.half_width:
                 sides["above" if gain.mean > 0 else "below"].append(f"{recipe.name} on {name}")
     return [
-        f"In accuracy {side} plain distillation, the interval leaving zero out: {', '.join(names) or 'none'}."
+        f"In accuracy {side} plain distillation, the interval of three seeds or more leaving zero out: {', '.join(names) or 'none'}."
         for side, names in sides.items()
     ]
 

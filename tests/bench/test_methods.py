@@ -51,11 +51,11 @@ class TestReport:
         }
         text = "\n".join(report(found, "Head."))
         assert "| taid | 83.20 ± 2.73 % (+1.20 ± 0.25) |" in text
-        assert "above plain distillation, the interval leaving zero out: taid on a." in text
+        assert "above plain distillation, the interval of three seeds or more leaving zero out: taid on a." in text
         assert "| taid | 2.00 | 1.00 |" in text
         # One seed has no interval, and shows nothing.
         assert "| sage | 90.00 % (+9.00) |" in text
-        assert "below plain distillation, the interval leaving zero out: none." in text
+        assert "below plain distillation, the interval of three seeds or more leaving zero out: none." in text
 
 
 @pytest.mark.slow
