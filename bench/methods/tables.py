@@ -68,7 +68,8 @@ def _verdict(found: Cells) -> list[str]:
             if gain is not None and gain.pairs >= _SEEDS_AT_LEAST and abs(gain.mean) > gain.half_width:
                 sides["above" if gain.mean > 0 else "below"].append(f"{recipe.name} on {name}")
     return [
-        f"In accuracy {side} plain distillation, the interval of three seeds or more leaving zero out: {', '.join(names) or 'none'}."
+        f"In accuracy {side} plain distillation, the interval of three seeds or more leaving zero out: "
+        f"{', '.join(names) or 'none'}."
         for side, names in sides.items()
     ]
 
