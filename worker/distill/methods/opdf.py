@@ -98,7 +98,7 @@ class MatrixProduct:
         # The student begins with layers of the teacher, so these are the teacher's tensors. The central one is free.
         central = tensors // 2
         self._aligned = [position for position in range(tensors) if position != central]
-        self.written = self.matrix()
+        self.written: Tensor  # the newest product, with its graph, once it is written
         self._teachers = [self.tensors[position].detach().clone() for position in self._aligned]
 
     def matrix(self) -> Tensor:
