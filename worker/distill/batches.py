@@ -12,6 +12,7 @@ import torch
 
 from worker.distill import seed as seeds
 from worker.distill.data import Split
+from worker.distill.transfer import place
 
 # Rows are sorted by length inside a window of so many batches: wide enough that padding all but
 # vanishes, narrow enough that a batch is still a random draw.
@@ -54,6 +55,14 @@ def weighted_means(vectors: np.ndarray, rows: np.ndarray, weights: np.ndarray) -
 
 
 @dataclass(frozen=True)
+class BatchWords:
+    """The distinct words of a batch, for training their vectors."""
+
+    ids: torch.Tensor  # (distinct,) int64, ascending
+    which: torch.Tensor  # (rows, length) int64 which of them stands there; at the padding it is the row's first one
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded on the right; tensors lie on the run's device."""
 
@@ -66,6 +75,8 @@ class Batch:
     teacher_logits: torch.Tensor | None  # (rows, classes)
     teacher_features: torch.Tensor | None  # (rows, width)
     shifts: torch.Tensor | None  # (rows, width); None where every row is real
+    places: torch.Tensor  # (tokens,) int64: where the tokens are in the flattened (rows, length) arrays, ascending
+    words: BatchWords | None  # where they were asked for
 
 
 def epoch_order(seed: int, arm: str, epoch: int, rows: int) -> np.ndarray:
@@ -113,9 +124,11 @@ def collate(
     teacher: Predictions | None = None,
     synthetic: SyntheticRows | None = None,
     vectors: np.ndarray | None = None,
+    lists_words: bool = False,
 ) -> Batch:
     """Gather `rows` into one padded batch; what the `teacher` says is of the real rows, and so are the pooled `vectors`
-    (split rows, width), which synthetic ones are made of."""
+    (split rows, width), which synthetic ones are made of. All whose size depends on the data is found here, so that
+    nothing has to be asked of a GPU, which would be waited for."""
     is_real = rows < len(split)
     text_rows = rows
     shifts = None
@@ -138,18 +151,34 @@ def collate(
     positions = np.arange(lengths.max())
     mask = positions < lengths[:, None]
     tokens = np.where(mask, split.offsets[text_rows][:, None] + positions, 0)
+    ids = np.where(mask, split.ids[tokens], 0)
 
-    def place(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-
+    arrays = {
+        "ids": ids.astype(np.int64),
+        "mask": mask,
+        "segments": np.where(mask, split.segments[tokens], 0).astype(np.int64),
+        "is_special": split.is_special[tokens] | ~mask,
+        "labels": split.labels[text_rows],
+        "has_label": is_real,
+        "places": np.flatnonzero(mask),
+        "teacher_logits": logits,
+        "teacher_features": features,
+        "shifts": shifts,
+    }
+    if lists_words:
+        distinct, which = np.unique(np.where(mask, ids, ids[:, :1]), return_inverse=True)
+        arrays |= {"distinct": distinct.astype(np.int64), "which": which.reshape(mask.shape)}
+    placed = place({name: array for name, array in arrays.items() if array is not None}, device)
     return Batch(
-        ids=place(np.where(mask, split.ids[tokens], 0).astype(np.int64)),
-        mask=place(mask),
-        segments=place(np.where(mask, split.segments[tokens], 0).astype(np.int64)),
-        is_special=place(split.is_special[tokens] | ~mask),
-        labels=place(split.labels[text_rows]),
-        has_label=place(is_real),
-        teacher_logits=None if logits is None else place(logits),
-        teacher_features=None if features is None else place(features),
-        shifts=None if shifts is None else place(shifts),
+        ids=placed["ids"],
+        mask=placed["mask"],
+        segments=placed["segments"],
+        is_special=placed["is_special"],
+        labels=placed["labels"],
+        has_label=placed["has_label"],
+        teacher_logits=placed.get("teacher_logits"),
+        teacher_features=placed.get("teacher_features"),
+        shifts=placed.get("shifts"),
+        places=placed["places"],
+        words=BatchWords(placed["distinct"], placed["which"]) if lists_words else None,
     )

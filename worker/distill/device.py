@@ -37,9 +37,14 @@ def choose_compute(training: TrainingConfig, threads: int) -> Compute:
     precision = training.precision
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(device) else "fp32"
+    if has_cuda and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+        # All work of the run goes to a stream of its own: on the default one no graph can be recorded.
+        torch.cuda.set_stream(torch.cuda.Stream(device))
     if has_cuda and training.deterministic:
         # The engine's entry point has set CUBLAS_WORKSPACE_CONFIG, which this needs.
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory that it has not written, and filling it all takes time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Compute(
         device=device,
         precision=precision,

@@ -2,25 +2,23 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from worker.distill.batches import Predictions, collate, in_length_order
+from worker.distill.batches import Batch, Predictions, collate
 from worker.distill.data import Split
-from worker.distill.network import Network
+from worker.distill.network import Network, Outputs
 
-# A processor works fastest on batches whose activations stay in its cache; a GPU wants many rows at once.
-_EVALUATION_BATCH_ROWS = {"cpu": 32, "cuda": 256}
+# A processor works fastest on batches whose activations stay in its cache; a GPU wants as much at once as its memory
+# holds by a wide margin, here counted with the padding.
+_PROCESSOR_BATCH_ROWS = 32
+_GPU_BATCH_TOKENS = 32_768
 
 _CALIBRATION_BINS = 15
-
-
-def evaluation_batch_rows(device: torch.device) -> int:
-    return _EVALUATION_BATCH_ROWS[device.type]
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ def predict(
     rows = np.arange(len(split)) if rows is None else rows
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
-    for which in in_length_order(split.lengths[rows], evaluation_batch_rows(device)):
-        outputs = network.outputs(collate(rows[which], split, device))
+    batches = evaluation_batches(split.lengths[rows], device)
+    for which, outputs in ask(network, batches, lambda which: collate(rows[which], split, device)):
         if logits is None:
             logits = np.empty((len(rows), outputs.logits.shape[1]), np.float32)
             if keeps_features:
@@ -75,6 +73,34 @@ def predict(
         after_batch(len(which))
     assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
     return Predictions(logits, features)
+
+
+def evaluation_batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
+    """Positions of `lengths` (rows,) for passes without a gradient, in batches that suit `device`; longest first, so
+    that the first batch shows the peak memory."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = _PROCESSOR_BATCH_ROWS
+        if device.type == "cuda":
+            rows = max(1, _GPU_BATCH_TOKENS // int(lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def ask(
+    network: Network, batches: Iterable[np.ndarray], make: Callable[[np.ndarray], Batch]
+) -> Iterator[tuple[np.ndarray, Outputs]]:
+    """Each of `batches` with what `network` says to what `make` makes of it; a GPU has the next one to work on when the
+    answer to one is read."""
+    waiting: tuple[np.ndarray, Outputs] | None = None
+    for which in batches:
+        outputs = network.outputs(make(which))
+        if waiting is not None:
+            yield waiting
+        waiting = which, outputs
+    if waiting is not None:
+        yield waiting
 
 
 def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from worker.distill.batches import SyntheticRows, collate, in_length_order
+from worker.distill.batches import SyntheticRows, collate
 from worker.distill.data import Split
-from worker.distill.evaluate import evaluation_batch_rows
+from worker.distill.evaluate import ask, evaluation_batches
 from worker.distill.network import Network
 from worker.distill.synthesis import Points
 
@@ -24,9 +24,12 @@ def label_points(
     logits = np.empty((len(points), classes), np.float32)
     features = np.empty((len(points), vectors.shape[1]), np.float32) if keeps_features else None
     unlabelled = SyntheticRows(points.anchors, points.sources, points.weights, logits)
-    for which in in_length_order(split.lengths[points.anchors], evaluation_batch_rows(device)):
-        batch = collate(len(split) + which, split, device, synthetic=unlabelled, vectors=vectors)
-        outputs = teacher.outputs(batch)
+    batches = evaluation_batches(split.lengths[points.anchors], device)
+    for which, outputs in ask(
+        teacher,
+        batches,
+        lambda which: collate(len(split) + which, split, device, synthetic=unlabelled, vectors=vectors),
+    ):
         logits[which] = outputs.logits.cpu().numpy()
         if features is not None:
             features[which] = outputs.features.cpu().numpy()

@@ -8,6 +8,7 @@ from worker.distill.batches import Batch
 from worker.distill.device import Compute
 from worker.distill.families import family_of, pool_activation, word_table
 from worker.distill.network import Network, Outputs
+from worker.distill.packed.cuda_network import CudaNetwork
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.vectors import embed, forward_vectors, move
 from worker.distill.weights import load_weights
@@ -19,7 +20,8 @@ PACKED, PLAIN = "packed-2", "plain-2"
 def build_network(model: torch.nn.Module, compute: Compute) -> Network:
     """The one network of `model`: a packed one takes its parameters into its own memory, so ask once."""
     if can_pack(model):
-        return PackedNetwork(model, torch.bfloat16 if compute.precision == "bf16" else torch.float32, PACKED)
+        form = CudaNetwork if compute.device.type == "cuda" else PackedNetwork
+        return form(model, torch.bfloat16 if compute.precision == "bf16" else torch.float32, PACKED)
     return PlainNetwork(model, compute)
 
 
@@ -103,5 +105,5 @@ class PlainNetwork(Network):
         """(rows, length, width) the vectors of the batch's words, for training."""
         if self.words is None:
             return torch.nn.functional.embedding(batch.ids, self.table)
-        # Nothing reads what stands at the padding, so it may be a word that occurs.
-        return self.words.look_up(torch.where(batch.mask, batch.ids, batch.ids[:, :1]))
+        assert batch.words is not None, "a batch to train words on lists them"
+        return self.words.look_up(batch.words.ids, batch.words.which)

@@ -8,7 +8,7 @@ from worker.distill.parameterisation import Parameterisation
 from worker.distill.words import WordVectors
 
 _BEHIND = "behind/"
-_MAX_GRADIENT_NORM = 1.0
+MAX_GRADIENT_NORM = 1.0
 
 
 class Optimizer:
@@ -87,5 +87,5 @@ def clip(parameters: list[torch.nn.Parameter]) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     # A processor knows the norm by now and may be spared a pass over all gradients; a GPU would be waited for.
-    if norm.is_cuda or norm > _MAX_GRADIENT_NORM:
-        torch.nn.utils.clip_grads_with_norm_(parameters, _MAX_GRADIENT_NORM, norm)
+    if norm.is_cuda or norm > MAX_GRADIENT_NORM:
+        torch.nn.utils.clip_grads_with_norm_(parameters, MAX_GRADIENT_NORM, norm)

@@ -196,6 +196,7 @@ class ArmTraining:
             teacher=context.teacher,
             synthetic=plan.synthetic,
             vectors=context.vectors,
+            lists_words=self.arm.trains_words,
         )
         outputs = self.network.training_outputs(
             batch, seeds.derive(self.arm.seed, self.arm.name, "dropout", position.step)

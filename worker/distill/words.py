@@ -50,13 +50,14 @@ class WordVectors:
         # The distinct rows of the batch under way, (distinct, width): the leaf that backward() leaves a gradient at.
         self.looked_up = torch.nn.Parameter(self._first[:0])
 
-    def look_up(self, ids: Tensor) -> Tensor:
-        """(*ids, width) the vectors of `ids`, all of them among the rows; the next step moves these."""
-        self._ids, inverse = torch.unique(ids, return_inverse=True)
+    def look_up(self, ids: Tensor, which: Tensor) -> Tensor:
+        """(*which, width) the vectors of the distinct `ids`, all of them among the rows, in the order that `which`
+        says; the next step moves these."""
+        self._ids = ids
         vectors, first, second = self._caught_up(self._ids, self._place_of[self._ids])
         self._moments = (first, second)
         self.looked_up = torch.nn.Parameter(vectors)
-        return torch.nn.functional.embedding(inverse, self.looked_up)
+        return torch.nn.functional.embedding(which, self.looked_up)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -70,7 +71,7 @@ class WordVectors:
         places = self._place_of[self._ids]
         self._first.index_copy_(0, places, first)
         self._second.index_copy_(0, places, second)
-        self._moved_in[places] = self._steps
+        self._moved_in.index_fill_(0, places, self._steps)  # by an assignment a GPU would be waited for
         rate = learning_rate / (1 - _FIRST_DECAY**self._steps)
         correction = 1 - _SECOND_DECAY**self._steps
         denominator = second.div_(correction).sqrt_().add_(_EPSILON)

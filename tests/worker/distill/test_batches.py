@@ -76,6 +76,17 @@ class TestCollate:
         np.testing.assert_array_equal(batch.teacher_logits[0], teacher_logits[4])
         np.testing.assert_array_equal(teacher_logits, before)
 
+    def test_lists_the_words_and_the_places_of_the_tokens(self, tmp_path: Path) -> None:
+        split = tiny_split(tmp_path)
+        batch = collate(np.arange(20), split, torch.device("cpu"), lists_words=True)
+        assert batch.words is not None
+        expected = np.concatenate([split.ids[split.offsets[row] : split.offsets[row + 1]] for row in range(20)])
+        np.testing.assert_array_equal(batch.ids.flatten()[batch.places], expected)
+        np.testing.assert_array_equal(batch.words.ids, np.unique(expected))
+        found = batch.words.ids[batch.words.which]
+        assert torch.equal(found[batch.mask], batch.ids[batch.mask])
+        assert torch.equal(found[~batch.mask], batch.ids[:, :1].expand_as(batch.ids)[~batch.mask])
+
     def test_passes_without_gradient_see_every_row_longest_first(self, tmp_path: Path) -> None:
         split = tiny_split(tmp_path)
         order = np.concatenate(list(in_length_order(split.lengths, 32)))

@@ -1,6 +1,7 @@
 """The packed form computes what transformers computes: logits, gradients and whole training steps."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from worker.distill.device import Compute
 from worker.distill.families import word_table
 from worker.distill.network import Network
 from worker.distill.networks import PlainNetwork, build_network
-from worker.distill.packed.dropout import DropoutMasks, keep
+from worker.distill.packed.dropout import BitMasks, keep
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights
 
@@ -38,14 +39,14 @@ def both_forms(model: torch.nn.Module, compute: Compute) -> tuple[PlainNetwork, 
     return PlainNetwork(model, compute), packed
 
 
-def mixed_batch(dataset: Dataset, width: int) -> Batch:
+def mixed_batch(dataset: Dataset, compute: Compute) -> Batch:
     """Real and synthetic rows of unlike length."""
     generator = np.random.default_rng(3)
-    vectors = generator.normal(size=(len(dataset.train), width)).astype(np.float32)
+    vectors = generator.normal(size=(len(dataset.train), 32)).astype(np.float32)
     sources = generator.integers(len(dataset.train), size=(9, 1), dtype=np.int32)
     synthetic = SyntheticRows(np.arange(20, 29), sources, np.ones((9, 1), np.float32), np.zeros((9, 3), np.float32))
     rows = np.concatenate([np.arange(14), len(dataset.train) + np.arange(9)])
-    batch = collate(rows, dataset.train, torch.device("cpu"), synthetic=synthetic, vectors=vectors)
+    batch = collate(rows, dataset.train, compute.device, synthetic=synthetic, vectors=vectors, lists_words=True)
     assert batch.mask.sum(1).unique().numel() > 1, "rows of one length would not test padding"
     assert int(batch.mask.sum()) % 32, "without filled up tokens their part is not tested"
     return batch
@@ -57,7 +58,7 @@ class TestPackedNetwork:
     def test_gives_the_plain_logits(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain, packed = both_forms(model, compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         ours, theirs = packed.outputs(batch), plain.outputs(batch)
         torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.features, theirs.features, atol=1e-5, rtol=0)
@@ -69,7 +70,7 @@ class TestPackedNetwork:
     def test_gives_the_plain_gradients(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain, packed = both_forms(without_dropout(model), compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         for network in (plain, packed):
             logits = network.training_outputs(batch, 0).logits
             torch.nn.functional.cross_entropy(logits, batch.labels).backward()
@@ -90,8 +91,11 @@ class TestPackedNetwork:
         before = word_table(model).clone()
         rows = np.unique(dataset.train.ids) if trains_words else None
         plain, packed = both_forms(without_dropout(model), compute)
-        batches = [collate(np.arange(start, start + 16), dataset.train, compute.device) for start in range(0, 80, 16)]
-        batches.append(mixed_batch(dataset, 32))
+        batches = [
+            collate(np.arange(start, start + 16), dataset.train, compute.device, lists_words=True)
+            for start in range(0, 80, 16)
+        ]
+        batches.append(mixed_batch(dataset, compute))
         for network in (plain, packed):
             network.begin_training(0.01, rows, None)
             for number, batch in enumerate(batches):
@@ -111,8 +115,8 @@ class TestPackedNetwork:
     def test_is_near_the_plain_logits_in_bf16(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain = PlainNetwork(model, compute)
-        packed = PackedNetwork(copy.deepcopy(model), torch.bfloat16, "test")
-        batch = mixed_batch(dataset, 32)
+        packed = build_network(copy.deepcopy(model), replace(compute, precision="bf16"))
+        batch = mixed_batch(dataset, compute)
         wanted = plain.outputs(batch).logits
         assert (packed.outputs(batch).logits - wanted).abs().max() < 0.05 * wanted.abs().max()
 
@@ -136,9 +140,9 @@ class TestModel:
         assert isinstance(build_network(model, compute), PlainNetwork)
 
     def test_of_bf16_reads_its_masters_again_after_they_changed(self, tmp_path: Path) -> None:
-        model, dataset, _ = load(tmp_path, "bert", has_pairs=False)
-        network = PackedNetwork(model, torch.bfloat16, "test")
-        batch = mixed_batch(dataset, 32)
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        network = build_network(model, replace(compute, precision="bf16"))
+        batch = mixed_batch(dataset, compute)
         before = network.outputs(batch).logits
         with torch.no_grad():
             model.get_submodule("classifier").weight.mul_(2.0)  # type: ignore[operator, union-attr]
@@ -149,7 +153,7 @@ class TestModel:
 class TestOptimizerState:
     def test_goes_into_a_checkpoint_and_back(self, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
 
         def step(network: Network, seed: int) -> None:
             torch.nn.functional.cross_entropy(network.training_outputs(batch, seed).logits, batch.labels).backward()
@@ -173,23 +177,23 @@ class TestDropoutMasks:
     @pytest.mark.parametrize("chance", [0.1, 0.5])
     def test_drop_the_share_that_is_asked_for(self, dtype: torch.dtype, chance: float) -> None:
         values = torch.ones(1000, 333, dtype=dtype)
-        kept = keep(values, DropoutMasks(7).draw((1000, 333), chance, dtype))
+        kept = keep(values, BitMasks(7).draw((1000, 333), chance, dtype))
         assert set(kept.unique().tolist()) == {0.0, 1.0}
         assert abs(1 - kept.float().mean().item() - chance) < 0.004  # five standard deviations
 
     def test_are_those_of_their_seed(self) -> None:
-        first, again, other = (DropoutMasks(seed).draw((64, 64), 0.1, torch.float32) for seed in (1, 1, 2))
+        first, again, other = (BitMasks(seed).draw((64, 64), 0.1, torch.float32) for seed in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
     def test_differ_from_draw_to_draw(self) -> None:
-        masks = DropoutMasks(1)
+        masks = BitMasks(1)
         assert not torch.equal(masks.draw((64, 64), 0.1, torch.float32), masks.draw((64, 64), 0.1, torch.float32))
 
     def test_change_what_is_trained_on_and_leave_evaluation_alone(self, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
         network = build_network(model, compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         trained = [network.training_outputs(batch, seed).logits.detach() for seed in (1, 1, 2)]
         assert torch.equal(trained[0], trained[1])
         assert not torch.equal(trained[0], trained[2])
@@ -199,7 +203,7 @@ class TestDropoutMasks:
         """Harm: a scale that is forgotten, so that training sees smaller numbers than evaluation."""
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
         network = build_network(model, compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         with torch.no_grad():
             mean = torch.stack([network.training_outputs(batch, seed).logits for seed in range(400)]).mean(0)
             plain = PlainNetwork(model, compute)

@@ -53,7 +53,7 @@ class TestVectorInterface:
         rows = len(split) + np.arange(30)
         batch = collate(rows, split, compute.device, synthetic=synthetic, vectors=pooled)
         lifted = embed(batch, table) * batch.mask[:, :, None]
-        means = (lifted.sum(1) / batch.mask.sum(1)[:, None]).detach().numpy()
+        means = (lifted.sum(1) / batch.mask.sum(1)[:, None]).detach().cpu().numpy()
         np.testing.assert_allclose(means, points, atol=1e-5)
 
     def test_special_tokens_and_padding_are_not_moved(self, family: str, has_pairs: bool, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def make_run(
             "max_length": 24,
             "precision": "fp32",
             "seed": 11,
-            "deterministic": False,
+            "deterministic": True,  # what changes nothing on a processor
         },
         "teacher_tuning": TUNING if tuned else None,
         "threads": 1,

@@ -1,8 +1,11 @@
-"""Dropout as a bit mask: a drawn 16-bit number per element decides, and what is dropped is and-ed away.
+"""Dropout by masks that are drawn apart from what they drop, each a function of the step's seed.
 
-torch draws its dropout masks one number at a time on a processor; at these sizes that took a tenth of a step. The
-chance is met to 1/65536.
+On a processor as a bit mask: a drawn 16-bit number per element decides, and what is dropped is and-ed away. torch draws
+its masks one number at a time there; at these sizes that took a tenth of a step. The chance is met to 1/65536. On a GPU
+torch draws them at once.
 """
+
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,8 +13,25 @@ import torch
 _INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
-class DropoutMasks:
+class Masks(Protocol):
     """The masks of one step, a pure function of its seed and of the order in which they are asked for."""
+
+    def draw(self, shape: tuple[int, ...], chance: float, dtype: torch.dtype) -> torch.Tensor:
+        """What `keep` takes beside values of that `shape` and `dtype`, to drop each with `chance`."""
+
+
+class DeviceMasks:
+    """Masks of zeros and ones from the GPU's own generator, seeded from outside: so a captured graph draws anew."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def draw(self, shape: tuple[int, ...], chance: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=self._device).bernoulli_(1 - chance)
+
+
+class BitMasks:
+    """Masks of bits."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.SFC64(seed)
@@ -30,10 +50,14 @@ class DropoutMasks:
 
 def keep(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """`values` where the mask has ones, else zero; the caller scales by 1 / (1 - chance)."""
+    if mask.is_floating_point():
+        return values * mask
     return values.view(mask.dtype).bitwise_and(mask).view(values.dtype)
 
 
 def keep_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """As `keep`, in place."""
+    if mask.is_floating_point():
+        return values.mul_(mask)
     values.view(mask.dtype).bitwise_and_(mask)
     return values

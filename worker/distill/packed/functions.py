@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from worker.distill.packed.dropout import keep, keep_
-from worker.distill.packed.layout import Layout
+from worker.distill.packed.layout import Grid
 
 Tensor = torch.Tensor
 
@@ -21,54 +21,56 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, projected: Tensor, layout: Layout, bias: Tensor | None, mask: Tensor | None, chance: float
+        ctx: Any, projected: Tensor, where: Grid, bias: Tensor | None, mask: Tensor | None, chance: float
     ) -> Tensor:
         """(tokens, width). `mask` (rows * heads, length, length) drops attention weights with `chance`."""
         tokens = len(projected)
-        size = projected.shape[1] // (3 * layout.heads)
-        grid = projected.view(-1, size).index_select(0, layout.to_grid)
-        queries, keys, values = grid.view(3, layout.rows * layout.heads, layout.length, size)
+        size = projected.shape[1] // (3 * where.heads)
+        grid = projected.view(-1, size).index_select(0, where.to_grid)
+        queries, keys, values = grid.view(3, where.rows * where.heads, where.length, size)
         scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(1 / math.sqrt(size))
-        by_row = scores.view(layout.rows, layout.heads, layout.length, layout.length)
+        by_row = scores.view(where.rows, where.heads, where.length, where.length)
         if bias is not None:
             by_row.add_(bias)
-        if layout.padding is not None:
-            by_row.add_(layout.padding[:, None, None, :])
+        if where.padding is not None:
+            by_row.add_(where.padding[:, None, None, :])
         weights = torch.softmax(scores, -1)
         used = weights.to(projected.dtype)
         if mask is not None:
             used = keep_(used if used is not weights else used.clone(), mask)
         context = torch.bmm(used, values)
         ctx.save_for_backward(queries, keys, values, weights, used, mask)
-        ctx.layout, ctx.scale = layout, 1 / (1 - chance)
-        packed = context.view(-1, size).index_select(0, layout.context_from_grid).view(tokens, -1)
+        ctx.where, ctx.scale = where, 1 / (1 - chance)
+        packed = context.view(-1, size).index_select(0, where.context_from_grid).view(tokens, -1)
         return packed.mul_(ctx.scale) if mask is not None else packed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None, None]:
         queries, keys, values, weights, used, mask = ctx.saved_tensors
-        layout: Layout = ctx.layout
+        where: Grid = ctx.where
         tokens, size = len(gradient), queries.shape[2]
         if mask is not None:
             gradient = gradient * ctx.scale
-        context = gradient.reshape(-1, size).index_select(0, layout.context_to_grid).view(queries.shape)
-        if layout.padding is not None:
-            by_row = context.view(layout.rows, layout.heads, layout.length, size)
-            by_row.mul_(layout.presence[:, None, :, None].to(context.dtype))
+        context = gradient.reshape(-1, size).index_select(0, where.context_to_grid).view(queries.shape)
+        if where.padding is not None:
+            by_row = context.view(where.rows, where.heads, where.length, size)
+            by_row.mul_(where.presence[:, None, :, None].to(context.dtype))
         of_weights = torch.bmm(context, values.transpose(1, 2))
         if mask is not None:
             keep_(of_weights, mask)
         of_scores = torch.ops.aten._softmax_backward_data(of_weights.float(), weights, -1, torch.float32)
         of_bias = None
         if ctx.needs_input_grad[2]:
-            of_bias = of_scores.view(layout.rows, layout.heads, layout.length, layout.length).sum(0)
+            of_bias = of_scores.view(where.rows, where.heads, where.length, where.length).sum(0)
         of_scores = of_scores.mul_(1 / math.sqrt(size)).to(queries.dtype)
-        grid = torch.empty((3, *queries.shape), dtype=queries.dtype, device=queries.device)
+        # One place more than the grid has: what fills up is a copy, must not count twice, and finds its zeros there.
+        flat = torch.empty((3 * queries[..., 0].numel() + 1, size), dtype=queries.dtype, device=queries.device)
+        flat[-1:].zero_()
+        grid = flat[:-1].view(3, *queries.shape)
         torch.bmm(of_scores, keys, out=grid[0])
         torch.bmm(of_scores.transpose(1, 2), queries, out=grid[1])
         torch.bmm(used.transpose(1, 2), context, out=grid[2])
-        packed = grid.view(-1, size).index_select(0, layout.from_grid).view(tokens, -1)
-        packed[layout.real_tokens :] = 0  # what fills up is a copy, and must not count twice
+        packed = flat.index_select(0, where.from_grid).view(tokens, -1)
         return packed, None, of_bias, None, None
 
 

@@ -5,6 +5,8 @@ with one product for queries, keys and values, and in bf16 where the run compute
 of products, softmax and LayerNorm statistics in fp32.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,9 +15,10 @@ import torch.nn.functional as functional
 from worker.distill.batches import Batch
 from worker.distill.families import Family, family_of, pool_activation, word_table
 from worker.distill.network import Network, Outputs
-from worker.distill.packed.dropout import DropoutMasks, keep
+from worker.distill.packed.dropout import BitMasks, Masks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm
-from worker.distill.packed.layout import Layout
+from worker.distill.packed.layout import Grid, Packing
+from worker.distill.packed.linear import DirectLinear, Linear
 from worker.distill.packed.tables import RelativeBias, look_up
 from worker.distill.packed.weights import FlatWeights
 from worker.distill.vectors import shift_of_a_word
@@ -24,19 +27,28 @@ Tensor = torch.Tensor
 
 
 def can_pack(model: torch.nn.Module) -> bool:
-    """Whether the packed form is this model's: an encoder with GELU, on a processor."""
+    """Whether the packed form is this model's: an encoder with GELU."""
     config = cast(Any, model.config)
-    parameter = next(model.parameters())
     return (
         getattr(config, family_of(config).activation_field) == "gelu"
-        and parameter.device.type == "cpu"
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "sinusoidal_pos_embds", False)
     )
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """What of a batch enters the layers."""
+
+    packing: Packing
+    vectors: Tensor  # (tokens, width) fp32, those of the words, moved by their row's shift
+    segments: Tensor | None  # (tokens,) int64, where the model has a table of them
+
+
 class PackedNetwork(Network):
     """`model`'s logits from packed tokens. The model's trainable parameters become views of `weights`."""
+
+    _linear: type[Linear | DirectLinear] = Linear
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, arithmetic: str) -> None:
         super().__init__()
@@ -59,23 +71,25 @@ class PackedNetwork(Network):
         self._segments = None
         if names.has_segment_table:
             self._segments = self.weights.read(f"{embeddings}.token_type_embeddings.weight", is_exact=True)
-        self._norm = _Norm(self.weights, f"{embeddings}.LayerNorm", model)
+        self._norm = _Norm(self.weights, f"{embeddings}.LayerNorm", model, is_exact=True)
         layers = range(len(names.layers(model)))
-        self._layers = [_Layer(self.weights, f"{names.layers_path}.{index}", names, model) for index in layers]
+        self._layers = [
+            _Layer(self.weights, f"{names.layers_path}.{index}", names, model, self._linear) for index in layers
+        ]
         self._first_position = names.first_position(config)
         self._bias = RelativeBias(self.weights, model, names.relative_bias_path) if names.relative_bias_path else None
-        self._pooler = _Linear(self.weights, names.pooler_path)
-        self._classifier = _Linear(self.weights, names.classifier_path)
+        self._pooler = Linear(self.weights, names.pooler_path)
+        self._classifier = Linear(self.weights, names.classifier_path)
         self._pool = pool_activation(names)
 
     def training_outputs(self, batch: Batch, dropout_seed: int) -> Outputs:
-        return self._forward(batch, DropoutMasks(dropout_seed))
+        return self._compute(self._look_up(batch, is_training=True), BitMasks(dropout_seed))
 
     @torch.inference_mode()
     def outputs(self, batch: Batch) -> Outputs:
         if self.words is not None:
             self.words.catch_up()
-        return self._forward(batch, None)
+        return self._compute(self._look_up(batch, is_training=False), None)
 
     def refresh(self) -> None:
         self.weights.refresh()
@@ -95,54 +109,68 @@ class PackedNetwork(Network):
     def _load_adamw_state(self, adamw: torch.optim.AdamW, saved: dict[str, Tensor]) -> None:
         self.weights.load_optimizer_state(adamw, saved)
 
-    def _forward(self, batch: Batch, masks: DropoutMasks | None) -> Outputs:
+    def _look_up(self, batch: Batch, *, is_training: bool) -> Tokens:
+        """The batch's tokens, packed."""
+        packing, places = Packing.of(batch)
+        if is_training and self.words is not None:
+            assert batch.words is not None, "a batch to train words on lists them"
+            vectors = self.words.look_up(batch.words.ids, batch.words.which.flatten()[places])
+        else:
+            vectors = functional.embedding(batch.ids.flatten()[places], self.table)
+        if batch.shifts is not None:
+            shift = shift_of_a_word(batch, batch.shifts)[packing.row_of]
+            vectors = vectors + shift * ~batch.is_special.flatten()[places][:, None]
+        segments = None
+        if self._segments is not None:
+            segments = batch.segments.flatten()[places]
+            if not self.family.has_segments:
+                segments = torch.zeros_like(segments)
+        return Tokens(packing, vectors, segments)
+
+    def _compute(self, tokens: Tokens, masks: Masks | None) -> Outputs:
         """With `masks` as in training, without as in evaluation."""
-        layout = Layout.of(batch, self.heads)
-        hidden = self._embed(batch, layout, masks)
-        bias = None if self._bias is None else self._bias.of(layout.length)
-        attention_shape = (layout.rows * layout.heads, layout.length, layout.length)
+        hidden = self._embed(tokens, masks)
+        attend = self._attention(tokens.packing, masks)
+        # DistilBERT drops nothing behind its attention.
+        output_chance = self._hidden_chance if self.family.drops_attention_output else 0.0
         for layer in self._layers:
-            attention_mask = self._mask(masks, attention_shape, self._attention_chance)
-            # DistilBERT drops nothing behind its attention.
-            output_chance = self._hidden_chance if self.family.drops_attention_output else 0.0
+            context = attend(layer.projection(hidden))
             output_mask = self._mask(masks, hidden.shape, output_chance)
-            context = Attention.apply(layer.projection(hidden), layout, bias, attention_mask, self._attention_chance)
             hidden = layer.attention_norm(layer.output(context), hidden, output_mask, output_chance)
             inner = functional.gelu(layer.up(hidden))
             mask = self._mask(masks, hidden.shape, self._hidden_chance)
             hidden = layer.norm(layer.down(inner), hidden, mask, self._hidden_chance)
-        first = hidden.index_select(0, layout.starts)
+        first = hidden.index_select(0, tokens.packing.starts())
         if self.family.drops_before_pooler:
             first = self._drop(first, masks, self._head_chance)
         features = self._pool(self._pooler(first))
         pooled = self._drop(features, masks, self._head_chance)
         return Outputs(self._classifier(pooled).float(), features.float())
 
-    def _embed(self, batch: Batch, layout: Layout, masks: DropoutMasks | None) -> Tensor:
-        """(tokens, width): word vectors, moved by their row's shift, with positions and segments, normed."""
-        ids = batch.ids.flatten()[layout.places]
-        if masks is not None and self.words is not None:
-            vectors = self.words.look_up(ids)
-        else:
-            vectors = functional.embedding(ids, self.table)
-        if batch.shifts is not None:
-            shift = shift_of_a_word(batch, batch.shifts)[layout.row_of]
-            vectors = vectors + shift * ~batch.is_special.flatten()[layout.places][:, None]
-        last = self._first_position + layout.length
-        positions = look_up(self._positions[self._first_position : last], layout.position_of, layout.length)
-        total = vectors + positions
+    def _attention(self, packing: Packing, masks: Masks | None) -> Callable[[Tensor], Tensor]:
+        """From (tokens, 3 * width) queries, keys and values to (tokens, width), the same way in every layer."""
+        grid = Grid.of(packing, self.heads)
+        bias = None if self._bias is None else self._bias.of(grid.length)
+        shape = (grid.rows * grid.heads, grid.length, grid.length)
+        chance = self._attention_chance
+        return lambda projected: Attention.apply(projected, grid, bias, self._mask(masks, shape, chance), chance)
+
+    def _embed(self, tokens: Tokens, masks: Masks | None) -> Tensor:
+        """(tokens, width): the vectors with positions and segments, normed."""
+        packing = tokens.packing
+        last = self._first_position + packing.length
+        positions = look_up(self._positions[self._first_position : last], packing.position_of, packing.length)
+        total = tokens.vectors + positions
         if self._segments is not None:
-            segments = batch.segments.flatten()[layout.places]
-            if not self.family.has_segments:
-                segments = torch.zeros_like(segments)
-            total = total + look_up(self._segments, segments, len(self._segments))
+            assert tokens.segments is not None
+            total = total + look_up(self._segments, tokens.segments, len(self._segments))
         normed = functional.layer_norm(total, total.shape[-1:], self._norm.weight, self._norm.bias, self._norm.epsilon)
         return self._drop(normed.to(self.dtype), masks, self._hidden_chance)
 
-    def _mask(self, masks: DropoutMasks | None, shape: tuple[int, ...], chance: float) -> Tensor | None:
+    def _mask(self, masks: Masks | None, shape: tuple[int, ...], chance: float) -> Tensor | None:
         return masks.draw(tuple(shape), chance, self.dtype) if masks is not None and chance > 0 else None
 
-    def _drop(self, values: Tensor, masks: DropoutMasks | None, chance: float) -> Tensor:
+    def _drop(self, values: Tensor, masks: Masks | None, chance: float) -> Tensor:
         mask = self._mask(masks, values.shape, chance)
         return values if mask is None else _Keep.apply(values, mask, 1 / (1 - chance))
 
@@ -162,19 +190,10 @@ class _Keep(torch.autograd.Function):
         return keep(gradient.contiguous(), mask).mul_(ctx.scale), None, None
 
 
-class _Linear:
-    def __init__(self, weights: FlatWeights, *paths: str) -> None:
-        self.weight = weights.read(*(f"{path}.weight" for path in paths))
-        self.bias = weights.read(*(f"{path}.bias" for path in paths))
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return functional.linear(values, self.weight, self.bias)
-
-
 class _Norm:
-    def __init__(self, weights: FlatWeights, path: str, model: torch.nn.Module) -> None:
-        self.weight = weights.read(f"{path}.weight", is_exact=True)
-        self.bias = weights.read(f"{path}.bias", is_exact=True)
+    def __init__(self, weights: FlatWeights, path: str, model: torch.nn.Module, *, is_exact: bool) -> None:
+        self.weight = weights.read(f"{path}.weight", is_exact=is_exact)
+        self.bias = weights.read(f"{path}.bias", is_exact=is_exact)
         self.epsilon = cast(torch.nn.LayerNorm, model.get_submodule(path)).eps
 
     def __call__(self, values: Tensor, residual: Tensor, mask: Tensor | None, chance: float) -> Tensor:
@@ -182,14 +201,23 @@ class _Norm:
 
 
 class _Layer:
-    def __init__(self, weights: FlatWeights, path: str, family: Family, model: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        weights: FlatWeights,
+        path: str,
+        family: Family,
+        model: torch.nn.Module,
+        linear: type[Linear | DirectLinear],
+    ) -> None:
         parts = family.layer_parts
-        self.projection = _Linear(weights, *(f"{path}.{name}" for name in (parts.query, parts.key, parts.value)))
-        self.output = _Linear(weights, f"{path}.{parts.output}")
-        self.attention_norm = _Norm(weights, f"{path}.{parts.attention_norm}", model)
-        self.up = _Linear(weights, f"{path}.{parts.up}")
-        self.down = _Linear(weights, f"{path}.{parts.down}")
-        self.norm = _Norm(weights, f"{path}.{parts.norm}", model)
+        self.projection = linear(weights, *(f"{path}.{name}" for name in (parts.query, parts.key, parts.value)))
+        self.output = linear(weights, f"{path}.{parts.output}")
+        # A GPU's LayerNorm wants its weights in the precision of what it norms.
+        is_exact = next(model.parameters()).device.type == "cpu"
+        self.attention_norm = _Norm(weights, f"{path}.{parts.attention_norm}", model, is_exact=is_exact)
+        self.up = linear(weights, f"{path}.{parts.up}")
+        self.down = linear(weights, f"{path}.{parts.down}")
+        self.norm = _Norm(weights, f"{path}.{parts.norm}", model, is_exact=is_exact)
 
 
 def _in_runs(model: torch.nn.Module, family: Family) -> list[dict[str, torch.nn.Parameter]]:

@@ -17,7 +17,7 @@ def look_up(table: Tensor, indices: Tensor, count: int) -> Tensor:
     As a product with a one-hot matrix its gradient is a product too; a look-up's would go token by token.
     """
     table = table[:count]
-    one_hot = torch.zeros(len(indices), len(table), dtype=table.dtype)
+    one_hot = torch.zeros(len(indices), len(table), dtype=table.dtype, device=table.device)
     one_hot.scatter_(1, indices[:, None], 1.0)
     return one_hot @ table
 
@@ -37,7 +37,7 @@ class RelativeBias:
     def of(self, length: int) -> Tensor:
         """(heads, length, length) fp32."""
         if length not in self._buckets:
-            places = torch.arange(length)
+            places = torch.arange(length, device=self._table.device)
             buckets = self._encoder.relative_position_bucket(places[None] - places[:, None], num_buckets=_BUCKETS)
             self._buckets[length] = cast(Tensor, buckets).flatten()
         by_pair = look_up(self._table, self._buckets[length], len(self._table))

@@ -5,7 +5,7 @@ model's own parameters become views of them, so its state_dict is what it was. I
 the copy that the matrix products read, made anew after each step; the masters stay fp32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,34 +49,56 @@ class FlatWeights:
         self._copies = [m.detach().to(compute_dtype) if self._has_copy else m.detach() for m in self.masters]
         self._leaves: list[tuple[torch.Tensor, _Slot]] = []
 
-    def read(self, *names: str, is_exact: bool = False) -> torch.Tensor:
+    @property
+    def leaves(self) -> list[torch.Tensor]:
+        """What the forward pass reads, in the order in which it was asked for."""
+        return [leaf for leaf, _ in self._leaves]
+
+    def read(self, *names: str, is_exact: bool = False, leaves_gradient: bool = True) -> torch.Tensor:
         """A leaf of the forward pass: one weight, or several that lie side by side stacked along their first
-        dimension. `is_exact` reads the fp32 masters."""
-        slots = [self._slots[name] for name in names]
-        first = slots[0]
-        rows = sum(slot.shape[0] for slot in slots)
-        whole = _Slot(first.group, first.start, torch.Size([rows, *first.shape[1:]]))
-        ends = [slot.start + slot.shape.numel() for slot in slots]
-        if [slot.start for slot in slots[1:]] != ends[:-1]:
-            raise ValueError(f"{', '.join(names)} do not lie side by side, so one product cannot read them all.")
+        dimension. `is_exact` reads the fp32 masters. Where the reader puts the gradient where `gradient_of` says,
+        autograd leaves none."""
+        whole = self._stacked(names)
         source = [m.detach() for m in self.masters] if is_exact else self._copies
-        leaf = whole.of(source[whole.group]).detach().requires_grad_()
-        self._leaves.append((leaf, whole))
+        leaf = whole.of(source[whole.group]).detach()
+        if leaves_gradient:
+            self._leaves.append((leaf.requires_grad_(), whole))
         return leaf
+
+    def gradient_of(self, *names: str) -> Callable[[], torch.Tensor]:
+        """Where the masters' gradient of what `read` gives for `names` is to go."""
+        whole = self._stacked(names)
+
+        def gradient() -> torch.Tensor:
+            self.make_room_for_gradients()
+            return whole.of(cast(torch.Tensor, self.masters[whole.group].grad))
+
+        return gradient
 
     def gather_gradients(self) -> None:
         """Move what backward left at the leaves into the masters' gradients."""
+        self.put_gradients([leaf.grad for leaf, _ in self._leaves])
+        for leaf, _ in self._leaves:
+            leaf.grad = None
+
+    @torch.no_grad()
+    def put_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Copy the `gradients` of the leaves, in their order, into the masters'; None stands for zeros."""
+        self.make_room_for_gradients()
+        by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for (_, slot), value in zip(self._leaves, gradients, strict=True):
+            target = slot.of(cast(torch.Tensor, self.masters[slot.group].grad))
+            if value is None:
+                target.zero_()
+            else:
+                by_dtype.setdefault(value.dtype, []).append((target, value))
+        for pairs in by_dtype.values():  # on a GPU all of one precision are one kernel
+            torch._foreach_copy_([target for target, _ in pairs], [value for _, value in pairs])
+
+    def make_room_for_gradients(self) -> None:
         for master in self.masters:
             if master.grad is None:  # a teacher that is only asked never needs the room
                 master.grad = torch.zeros_like(master)
-        with torch.no_grad():
-            for leaf, slot in self._leaves:
-                gradient = slot.of(cast(torch.Tensor, self.masters[slot.group].grad))
-                if leaf.grad is None:
-                    gradient.zero_()
-                else:
-                    gradient.copy_(leaf.grad)
-                    leaf.grad = None
 
     def gradient(self, name: str) -> torch.Tensor:
         """The gradient of one parameter, as it was last gathered."""
@@ -106,9 +128,18 @@ class FlatWeights:
             master = self.masters[slot.group]
             held = cast(dict[str, Any], optimizer.state[master])
             if value.ndim == 0 and state == "step":
-                held[state] = value.clone()
+                held[state] = value.to(master.device, copy=True)  # where the fused AdamW wants it
             else:
                 slot.of(held.setdefault(state, torch.zeros_like(master))).copy_(value)
+
+    def _stacked(self, names: Sequence[str]) -> _Slot:
+        slots = [self._slots[name] for name in names]
+        first = slots[0]
+        rows = sum(slot.shape[0] for slot in slots)
+        ends = [slot.start + slot.shape.numel() for slot in slots]
+        if [slot.start for slot in slots[1:]] != ends[:-1]:
+            raise ValueError(f"{', '.join(names)} do not lie side by side, so one product cannot read them all.")
+        return _Slot(first.group, first.start, torch.Size([rows, *first.shape[1:]]))
 
     def _view(self, name: str, flats: Sequence[torch.Tensor]) -> torch.Tensor:
         slot = self._slots[name]

@@ -67,7 +67,7 @@ class TestMatrixProducts:
     def test_both_forms_train_alike_and_every_tensor_moves(self, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, "bert", False)
         plain, packed = both_forms(without_dropout(model), compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         moved = {}
         for network in (plain, packed):
             begun = {name: p.detach().clone() for name, p in self.train(network, batch, 0).parameters().items()}
@@ -75,14 +75,15 @@ class TestMatrixProducts:
             moved = {name: (p - begun[name]).abs().max().item() for name, p in products.parameters().items()}
             assert min(moved.values()) > 1e-5
         for name, parameter in plain.model.named_parameters():
-            torch.testing.assert_close(packed.model.get_parameter(name), parameter, atol=2e-4, rtol=0, msg=name)
+            if "key.bias" not in name:  # the softmax does not see it, so its gradient is rounding, which Adam enlarges
+                torch.testing.assert_close(packed.model.get_parameter(name), parameter, atol=2e-4, rtol=0, msg=name)
 
     def test_the_model_is_the_plain_one_at_any_time(self, tmp_path: Path) -> None:
         """Merged is wrapped: what the network computes is what the exported weights compute."""
         model, dataset, compute = load(tmp_path, "bert", False)
         names = [(name, p.shape) for name, p in model.named_parameters()]
         plain, packed = both_forms(model, compute)
-        batch = mixed_batch(dataset, 32)
+        batch = mixed_batch(dataset, compute)
         products = self.train(packed, batch, 3)
         assert [(name, p.shape) for name, p in packed.model.named_parameters()] == names
         plain.model.load_state_dict(packed.model.state_dict())
@@ -95,6 +96,6 @@ class TestMatrixProducts:
         far = []
         for weight in (0.0, 1e4):
             _, network = both_forms(without_dropout(model), compute)
-            products = self.train(network, mixed_batch(dataset, 32), 30, weight)
+            products = self.train(network, mixed_batch(dataset, compute), 30, weight)
             far.append(sum(float(product.alignment_loss().detach()) for product in products._products.values()))
         assert far[1] < 0.5 * far[0]

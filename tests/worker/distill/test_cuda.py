@@ -1,0 +1,123 @@
+"""On a GPU: graphs and the GPU's own attention kernel change how fast a step is, and nothing else."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fixtures.tiny_models import FAMILIES
+from tests.worker.distill.test_networks import mixed_batch, without_dropout
+from tests.worker.distill.test_vectors import load
+from worker.distill.batches import Batch, collate
+from worker.distill.data import Dataset
+from worker.distill.device import Compute
+from worker.distill.network import Network
+from worker.distill.networks import build_network
+from worker.distill.packed import cuda_network
+from worker.distill.packed.cuda_network import CudaNetwork
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def some_batches(dataset: Dataset, compute: Compute) -> list[Batch]:
+    """Of several shapes, each of which comes again; the last ones have synthetic rows."""
+    order = np.argsort(dataset.train.lengths, kind="stable")
+    thirds = [np.sort(order[start : start + 16]) for start in (0, 40, 120)]
+    batches = [collate(rows, dataset.train, compute.device, lists_words=True) for rows in thirds]
+    return [*batches, mixed_batch(dataset, compute)] * 3
+
+
+def train(network: Network, dataset: Dataset, compute: Compute, *, trains_words: bool) -> list[float]:
+    network.begin_training(0.01, np.unique(dataset.train.ids) if trains_words else None, None)
+    losses = []
+    for number, batch in enumerate(some_batches(dataset, compute)):
+        outputs = network.training_outputs(batch, number)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, batch.labels) + outputs.features.square().mean()
+        loss.backward()
+        network.step(3e-3)
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+class TestGraphs:
+    @pytest.mark.parametrize("trains_words", [False, True])
+    @pytest.mark.parametrize("is_deterministic", [False, True])
+    def test_give_the_bits_of_the_calls_they_recorded(
+        self,
+        family: str,
+        precision: str,
+        trains_words: bool,
+        is_deterministic: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs=True)
+        torch.use_deterministic_algorithms(is_deterministic)
+        compute = replace(compute, precision=precision)
+        found = []
+        for recorded_at in (10**9, 2):
+            monkeypatch.setattr(cuda_network, "_RECORDED_AT_MEETING", recorded_at)
+            network = build_network(copy.deepcopy(model), compute)
+            assert isinstance(network, CudaNetwork)
+            losses = train(network, dataset, compute, trains_words=trains_words)
+            assert bool(network._graphs) == (recorded_at == 2)
+            found.append((losses, network.trained_weights() | network.optimizer_state()))
+        assert found[0][0] == found[1][0]
+        assert found[0][0][-4:] < found[0][0][:4], "what does not learn says nothing of its gradients"
+        differing = [name for name, value in found[0][1].items() if not torch.equal(value, found[1][1][name])]
+        assert not differing
+
+
+class TestFlashAttention:
+    @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+    def test_gives_the_gradients_of_the_grid(self, family: str, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, family, has_pairs=True)
+        batch = mixed_batch(dataset, compute)
+        gradients, logits = [], []
+        for precision, has_flash in (("fp32", False), ("bf16", False), ("bf16", True)):
+            network = build_network(without_dropout(copy.deepcopy(model)), replace(compute, precision=precision))
+            assert isinstance(network, CudaNetwork)
+            if has_flash and not network._has_flash:
+                pytest.skip("needs a GPU with flash attention")
+            network._has_flash = has_flash
+            network.begin_training(0.0, None, None)
+            outputs = network.training_outputs(batch, 0)
+            torch.nn.functional.cross_entropy(outputs.logits, batch.labels).backward()
+            network.weights.gather_gradients()
+            gradients.append([master.grad.clone() for master in network.weights.masters if master.grad is not None])
+            logits.append(network.outputs(batch).logits)
+        exact, grid, flash = logits
+        assert (flash - exact).norm() < 3 * (grid - exact).norm() + 1e-3 * exact.norm()
+        for exact, grid, flash in zip(*gradients, strict=True):
+            assert (flash - exact).norm() < 3 * (grid - exact).norm() < 0.3 * exact.norm()
+
+    def test_drops_out_the_share_that_is_asked_for(self, tmp_path: Path) -> None:
+        """The mean over many masks is what nothing is dropped from."""
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        network = build_network(without_dropout(model), replace(compute, precision="bf16"))
+        assert isinstance(network, CudaNetwork)
+        if not network._has_flash:
+            pytest.skip("needs a GPU with flash attention")
+        batch = mixed_batch(dataset, compute)
+        tokens = network._look_up(batch, is_training=False)
+        projected = torch.randn(len(tokens.vectors), 96, device=compute.device, dtype=torch.bfloat16)
+        with torch.no_grad():
+            whole = network._attention(tokens.packing, None)(projected).float()
+            network._attention_chance = 0.25
+            attend = network._attention(tokens.packing, network._masks)
+            dropped = torch.stack([attend(projected).float() for _ in range(600)])
+        real = slice(0, tokens.packing.real_tokens)
+        assert (dropped.mean(0) - whole)[real].norm() < 0.05 * whole[real].norm()
+        assert dropped.std(0)[real].mean() > 0.1 * whole[real].abs().mean()
