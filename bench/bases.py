@@ -20,10 +20,29 @@ def base_folder(pair: Pair, cache: Path) -> Path:
         if folder is None:
             raise SystemExit(HOW_TO_GET_THE_TEACHER)
         return folder
+    if pair.name == "random":
+        return _random_base(cache / "bases" / pair.name, pair)
     folder = cache / "bases" / pair.teacher
     if not folder.exists():
         print(f"Fetching {pair.teacher}, once", flush=True)
         _fetch_parts(folder)
+    return folder
+
+
+def _random_base(folder: Path, pair: Pair) -> Path:
+    """An encoder that has learnt nothing, with the tokenizer of the other pair; the same on every call."""
+    if not folder.exists():
+        import torch
+        from transformers import AutoTokenizer, BertConfig, BertModel
+
+        tokenizer_folder = demo_teacher_folder()
+        if tokenizer_folder is None:
+            raise SystemExit(HOW_TO_GET_THE_TEACHER)
+        partial = folder.with_suffix(".partial")
+        torch.manual_seed(0)
+        BertModel(BertConfig(num_hidden_layers=pair.teacher_layers)).save_pretrained(partial)
+        AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+        partial.rename(folder)
     return folder
 
 

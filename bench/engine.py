@@ -1,7 +1,6 @@
 """Stillhouse's engine as a run folder, and what its events say about where the time went."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from app.settings import Settings
+from bench import machine
 from bench.datasets import Dataset
 from bench.process import Measured, run_measured
 from bench.report import CHECKOUT
@@ -91,11 +91,12 @@ def write_run(
     (folder / "job.json").write_text(json.dumps(job, indent=1))
 
 
-def run(folder: Path, *, with_children: bool = False) -> tuple[Measured, list[dict[str, Any]]]:
+def run(folder: Path, *, with_children: bool = False, device: str = "cpu") -> tuple[Measured, list[dict[str, Any]]]:
     """Run the folder's job to its end; its events as they stand in events.jsonl."""
     command = [sys.executable, "-m", "worker.distill", str(folder)]
     log = folder / "engine.log"
-    measured = run_measured(command, log=log, environment=os.environ, cwd=CHECKOUT, with_children=with_children)
+    environment = machine.environment(device)
+    measured = run_measured(command, log=log, environment=environment, cwd=CHECKOUT, with_children=with_children)
     return measured, [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 

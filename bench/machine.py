@@ -9,14 +9,15 @@ from bench.report import processor
 from worker.machine import count_cores
 
 
-def facts() -> dict[str, Any]:
+def facts(device: str = "cpu") -> dict[str, Any]:
     """What decides how fast the machine is; part of every cell's key, so that machines do not mix."""
-    return {
+    found = {
         "processor": processor(),
         "cores": count_cores(),
         "system": platform.machine(),
         "python": platform.python_version(),
     }
+    return found if device == "cpu" else found | {"gpu": _gpu()}
 
 
 def load_average() -> float:
@@ -24,10 +25,27 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
-def fast_precision() -> str:
-    """ "bf16" where the processor multiplies it in hardware, as the engine's `precision: auto` chooses, else "fp32"."""
+def environment(device: str) -> dict[str, str]:
+    """Of a program that is to compute on `device`: on a machine that has a GPU, "cpu" means to leave it alone."""
+    return {**os.environ} if device == "cuda" else {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def fast_precision(device: str = "cpu") -> str:
+    """ "bf16" where `device` multiplies it in hardware, as the engine's `precision: auto` chooses, else "fp32"."""
+    if device == "cuda":
+        import torch
+
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("--device cuda needs an NVIDIA GPU and a torch built for CUDA; torch sees none here.")
+    return torch.cuda.get_device_name(0)

@@ -38,6 +38,8 @@ PAIRS = {
     for pair in (
         Pair("minilm", "all-MiniLM-L6-v2", teacher_layers=6, student_layers=3),
         Pair("mpnet", "all-mpnet-base-v2", teacher_layers=12, student_layers=6),
+        # For speed alone: larger than what the others can be had of everywhere.
+        Pair("random", "a BERT-base of random weights", teacher_layers=12, student_layers=6),
     )
 }
 
@@ -53,7 +55,7 @@ class Models:
     student_shape: EncoderShape
 
 
-def make_models(base: Path, pair: Pair, dataset: Dataset, cache: Path, threads: int) -> Models:
+def make_models(base: Path, pair: Pair, dataset: Dataset, cache: Path, threads: int, device: str = "cpu") -> Models:
     """The tuned teacher and the student's beginning, from the cache where they are there.
 
     The tuning is the engine's own; the cache does not ask which version of it, so that a change of the engine leaves
@@ -65,7 +67,7 @@ def make_models(base: Path, pair: Pair, dataset: Dataset, cache: Path, threads: 
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _tune(base, dataset, partial / "teacher", cache / "work" / f"tuning-{key[:12]}", threads)
+        _tune(base, dataset, partial / "teacher", cache / "work" / f"tuning-{key[:12]}", threads, device)
         write_student(partial / "teacher", partial / "student", pair.student_layers)
         partial.rename(folder)
     return open_models(folder)
@@ -108,7 +110,7 @@ def write_student(teacher_folder: Path, folder: Path, layers: int) -> None:
     AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder)
 
 
-def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) -> None:
+def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int, device: str) -> None:
     """Run a job with teacher_tuning, and a student of next to no steps, for the tuned teacher that it leaves behind."""
     _silence_transformers()
     from safetensors.torch import load_file
@@ -128,7 +130,7 @@ def _tune(base: Path, dataset: Dataset, folder: Path, work: Path, threads: int) 
         tuning=TUNING,
         threads=threads,
     )
-    engine.run(work)
+    engine.run(work, device=device)
     (trained,) = (work / "cache" / "tuned_teachers").glob("*/*.safetensors")
     labels = json.loads((dataset.folder / "dataset.json").read_text())["labels"]
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}

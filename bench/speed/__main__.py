@@ -6,6 +6,7 @@ goes on from there: `--minutes 30` stops it after the job under way. All of it t
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,7 +26,14 @@ from worker.machine import count_cores
 
 TITLE = "Distillation beside TextBrewer, torchdistill and the Trainer"
 # Each pair of models has a section of its own.
-SECTIONS = {"minilm": Section(TITLE, "bench-speed"), "mpnet": Section(f"{TITLE}: mpnet", "bench-speed PAIR=mpnet")}
+SECTIONS = {
+    ("minilm", "cpu"): Section(TITLE, "bench-speed"),
+    ("mpnet", "cpu"): Section(f"{TITLE}: mpnet", "bench-speed PAIR=mpnet"),
+    ("random", "cpu"): Section(f"{TITLE}: BERT-base", "bench-speed PAIR=random"),
+    ("minilm", "cuda"): Section(f"{TITLE}, on a GPU: MiniLM", "bench-speed DEVICE=cuda PAIR=minilm"),
+    ("mpnet", "cuda"): Section(f"{TITLE}, on a GPU: mpnet", "bench-speed DEVICE=cuda PAIR=mpnet"),
+    ("random", "cuda"): Section(f"{TITLE}, on a GPU", "bench-speed DEVICE=cuda"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             comparison = quick.comparison(Path(folder))
             measure_rounds([comparison], quick.SYSTEMS, rounds=1, deadline=Deadline(None))
-            finish(tiny.PAIR, [comparison], rounds=1, page=page)
+            finish(None, [comparison], rounds=1, page=page)
         return 0
     deadline = Deadline(time.monotonic() + 60 * options.minutes if options.minutes else None)
-    pair = PAIRS[options.pair]
+    pair = PAIRS[options.pair or ("random" if options.device == "cuda" else "minilm")]
     systems = chosen_systems(options.only)
-    comparisons = prepare(pair, options.dataset, options.data, options.cache, options.rows)
+    comparisons = prepare(pair, options)
     if not options.report:
         measure_rounds(comparisons, systems, options.rounds, deadline)
     # A part of the rows shows that things work; it is no result.
@@ -58,17 +66,23 @@ def main() -> int:
     return 0
 
 
-def prepare(pair: Pair, names: list[str], data: Path | None, cache: Path, rows: int | None) -> list[Comparison]:
+def prepare(pair: Pair, options: argparse.Namespace) -> list[Comparison]:
     """Data and models of each dataset, from the cache where they are there."""
-    if problems := [text for name in names if (text := datasets.missing_files(name, data))]:
+    names, device = options.dataset, options.device
+    if problems := [text for name in names if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
-    cache = open_cache(cache)
+    machine.facts(device)  # that there is such a device is found before anything is made for it
+    cache = open_cache(options.cache)
     threads = count_cores()
+    hyper = Hyperparameters(batch_size=options.batch_size)
     comparisons = []
     for name in names:
-        dataset = datasets.prepare(name, data, cache, rows)
-        models = make_models(base_folder(pair, cache), pair, dataset, cache, threads)
-        comparisons.append(Comparison(dataset, models, Hyperparameters(), machine.fast_precision(), threads, cache))
+        dataset = datasets.prepare(name, options.data, cache, options.rows)
+        models = make_models(base_folder(pair, cache), pair, dataset, cache, threads, device)
+        comparison = Comparison(dataset, models, hyper, machine.fast_precision(device), threads, cache, device)
+        if options.peers_here:
+            comparison.shared_python = Path(sys.executable)
+        comparisons.append(comparison)
     return comparisons
 
 
@@ -92,17 +106,17 @@ def measure_rounds(comparisons: list[Comparison], systems: tuple[System, ...], r
                 )
 
 
-def finish(pair: Pair, comparisons: list[Comparison], rounds: int, page: Path | None) -> None:
-    """Print what there is by now, and write it to `page` if there is one."""
+def finish(pair: Pair | None, comparisons: list[Comparison], rounds: int, page: Path | None) -> None:
+    """Print what there is by now, and write it to `page` if there is one; without a pair the tiny one was measured."""
     found = [(comparison, measured) for comparison in comparisons if (measured := collect(comparison, rounds))]
     if not found:
         print("Nothing is measured yet.")
         return
     first = comparisons[0]
-    text = "\n".join(report(pair, first.hyper, first.precision, found))
+    text = "\n".join(report(pair or tiny.PAIR, first, found))
     print(text)
     if page is not None:
-        write_section(SECTIONS.get(pair.name, SECTIONS["minilm"]), text, page)
+        write_section(SECTIONS[pair.name if pair else "minilm", first.device], text, page)
         print(f"\nWritten to {page}")
 
 
@@ -127,7 +141,14 @@ def _parser() -> argparse.ArgumentParser:
         default=list(datasets.FULL),
         help=f"comma-separated, of {', '.join(datasets.SOURCES)} (default: {','.join(datasets.FULL)})",
     )
-    parser.add_argument("--pair", choices=sorted(PAIRS), default="minilm", help="teacher and student")
+    parser.add_argument(
+        "--pair", choices=sorted(PAIRS), help="teacher and student (default: minilm, and random on a GPU)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what all systems compute on")
+    parser.add_argument("--batch-size", type=int, default=Hyperparameters().batch_size)
+    parser.add_argument(
+        "--peers-here", action="store_true", help="run the peers by this interpreter, which has their libraries"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="comma-separated systems: stillhouse, trainer (both settings), trainer-best ...")
     parser.add_argument("--minutes", type=float, help="begin no job after so many minutes")

@@ -29,6 +29,7 @@ class Comparison:
     precision: str  # of Stillhouse, and of the peers at their best
     threads: int
     cache: Path
+    device: str = "cpu"  # or "cuda"
     # The interpreter for every peer; None: each gets an environment of its own.
     shared_python: Path | None = None
     # For each shape of the machine's own matmul rate.
@@ -82,7 +83,7 @@ class Comparison:
             started_at=measured.started_at,
             load_before=load_before,
             load_after=machine.load_average(),
-            machine=machine.facts(),
+            machine=machine.facts(self.device),
             packages=ingredients["packages"],
             **found,
         )
@@ -101,7 +102,7 @@ class Comparison:
             "system": system.id,
             "source": engine.source_hash() if system == STILLHOUSE else peer.source_hash(system),
             "packages": package_versions(python),
-            "machine": machine.facts(),
+            "machine": machine.facts(self.device),
             "threads": self.threads,
             "dataset": self.dataset.sha256,
             "max_length": self.dataset.max_length,
@@ -131,7 +132,7 @@ class Comparison:
             threads=self.threads,
         )
         before = self._matmul_rates()
-        measured, events = engine.run(work)
+        measured, events = engine.run(work, device=self.device)
         after = self._matmul_rates()
         steps = engine.student_steps(events)
         return measured, {
@@ -153,6 +154,7 @@ class Comparison:
             "max_length": self.dataset.max_length,
             "threads": self.threads,
             "seed": seed,
+            "device": self.device,
             **self.hyper.as_dict(),
         }
         measured, found = peer.run(system, self._peer_python(system), task, work)
@@ -164,6 +166,6 @@ class Comparison:
         shape = self.models.student_shape
         command = [sys.executable, "-m", "bench.speed.matmul", "--tokens", str(round(self.tokens_per_step))]
         command += ["--hidden", str(shape.hidden), "--intermediate", str(shape.intermediate)]
-        command += ["--threads", str(self.threads), "--seconds", str(self.matmul_seconds)]
+        command += ["--threads", str(self.threads), "--seconds", str(self.matmul_seconds), "--device", self.device]
         output = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout
         return dict(json.loads(output))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 _LEAST_REPEATS = 5
+_PRODUCTS_OF_A_GRAPH = 50
 _PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -21,26 +22,29 @@ def main() -> None:
     for name in ("tokens", "hidden", "intermediate", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=0.15, help="for each shape and precision")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rates = {
-        name: measure(options.tokens, options.hidden, options.intermediate, dtype, options.seconds)
+        name: measure(options.tokens, options.hidden, options.intermediate, dtype, options.seconds, options.device)
         for name, dtype in _PRECISIONS.items()
     }
     print(json.dumps(rates))
 
 
-def measure(tokens: int, hidden: int, intermediate: int, dtype: torch.dtype, seconds_each: float) -> dict[str, Any]:
+def measure(
+    tokens: int, hidden: int, intermediate: int, dtype: torch.dtype, seconds_each: float, device: str
+) -> dict[str, Any]:
     """`rate`: of all matmuls that one layer needs for a step, one after the other; `shapes`: each by itself."""
     shapes, flops, seconds = {}, 0.0, 0.0
     # How often each weight, outputs x inputs, stands in a layer: the four of the attention are alike.
     for count, outputs, inputs in ((4, hidden, hidden), (1, intermediate, hidden), (1, hidden, intermediate)):
-        x = torch.randn(tokens, inputs).to(dtype)
-        weight = torch.randn(outputs, inputs).to(dtype)
-        gradient = torch.randn(tokens, outputs).to(dtype)
+        x = torch.randn(tokens, inputs).to(device, dtype)
+        weight = torch.randn(outputs, inputs).to(device, dtype)
+        gradient = torch.randn(tokens, outputs).to(device, dtype)
         for name, multiply in _products(x, weight, gradient).items():
             each = 2.0 * tokens * inputs * outputs
-            duration = _median_seconds(multiply, seconds_each)
+            duration = (_graph_seconds if device == "cuda" else _median_seconds)(multiply, seconds_each)
             shapes[f"{name} {tokens}x{inputs}x{outputs}"] = each / duration
             flops += count * each
             seconds += count * duration
@@ -66,6 +70,22 @@ def _median_seconds(multiply: Callable[[], torch.Tensor], at_least: float) -> fl
         multiply()
         durations.append(time.perf_counter() - began)
     return statistics.median(durations)
+
+
+def _graph_seconds(multiply: Callable[[], torch.Tensor], at_least: float) -> float:
+    """On a GPU: of many in one graph, so that asking for a product takes no time of it."""
+    multiply()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(_PRODUCTS_OF_A_GRAPH):
+            multiply()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        torch.cuda.synchronize()
+        return torch.empty(0)
+
+    return _median_seconds(replay, at_least) / _PRODUCTS_OF_A_GRAPH
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """One job through a peer: a task file in, a result file out, a process of its own around it."""
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from bench import machine
 from bench.process import Measured, run_measured
 from bench.results import hash_files
 from bench.speed.environments import PEERS
@@ -28,7 +28,8 @@ def run(system: System, python: Path, task: dict[str, Any], work: Path) -> tuple
     output.mkdir(parents=True)
     task_file, result_file = work / "task.json", work / "result.json"
     task_file.write_text(json.dumps({**task, "output": str(output)}))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "BENCH_STARTED_AT": str(time.time())}
+    offline = {"HF_HUB_OFFLINE": "1", "BENCH_STARTED_AT": str(time.time())}
+    environment = machine.environment(task["device"]) | offline
     command = [str(python), str(program(system)), str(task_file), str(result_file)]
     measured = run_measured(command, log=work / "log.txt", environment=environment, cwd=work)
     return measured, json.loads(result_file.read_text())

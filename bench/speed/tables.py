@@ -25,9 +25,9 @@ TITLES = {
 }
 
 
-def report(pair: Pair, hyper: Hyperparameters, precision: str, found: list[tuple[Comparison, Measured]]) -> list[str]:
+def report(pair: Pair, first: Comparison, found: list[tuple[Comparison, Measured]]) -> list[str]:
     """The whole section; `found` has the datasets with at least one measured cell."""
-    lines = introduction(pair, hyper, precision)
+    lines = introduction(pair, first.hyper, first.precision, first.device)
     for comparison, measured in found:
         lines += ["", *dataset_part(comparison, measured)]
     rates = [row for comparison, measured in found for row in rate_rows(comparison, measured)]
@@ -36,7 +36,8 @@ def report(pair: Pair, hyper: Hyperparameters, precision: str, found: list[tuple
     return lines
 
 
-def introduction(pair: Pair, hyper: Hyperparameters, precision: str) -> list[str]:
+def introduction(pair: Pair, hyper: Hyperparameters, precision: str, device: str) -> list[str]:
+    attention = "eager attention, " if device == "cpu" else ""
     return [
         f"Whole jobs, each a process of its own: {pair.teacher}, tuned once for the dataset, as the teacher of a "
         f"student that begins with {pair.student_layers} of its {pair.teacher_layers} layers; {hyper.epochs} epochs of "
@@ -44,7 +45,7 @@ def introduction(pair: Pair, hyper: Hyperparameters, precision: str) -> list[str
         f"{hyper.alpha:g} of the loss from the teacher, the same for all; validation after each epoch, and the better "
         "epoch is tested. A job is the time from launch to exit: loading, the teacher, training, the test and the "
         "student's folder. *As documented* is what each peer's own examples do, in fp32; *best* adds what its user can "
-        f"add: {precision} around both models, padding per batch, rows of like length together, eager attention, the "
+        f"add: {precision} around both models, padding per batch, rows of like length together, {attention}the "
         "fused AdamW, and for TextBrewer cached teacher outputs. Systems alternate within a round, with the round's "
         "number as seed; times are medians over the rounds, ratios medians of the ratios within a round, differences "
         "of accuracy paired by round with a 95 % interval (Student's t).",
@@ -78,8 +79,9 @@ def provenance(measured: Measured) -> str:
     after = [cell.load_after for cell in all_cells]
     machine = all_cells[0].machine
     packages = all_cells[0].packages
+    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
     return (
-        f"Measured from {days[0]} to {days[-1]} UTC on {machine['processor']}, {machine['cores']} cores; Python "
+        f"Measured from {days[0]} to {days[-1]} UTC on {gpu}{machine['processor']}, {machine['cores']} cores; Python "
         f"{machine['python']}, torch {packages.get('torch', '?')}, transformers {packages.get('transformers', '?')}; "
         f"load average before a job {statistics.median(before):.1f} in the median and {max(before):.1f} at most, after "
         f"it {statistics.median(after):.1f} and {max(after):.1f} (more than its {machine['cores']} threads: it was "
@@ -103,7 +105,7 @@ def system_row(system: System, measured: Measured) -> str:
         f"{_middle(own, teacher_seconds):.1f} s",
         f"{_middle(own, student_seconds):.1f} s",
         f"{_middle(own, lambda cell: cell.phases['evaluation']):.1f} s",
-        f"{1000 * _middle(own, lambda cell: cell.step_seconds_median):,.0f} ms",
+        _milliseconds(_middle(own, lambda cell: cell.step_seconds_median)),
         f"{100 * _middle(own, _accuracy):.2f} %",
         f"{_middle(own, lambda cell: cell.peak_rss_bytes) / 1e9:.2f} GB",
         *compared,
@@ -155,7 +157,7 @@ def rate_rows(comparison: Comparison, measured: Measured) -> list[str]:
             comparison.precision,
             f"{comparison.tokens_per_step:,.0f}",
             f"{comparison.flops_per_step / 1e9:,.1f} GFLOP",
-            f"{1000 * step:,.0f} ms",
+            _milliseconds(step),
             f"{comparison.flops_per_step / step / 1e9:,.0f} GFLOP/s",
             *(
                 f"{_middle(ours, lambda cell, p=name: matmul_rate(cell, p)) / 1e9:,.0f} GFLOP/s"
@@ -202,6 +204,11 @@ def _values(by_round: Mapping[int, Cell], of: Callable[[Cell], float]) -> dict[i
 
 def _middle(by_round: Mapping[int, Cell], of: Callable[[Any], float]) -> float:
     return statistics.median(of(cell) for cell in by_round.values())
+
+
+def _milliseconds(seconds: float) -> str:
+    """A step on a processor takes tens of them, on a GPU one or two."""
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2f} ms"
 
 
 def _ratio(ratio: float | None) -> str:

@@ -42,6 +42,7 @@ class Task:
     weight_decay: float
     temperature: float
     alpha: float
+    device: str = "cpu"
 
     @property
     def is_best(self) -> bool:
@@ -134,11 +135,11 @@ def finish(result_file: Path, watch: Stopwatch, test_accuracy: float) -> None:
 def load_models(task: Task) -> tuple[Any, Any, Any]:
     """Tokenizer, teacher, student. Eager attention beats the default at these lengths on a processor."""
     tokenizer = AutoTokenizer.from_pretrained(task.teacher)
-    settings = {"attn_implementation": "eager"} if task.is_best else {}
+    settings = {"attn_implementation": "eager"} if task.is_best and task.device == "cpu" else {}
     teacher = AutoModelForSequenceClassification.from_pretrained(task.teacher, **settings)
     student = AutoModelForSequenceClassification.from_pretrained(task.student, **settings)
     teacher.eval()
-    return tokenizer, teacher, student
+    return tokenizer, teacher.to(task.device), student.to(task.device)
 
 
 def load_rows(task: Task, split: str, tokenizer: Any, *, padding: bool | str = False) -> list[dict[str, Any]]:
@@ -158,7 +159,7 @@ def autocast_forward(model: torch.nn.Module) -> None:
     forward = model.forward
 
     def cast(*arguments: Any, **named: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16):
             return forward(*arguments, **named)
 
     model.forward = cast
@@ -172,6 +173,7 @@ def accuracy(model: torch.nn.Module, loader: Any) -> float:
     model.eval()
     hits = rows = 0
     for batch in loader:
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         labels = batch.pop("labels")
         hits += int((model(**batch).logits.argmax(-1) == labels).sum())
         rows += len(labels)

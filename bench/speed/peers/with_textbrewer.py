@@ -77,7 +77,7 @@ def _train(
 
     rows = len(loader.dataset)
     distiller = GeneralDistiller(
-        train_config=TrainingConfig(device="cpu", output_dir=task.output),
+        train_config=TrainingConfig(device=task.device, output_dir=task.output),
         distill_config=DistillationConfig(
             temperature=task.temperature,
             kd_loss_weight=task.alpha * task.temperature**2,
@@ -118,7 +118,7 @@ def _cache_teacher(teacher: torch.nn.Module, rows: list[dict[str, Any]], collate
     for start in range(0, len(order), 128):
         chosen = order[start : start + 128]
         batch = collate([rows[index] for index in chosen])
-        batch.pop("labels")
+        batch = {name: value.to(teacher.device) for name, value in batch.items() if name != "labels"}
         for index, logits in zip(chosen, teacher(**batch).logits, strict=True):
             rows[index]["teacher_logits"] = logits.tolist()
 

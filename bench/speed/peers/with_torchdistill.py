@@ -75,7 +75,7 @@ def main() -> None:
         register_collate_func(DataCollatorWithPadding(tokenizer), key="DataCollatorWithPadding")
         rows = {split: load_rows(task, split, tokenizer) for split in ("train", "validation", "test")}
         config = _train_config(task, rows["train"])
-        box = get_distillation_box(teacher, student, rows, config, torch.device("cpu"), None, False, 1)
+        box = get_distillation_box(teacher, student, rows, config, torch.device(task.device), None, False, 1)
     best_accuracy = -1.0
     with watch.phase("training"):
         for epoch in range(box.num_epochs):
@@ -88,7 +88,7 @@ def main() -> None:
                 student.save_pretrained(best_folder)
             box.post_epoch_process()
     with watch.phase("evaluation"):
-        student = AutoModelForSequenceClassification.from_pretrained(best_folder)
+        student = AutoModelForSequenceClassification.from_pretrained(best_folder).to(task.device)
         if task.is_bf16:
             autocast_forward(student)
         test_accuracy = accuracy(student, _loader(rows["test"], task.batch_size, tokenizer))
@@ -99,6 +99,7 @@ def main() -> None:
 
 def _train_one_epoch(box: Any) -> None:
     for batch in box.train_data_loader:
+        batch = batch.to(box.device)
         loss = box.forward_process(batch, targets=batch["labels"], supp_dict=None)
         box.post_forward_process(loss=loss)
         loss.item()  # the example logs it

@@ -24,7 +24,7 @@ class DistillationTrainer(Trainer):
         outputs = model(**inputs)
         if self.task.is_best and not model.training:
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.task.is_bf16):
+        with torch.no_grad(), torch.autocast(self.task.device, torch.bfloat16, enabled=self.task.is_bf16):
             teacher_logits = self.teacher(**inputs).logits.float()
         temperature, alpha = self.task.temperature, self.task.alpha
         divergence = functional.kl_div(
@@ -90,7 +90,7 @@ def _arguments(task: Task, rows: int) -> TrainingArguments:
         metric_for_best_model="accuracy",
         seed=task.seed,
         report_to="none",
-        use_cpu=True,
+        use_cpu=task.device == "cpu",
         **best,
     )
 
