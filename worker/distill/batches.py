@@ -25,6 +25,7 @@ class Predictions:
 
     logits: np.ndarray  # (rows, classes) float32
     features: np.ndarray | None  # (rows, width) float32: what its last linear layer reads, where somebody needs them
+    classifier: np.ndarray | None = None  # (classes, width) float32 that layer's weights, beside the features
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,13 @@ def pool_activation(family: Family) -> Callable[[torch.Tensor], torch.Tensor]:
     return torch.tanh if family.pooler_activation == "tanh" else torch.relu
 
 
+def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
+    """The linear layer that gives the logits."""
+    layer = model.get_submodule(family_of(model.config).classifier_path)
+    assert isinstance(layer, torch.nn.Linear)
+    return layer
+
+
 def word_table(model: torch.nn.Module) -> torch.nn.Parameter:
     """(vocabulary, width) the word-embedding table."""
     return cast(Any, model).get_input_embeddings().weight

@@ -11,6 +11,7 @@ teacher, its outputs, the projection) lies in the cache under the hash of its in
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from worker.distill.errors import Stopped
 from worker.distill.evaluate import measure_quality, predict, predict_logits
 from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
-from worker.distill.families import family_of, word_table
+from worker.distill.families import family_of, last_layer, word_table
 from worker.distill.guidance import Guidance
 from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
@@ -277,8 +278,10 @@ class Run:
         student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
         teacher = None
         if recipe.objective.needs_teacher:
-            features = self.teacher_features if recipe.objective.needs_features else None
-            teacher = Predictions(self.teacher_logits["train"], features)
+            teacher = Predictions(self.teacher_logits["train"], None)
+            if recipe.objective.needs_features:
+                classifier = last_layer(self.teacher.model).weight.detach().cpu().numpy()
+                teacher = replace(teacher, features=self.teacher_features, classifier=classifier)
         result = self._run_arm(arm, student, teacher=teacher)
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights

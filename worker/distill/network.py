@@ -5,12 +5,13 @@ Everything that trains or asks a model goes through a Network; networks.py choos
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from worker.distill.batches import Batch
-from worker.distill.optimizer import Optimizer
+from worker.distill.optimizer import Optimizer, Tensors
 from worker.distill.parameterisation import Parameterisation
 from worker.distill.weights import trained_weights
 from worker.distill.words import WordVectors
@@ -55,15 +56,20 @@ class Network(ABC):
         return self._optimizer
 
     def begin_training(
-        self, weight_decay: float, word_rows: np.ndarray | None, parameterisation: Parameterisation | None
+        self,
+        weight_decay: float,
+        word_rows: np.ndarray | None,
+        parameterisation: Parameterisation | None,
+        beside: Tensors = MappingProxyType({}),
     ) -> None:
-        """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing."""
+        """A fresh optimiser; of the word table it trains `word_rows` (rows,), all that will occur, or nothing, and it
+        trains the tensors `beside`, of the loss."""
         self.words = None if word_rows is None else WordVectors(self.table, word_rows)
         if parameterisation is not None:
             parameterisation.begin(self.model)
             self.refresh()
         decayed, plain = self._groups()
-        self._optimizer = Optimizer(decayed, plain, self.words, parameterisation, weight_decay)
+        self._optimizer = Optimizer(decayed, plain, self.words, parameterisation, beside, weight_decay)
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies on the processor of all that training changes, for weights.load_weights."""
@@ -71,14 +77,14 @@ class Network(ABC):
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """On the processor, as "{parameter}/{state}", the same names whichever form this is."""
-        state = self._adamw_state(self.optimizer.adamw) | self.optimizer.state_behind_weights()
+        state = self._adamw_state(self.optimizer.adamw) | self.optimizer.named_state()
         return state if self.words is None else state | self.words.state()
 
     def load_optimizer_state(self, saved: dict[str, torch.Tensor]) -> None:
         """Go on from what `optimizer_state` gave."""
         if self.words is not None:
             saved = self.words.load_state(saved)
-        saved = self.optimizer.load_state_behind_weights(saved)
+        saved = self.optimizer.load_named_state(saved)
         self.refresh()
         self._load_adamw_state(self.optimizer.adamw, saved)
 

@@ -39,6 +39,10 @@ class Objective(ABC):
         """Before the first step, also of a resumed run: what the teacher says to the training rows, and their
         `labels` (rows,)."""
 
+    def trained_beside(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained with the student and not kept, by name; there from `begin` on, wherever it began."""
+        return {}
+
     def after_step(self, step: int, total_steps: int) -> None:  # noqa: B027 - most carry nothing
         """After optimiser step number `step`, from 1, of `total_steps`."""
 
@@ -115,6 +119,13 @@ class Combined(Objective):
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:
         for part in self.parts:
             part.begin(teacher, labels)
+
+    def trained_beside(self) -> dict[str, torch.nn.Parameter]:
+        return {
+            f"{number}.{name}": parameter
+            for number, part in enumerate(self.parts)
+            for name, parameter in part.trained_beside().items()
+        }
 
     def after_step(self, step: int, total_steps: int) -> None:
         for part in self.parts:

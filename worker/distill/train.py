@@ -99,10 +99,13 @@ class ArmTraining:
         self.context = context
         word_rows = np.unique(context.split.ids) if arm.trains_words else None
         parameterisation = None if arm.parameterisation is None else arm.parameterisation()
-        network.begin_training(arm.schedule.weight_decay, word_rows, parameterisation)
+        arm.objective.begin(context.teacher, context.split.labels)
+        beside = arm.objective.trained_beside()
+        for parameter in beside.values():
+            parameter.data = parameter.data.to(context.compute.device)
+        network.begin_training(arm.schedule.weight_decay, word_rows, parameterisation, beside)
         self.round_sizes = arm.strategy.round_sizes(arm.epochs, len(context.split))
         self.total_steps = sum(math.ceil(size / arm.schedule.batch_size) for size in self.round_sizes)
-        arm.objective.begin(context.teacher, context.split.labels)
         self.position = ArmPosition(
             round=0,
             batch_in_round=0,

@@ -9,6 +9,7 @@ from app.schemas.methods.base import MethodKind, MethodParameters
 from app.schemas.methods.bd_kd import BdKd
 from app.schemas.methods.fine_tune import FineTune
 from app.schemas.methods.kd import KnowledgeDistillation
+from app.schemas.methods.lelp import Lelp
 from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.nd import Nd
 from app.schemas.methods.opdf import Opdf
@@ -29,6 +30,7 @@ METHODS: dict[str, type[MethodParameters]] = {
     "oversample": Oversample,
     "taid": Taid,
     "opdf": Opdf,
+    "lelp": Lelp,
     "sinkd": Sinkd,
     "pld": Pld,
     "bd_kd": BdKd,

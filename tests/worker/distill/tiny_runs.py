@@ -55,6 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pld": {"type": "pld", "temperature": 1.0},
     "bd_kd": {"type": "bd_kd", "temperature": 2.0, "weight": 1.0, "emphasis": 2.0},
     "nd": {"type": "nd", "weight": 1.0},
+    "lelp": {"type": "lelp", "temperature": 2.0, "alpha": 0.9, "subclasses": 3, "subclass_temperature": 1.0},
     "rad": {"type": "rad", "teacher_error": None},
     "llkd": {"type": "llkd", "momentum": 0.99, "least_share": 0.1, "gated": "all"},
     "pruned": {"type": "pruned", "fraction": 0.5, "temperature": 2.0, "alpha": 0.78},

@@ -13,6 +13,7 @@ from worker.distill.methods.base import Method, Part
 from worker.distill.methods.bd_kd import BdKd
 from worker.distill.methods.fine_tune import FineTune
 from worker.distill.methods.kd import Kd
+from worker.distill.methods.lelp import Lelp
 from worker.distill.methods.llkd import Llkd
 from worker.distill.methods.nd import Nd
 from worker.distill.methods.opdf import Opdf
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "oversample": Oversample,
     "taid": Taid,
     "opdf": Opdf,
+    "lelp": Lelp,
     "sinkd": Sinkd,
     "pld": Pld,
     "bd_kd": BdKd,

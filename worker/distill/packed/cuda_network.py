@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from worker.distill.batches import Batch
 from worker.distill.network import Outputs
+from worker.distill.optimizer import Tensors
 from worker.distill.packed.cuda_step import CudaStep
 from worker.distill.packed.dropout import DeviceMasks, Masks
 from worker.distill.packed.flash import FlashAttention, ends_of_rows, has_flash_attention
@@ -47,17 +49,21 @@ class CudaNetwork(PackedNetwork):
         return Outputs(*graph.replay(_inputs(tokens)))
 
     def begin_training(
-        self, weight_decay: float, word_rows: np.ndarray | None, parameterisation: Parameterisation | None
+        self,
+        weight_decay: float,
+        word_rows: np.ndarray | None,
+        parameterisation: Parameterisation | None,
+        beside: Tensors = MappingProxyType({}),
     ) -> None:
-        super().begin_training(weight_decay, word_rows, parameterisation)
+        super().begin_training(weight_decay, word_rows, parameterisation, beside)
         self._step = None
-        if parameterisation is None:
+        if parameterisation is None and not beside:
             self._step = CudaStep(self.optimizer.adamw, self.weights, self._recorder)
 
     def step(self, learning_rate: float) -> None:
         if not self._is_gathered:
             self.weights.gather_gradients()
-        if self._step is None:  # what is behind the weights has a step of its own
+        if self._step is None:  # what is behind the weights or beside them has a step of its own
             self.optimizer.step(learning_rate, self.weights.gradient)
             self.weights.refresh()
         else:
