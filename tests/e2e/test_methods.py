@@ -16,7 +16,15 @@ from tests.e2e.tiny import JOB
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("methods")]
 
-SAMPLE = [("taid",), ("opdf",), ("lelp", "opdf"), ("pld", "sinkd"), ("bd_kd", "nd"), ("sage", "taid", "opdf", "nd")]
+SAMPLE = [
+    ("taid",),
+    ("opdf",),
+    ("lelp", "opdf"),
+    ("pld", "sinkd"),
+    ("bd_kd", "nd"),
+    ("sage", "pruned"),
+    ("sage", "taid", "opdf", "nd"),
+]
 # Five steps and a bit; rounds of SAGE need a warm-up below the budget.
 TRAINING = JOB["training"] | {"epochs": 0.35}
 FEW_ROUNDS = {"rounds": 2, "warmup_epochs": 0.1, "neighbors": 5}

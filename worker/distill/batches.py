@@ -27,6 +27,13 @@ class Predictions:
     features: np.ndarray | None  # (rows, width) float32: what its last linear layer reads, where somebody needs them
     classifier: np.ndarray | None = None  # (classes, width) float32 that layer's weights, beside the features
 
+    def of(self, rows: np.ndarray) -> "Predictions":
+        """What it says to these `rows`, ascending and each once."""
+        if len(rows) == len(self.logits):
+            return self
+        features = None if self.features is None else self.features[rows]
+        return Predictions(self.logits[rows], features, self.classifier)
+
 
 @dataclass(frozen=True)
 class SyntheticRows:

@@ -1,6 +1,7 @@
 """What a strategy may ask of a run: losses of rows, the map and points drawn on it, the teacher's word on them."""
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Guidance:
     check_stop: Callable[[], None]
     vectors: np.ndarray | None = field(default=None, init=False)  # (rows, width) pooled, once begun
     teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
-    _synthesizers: dict[int, Synthesizer] = field(default_factory=dict, init=False)
+    _synthesizers: dict[tuple[int, bytes], Synthesizer] = field(default_factory=dict, init=False)
 
     def begin(self, table: torch.Tensor, folder: Path) -> None:
         """Pool the rows' vectors and lay the map beside what comes next; `folder` is the run's."""
@@ -51,25 +52,29 @@ class Guidance:
             self.vectors = write_pooled_vectors(self.split, table, self.compute, file)
             self.coordinates.start(file)
 
-    def context(self, arm: str, seed: int, student: Network, teacher: Predictions | None) -> StrategyContext:
-        """What the arm's strategy gets; what the `teacher` says is of the training rows."""
+    def context(
+        self, arm: str, seed: int, student: Network, teacher: Predictions | None, rows: np.ndarray
+    ) -> StrategyContext:
+        """What the arm's strategy gets; what the `teacher` says is of the training rows, of which it learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
         return StrategyContext(
             arm=arm,
             seed=seed,
             split=self.split,
-            synthesizer=self._synthesizer,
+            rows=rows,
+            synthesizer=functools.partial(self._synthesizer, rows),
             score=functools.partial(self._score, student, teacher),
             teacher_error=self.teacher_error,
             label=functools.partial(self._label, keeps_features=keeps_features),
         )
 
-    def _synthesizer(self, neighbors: int) -> Synthesizer:
-        if neighbors not in self._synthesizers:
+    def _synthesizer(self, rows: np.ndarray, neighbors: int) -> Synthesizer:
+        key = neighbors, hashlib.sha256(rows.tobytes()).digest()  # arms on the same rows share it
+        if key not in self._synthesizers:
             assert self.vectors is not None, "begin() comes before it"
             projection = Projection(self.vectors, self._map())
-            self._synthesizers[neighbors] = Synthesizer(projection, neighbors)
-        return self._synthesizers[neighbors]
+            self._synthesizers[key] = Synthesizer(projection, neighbors, rows)
+        return self._synthesizers[key]
 
     def _map(self) -> np.ndarray:
         if self.coordinates.value is None:

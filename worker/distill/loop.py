@@ -282,12 +282,17 @@ class Run:
             if recipe.objective.needs_features:
                 classifier = last_layer(self.teacher.model).weight.detach().cpu().numpy()
                 teacher = replace(teacher, features=self.teacher_features, classifier=classifier)
-        result = self._run_arm(arm, student, teacher=teacher)
+        rows = None if recipe.subset is None else recipe.subset(self.dataset.train.labels, training.seed)
+        result = self._run_arm(arm, student, teacher=teacher, rows=rows)
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights
         self._save_checkpoint(None, None, _round_facts(name, result.record["rounds"], result.record["best_round"] - 1))
 
-    def _run_arm(self, arm: Arm, network: Network, *, teacher: Predictions | None) -> ArmResult:
+    def _run_arm(
+        self, arm: Arm, network: Network, *, teacher: Predictions | None, rows: np.ndarray | None = None
+    ) -> ArmResult:
+        """Train `network` on these `rows` of the training split, or all."""
+        rows = np.arange(len(self.dataset.train)) if rows is None else rows
         validation = self.dataset.splits["validation"]
         context = ArmContext(
             split=self.dataset.train,
@@ -296,7 +301,7 @@ class Run:
             compute=self.compute,
             events=self.events,
             progress=self.progress,
-            strategy=self.guidance.context(arm.name, arm.seed, network, teacher),
+            strategy=self.guidance.context(arm.name, arm.seed, network, teacher, rows),
             watch=self.watch,
             validate=lambda student: measure_quality(
                 predict_logits(student, validation, self.compute.device), validation.labels

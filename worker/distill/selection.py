@@ -24,10 +24,10 @@ class Region:
 def smooth(losses: np.ndarray, scored: np.ndarray, coordinates: np.ndarray, neighbors: int) -> np.ndarray:
     """(rows,) the mean loss around each row of the map: a region, not an outlier.
 
-    `losses` (scored,) are those of the rows `scored`; a row gets the mean over the `neighbors` + 1 of them that are
-    nearest to it by `coordinates` (rows, 2), itself among them where it was scored.
+    `losses` (scored,) are those of the rows that lie at `scored` (scored, 2); a row gets the mean over the
+    `neighbors` + 1 of them that are nearest to it by `coordinates` (rows, 2), itself among them where it was scored.
     """
-    index = MapIndex(coordinates[scored])
+    index = MapIndex(scored)
     count = min(neighbors + 1, len(scored))
     smoothed = np.empty(len(coordinates), np.float32)
     for start in range(0, len(coordinates), _CHUNK_ROWS):
@@ -47,9 +47,9 @@ def high_loss_region(smoothed: np.ndarray, quantile: float) -> Region:
     return Region(rows, weights / weights.sum())
 
 
-def uniform_region(rows: int) -> Region:
-    """Every row alike: the control for what targeting adds."""
-    return Region(np.arange(rows), np.full(rows, 1.0 / rows))
+def uniform_region(rows: np.ndarray) -> Region:
+    """Every one of the `rows` alike: the control for what targeting adds."""
+    return Region(rows, np.full(len(rows), 1.0 / len(rows)))
 
 
 def loss_mass(smoothed: np.ndarray, region: Region) -> float:

@@ -41,18 +41,20 @@ class Points:
 class Synthesizer:
     """Draws points around the rows of a region; everything that does not change is computed once."""
 
-    def __init__(self, projection: Projection, neighbors: int) -> None:
+    def __init__(self, projection: Projection, neighbors: int, rows: np.ndarray | None = None) -> None:
+        """`rows`, ascending, are those that points may be made of; all of the projection's where none are named."""
         self.projection = projection
-        self._index = MapIndex(projection.coordinates)
-        rows = len(projection.vectors)
-        self.neighbors = min(neighbors, rows - 1)
-        measured = np.unique(np.linspace(0, rows - 1, min(rows, _MEASURED_ROWS_AT_MOST)).astype(int))
+        self.rows = np.arange(len(projection.vectors)) if rows is None else rows
+        self._index = MapIndex(projection.coordinates[self.rows])
+        count = len(self.rows)
+        self.neighbors = min(neighbors, count - 1)
+        measured = np.unique(np.linspace(0, count - 1, min(count, _MEASURED_ROWS_AT_MOST)).astype(int))
         nearby, distances = self._index.neighbors_of(measured, self.neighbors)
         # Twins lie at distance zero; a bandwidth of zero would divide by it.
         self.bandwidth = max(float(np.median(distances)), 1e-6)
         # How far a real row is from the nearest other one, in input space, for 99 rows of 100; the nearest is looked
         # for among the neighbours on the map, as for a synthetic point.
-        gaps = _distances(projection.vectors[measured], projection.vectors, nearby).min(1)
+        gaps = _distances(projection.vectors[self.rows[measured]], projection.vectors, self.rows[nearby]).min(1)
         self.keep_distance = float(np.quantile(gaps, _KEEP_DISTANCE_QUANTILE))
 
     def draw(self, region: Region, count: int, generator: np.random.Generator) -> Points:
@@ -75,8 +77,8 @@ class Synthesizer:
         pieces = []
         for start in range(0, max(count, 1), _CHUNK_POINTS):
             part = slice(start, start + _CHUNK_POINTS)
-            nearby, _ = self._index.neighbors_of(starts[part], self.neighbors)
-            ends = nearby[np.arange(len(nearby)), columns[part]]
+            nearby, _ = self._index.neighbors_of(np.searchsorted(self.rows, starts[part]), self.neighbors)
+            ends = self.rows[nearby[np.arange(len(nearby)), columns[part]]]
             pieces.append(self._between(starts[part], ends, shares[part]))
         return _concatenate(pieces)
 
@@ -100,11 +102,11 @@ class Synthesizer:
 
     def invert(self, on_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(points, k) the real rows whose mean is at `on_map` (points, 2), and their weights in it, float32."""
-        rows, distances = self._index.search(on_map, self.neighbors)
+        found, distances = self._index.search(on_map, self.neighbors)
         # Less the nearest distance: the same weights, and no underflow to all zeros far from the data.
         exponents = -(distances**2 - distances[:, :1] ** 2) / (2 * self.bandwidth**2)
         weights = np.exp(exponents)
-        return rows, weights / weights.sum(1, keepdims=True)
+        return self.rows[found], weights / weights.sum(1, keepdims=True)
 
 
 def _distances(points: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:

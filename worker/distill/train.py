@@ -99,7 +99,9 @@ class ArmTraining:
         self.context = context
         word_rows = np.unique(context.split.ids) if arm.trains_words else None
         parameterisation = None if arm.parameterisation is None else arm.parameterisation()
-        arm.objective.begin(context.teacher, context.split.labels)
+        rows = context.strategy.rows
+        known = None if context.teacher is None else context.teacher.of(rows)
+        arm.objective.begin(known, context.split.labels[rows])
         beside = arm.objective.trained_beside()
         for parameter in beside.values():
             parameter.data = parameter.data.to(context.compute.device)
@@ -263,6 +265,8 @@ class ArmTraining:
         else:
             position.rounds_without_gain += 1
         facts = plan.facts | self.arm.objective.facts()
+        if len(context.strategy.rows) < len(context.split):
+            facts["kept_rows"] = float(len(context.strategy.rows))
         record = {"round": position.round + 1, "step": position.step, **quality.as_dict(), **facts}
         position.rounds_done.append(record)
         context.events.emit("round", arm=self.arm.name, **record)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.schemas.base import RequestModel
 
-MethodKind = Literal["rows", "guide", "objective", "auxiliary", "gate", "parameterisation"]
+MethodKind = Literal["rows", "subset", "guide", "objective", "auxiliary", "gate", "parameterisation"]
 Temperature = Annotated[
     float,
     Field(ge=0.1, le=100, description="Softens both models' probabilities before they are compared."),

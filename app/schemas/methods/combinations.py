@@ -6,6 +6,7 @@ from app.schemas.methods.registry import METHODS
 _ONE_OF_A_KIND = {
     "objective": "both say by what loss the student learns",
     "rows": "both choose the rows that are trained on",
+    "subset": "both say which rows there are",
     "guide": "both say what leads the rounds",
     "gate": "both say which rows of a batch count",
     "parameterisation": "both say what the student's weights are in training",

@@ -10,13 +10,13 @@ from app.schemas.methods.base import MethodParameters, Temperature
 class Pruned(MethodParameters):
     """Distil on a random part of the rows, with a teacher that counts the more the fewer they are."""
 
-    kind = "rows"
+    kind = "subset"
     has_default_objective = True
-    refuses = {"rad": "pruned has no rounds that could be led"}  # noqa: RUF012 - a ClassVar of the base
     title = "KD on pruned data"
     summary = (
-        "Plain distillation on a fraction of the rows of each class, on the whole budget: how much of the data does "
-        "the teacher replace?"
+        "Distillation on a fraction of the rows of each class, on the whole budget: how much of the data does the "
+        "teacher replace? Beside a method that makes up rows, it makes them of those that are kept. The loss is this "
+        "method's, but for a method that brings another."
     )
     source = (
         "After Ben-Baruch and others: Distilling the Knowledge in Data Pruning, 2024 (arXiv:2403.07854); the rule for "

@@ -55,9 +55,9 @@ class MethodRead(ResponseModel):
     summary: str
     source: str = Field(description="Where the method comes from.")
     kind: MethodKind = Field(
-        description="`rows`: chooses or makes what is trained on. `guide`: leads that choice. `objective`: what is "
-        "learnt from the rows. `auxiliary`: a loss added to it. `gate`: which rows of a batch count. "
-        "`parameterisation`: what the student's weights are in training."
+        description="`rows`: chooses or makes what is trained on. `subset`: leaves rows out before anything else. "
+        "`guide`: leads the choice of rows. `objective`: what is learnt from the rows. `auxiliary`: a loss added to "
+        "it. `gate`: which rows of a batch count. `parameterisation`: what the student's weights are in training."
     )
     needs_teacher: bool = Field(description="Whether the student learns from the teacher's outputs.")
     parameters: dict[str, Any] = Field(description="JSON schema of the parameters.")

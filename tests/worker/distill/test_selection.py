@@ -15,25 +15,25 @@ class TestSmooth:
     def test_is_the_mean_over_the_row_and_its_neighbours(self) -> None:
         points = np.array([[0, 0], [1, 0], [2.5, 0], [9, 0]], np.float32)
         losses = np.array([0.0, 3.0, 6.0, 10.0], np.float32)
-        np.testing.assert_allclose(smooth(losses, np.arange(4), points, 1), [1.5, 1.5, 4.5, 8.0])
+        np.testing.assert_allclose(smooth(losses, points, points, 1), [1.5, 1.5, 4.5, 8.0])
 
     def test_a_row_that_was_not_scored_is_like_those_around_it(self) -> None:
         points = clusters()
         losses = np.arange(5, dtype=np.float32).repeat(60)  # of one size within a heap
         scored = np.arange(0, 300, 3)
-        np.testing.assert_allclose(smooth(losses[scored], scored, points, 10), losses)
+        np.testing.assert_allclose(smooth(losses[scored], points[scored], points, 10), losses)
 
     def test_fewer_rows_than_neighbours_are_enough(self) -> None:
         points = clusters()
         losses = np.array([1.0, 3.0], np.float32)
-        np.testing.assert_allclose(smooth(losses, np.array([0, 299]), points, 10), np.full(300, 2.0))
+        np.testing.assert_allclose(smooth(losses, points[[0, 299]], points, 10), np.full(300, 2.0))
 
     def test_an_outlier_does_not_make_a_region(self) -> None:
         points = clusters()
         losses = np.full(len(points), 0.1, np.float32)
         losses[60:120] = 1.0  # a weak region
         losses[200] = 5.0  # one row of noise, of higher loss than any in the region
-        region = high_loss_region(smooth(losses, np.arange(300), points, 10), 0.15)
+        region = high_loss_region(smooth(losses, points, points, 10), 0.15)
         assert 200 not in region.rows
         assert ((region.rows >= 60) & (region.rows < 120)).all()
 
@@ -43,7 +43,7 @@ class TestHighLossRegion:
         points = clusters()
         losses = np.random.default_rng(1).uniform(0, 0.2, len(points)).astype(np.float32)
         losses[120:180] += 2.0
-        region = high_loss_region(smooth(losses, np.arange(300), points, 10), 0.2)
+        region = high_loss_region(smooth(losses, points, points, 10), 0.2)
         drawn = region.draw(1_000, np.random.default_rng(2))
         assert ((drawn >= 120) & (drawn < 180)).mean() > 0.9
 
@@ -63,7 +63,7 @@ class TestHighLossRegion:
 
 class TestControls:
     def test_anywhere_means_every_row_alike(self) -> None:
-        region = uniform_region(4)
+        region = uniform_region(np.arange(4))
         np.testing.assert_allclose(region.probabilities, np.full(4, 0.25))
 
     def test_loss_mass_is_the_mean_in_the_region(self) -> None:

@@ -27,7 +27,9 @@ def strategy_of(method: str, **changes: Any) -> Any:
     return build_recipe([MethodConfig(name, parameters)]).strategy
 
 
-def context() -> StrategyContext:
+def context(rows: np.ndarray | None = None) -> StrategyContext:
+    """A run of ROWS rows, of which the arm learns `rows`, or all."""
+    learnt = np.arange(ROWS) if rows is None else rows
     generator = np.random.default_rng(0)
     coordinates = generator.normal(size=(ROWS, 2)).astype(np.float32)
     coordinates[WEAK] += 50
@@ -54,7 +56,8 @@ def context() -> StrategyContext:
         arm="student",
         seed=3,
         split=split,
-        synthesizer=lambda neighbors: Synthesizer(projection, neighbors),
+        rows=learnt,
+        synthesizer=lambda neighbors: Synthesizer(projection, neighbors, learnt),
         score=score,
         teacher_error=0.05,
         label=label,

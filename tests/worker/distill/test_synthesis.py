@@ -26,7 +26,7 @@ def inverted(synthesizer: Synthesizer, on_map: np.ndarray) -> np.ndarray:
 
 def draw(seed: int, count: int = 300):  # type: ignore[no-untyped-def]
     synthesizer = Synthesizer(projection(), neighbors=8)
-    region = uniform_region(200)
+    region = uniform_region(np.arange(200))
     return synthesizer, synthesizer.draw(region, count, np.random.default_rng(seed))
 
 
@@ -83,7 +83,7 @@ class TestDraw:
         torn = flat.vectors.copy()
         torn[:1] *= 1_000  # a row that has neighbours on the map and nowhere near in input space
         synthesizer = Synthesizer(Projection(torn, flat.coordinates), neighbors=8)
-        points = synthesizer.draw(uniform_region(200), 300, np.random.default_rng(0))
+        points = synthesizer.draw(uniform_region(np.arange(200)), 300, np.random.default_rng(0))
         assert np.linalg.norm(shifts(synthesizer, points), axis=1).max() <= synthesizer.keep_distance + 1e-5
         assert synthesizer.keep_distance < 1_000
 

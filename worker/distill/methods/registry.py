@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from worker.distill.config import MethodConfig
 from worker.distill.errors import InvalidJob
-from worker.distill.methods.base import Method, Part
+from worker.distill.methods.base import Method, Part, Subset
 from worker.distill.methods.bd_kd import BdKd
 from worker.distill.methods.fine_tune import FineTune
 from worker.distill.methods.kd import Kd
@@ -58,6 +58,7 @@ class Recipe:
 
     objective: Objective
     strategy: DataStrategy
+    subset: Subset | None
     parameterisation: Callable[[], Parameterisation] | None
 
 
@@ -68,8 +69,11 @@ def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
     def only(slot: Callable[[Part], Slot | None], plural: str) -> Slot | None:
         return _only({name: slot(part) for name, part in parts.items()}, plural)
 
-    objective = only(lambda part: part.objective, "objectives") or only(
-        lambda part: part.default_objective, "objectives"
+    # A method that leaves rows out knows better than others how much the teacher is to count.
+    objective = (
+        only(lambda part: part.objective, "objectives")
+        or only(lambda part: part.default_objective if part.subset else None, "objectives")
+        or only(lambda part: part.default_objective, "objectives")
     )
     if objective is None:
         raise InvalidJob(f"{' and '.join(parts)} need an objective beside them: add kd, or another that has one.")
@@ -84,6 +88,7 @@ def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
     return Recipe(
         objective=Combined(objective, auxiliaries, gate) if auxiliaries or gate else objective,
         strategy=strategy,
+        subset=only(lambda part: part.subset, "subsets"),
         parameterisation=only(lambda part: part.parameterisation, "parameterisations"),
     )
 

@@ -29,6 +29,7 @@ class StrategyContext:
     arm: str
     seed: int
     split: Split
+    rows: np.ndarray  # those of the split that the arm learns from, ascending
     synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
     score: Callable[[Objective, np.ndarray], np.ndarray]  # (rows,) loss of these rows under the student as it is now
     teacher_error: float  # share of the validation rows on which the teacher is wrong

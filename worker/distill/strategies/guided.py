@@ -83,7 +83,7 @@ class Guided:
 
     def _scored(self, number: int, context: StrategyContext) -> np.ndarray:
         generator = seeds.generator(context.seed, context.arm, "scored", number)
-        return np.sort(generator.permutation(len(context.split))[: self.scored_rows])
+        return np.sort(context.rows[generator.permutation(len(context.rows))[: self.scored_rows]])
 
     def _is_exhausted(self, rounds_without_gain: int) -> bool:
         recent = self.masses[-(_IDLE_ROUNDS_AT_MOST + 2) :]

@@ -1,7 +1,7 @@
 """What leads a round: from which rows a guided strategy draws, and by what chance."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Anywhere(Guide):
         neighbors: int,  # noqa: ARG002
         context: StrategyContext,
     ) -> tuple[Region, float | None]:
-        return uniform_region(len(context.split)), None
+        return uniform_region(context.rows), None
 
 
 @dataclass
@@ -38,6 +38,7 @@ class HighLoss(Guide):
 
     def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
         losses = context.score(self.score, scored)
-        smoothed = smooth(losses, scored, context.synthesizer(neighbors).projection.coordinates, neighbors)
+        coordinates = context.synthesizer(neighbors).projection.coordinates
+        smoothed = smooth(losses, coordinates[scored], coordinates[context.rows], neighbors)
         region = high_loss_region(smoothed, self.quantile)
-        return region, loss_mass(smoothed, region)
+        return replace(region, rows=context.rows[region.rows]), loss_mass(smoothed, region)

@@ -29,9 +29,9 @@ class RealRows:
 
     def take(self, count: int, context: StrategyContext) -> np.ndarray:
         """(count,) the next real rows; every row comes once before any comes again."""
-        rows = stream_of_rows(context.seed, context.arm, len(context.split), self.position, count)
+        places = stream_of_rows(context.seed, context.arm, len(context.rows), self.position, count)
         self.position += count
-        return rows
+        return context.rows[places]
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}

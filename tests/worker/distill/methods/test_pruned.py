@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from app.schemas.methods.pruned import Pruned
-from tests.worker.distill.test_strategies import ROWS, context, strategy_of
-from worker.distill.strategies.pruned_rows import kept_rows
+from tests.worker.distill.test_strategies import ROWS, WEAK, context, strategy_of
+from tests.worker.distill.tiny_runs import METHODS
+from worker.distill.config import MethodConfig
+from worker.distill.methods.pruned import kept_rows
+from worker.distill.methods.registry import build_recipe
+from worker.distill.objectives import KnowledgeDistillation
 
 LABELS = np.random.default_rng(0).choice(4, size=1_000, p=[0.6, 0.3, 0.09, 0.01])
 
@@ -26,17 +30,43 @@ class TestKeptRows:
         assert set(kept_rows(LABELS, 0.2, 3)) != set(kept_rows(LABELS, 0.2, 4))
 
 
-class TestPrunedRows:
-    def test_the_whole_budget_is_spent_on_the_rows_that_are_kept(self) -> None:
-        surroundings = context()
-        strategy = strategy_of("pruned", fraction=0.25)
-        plans = [strategy.plan_round(number, ROWS, 0, surroundings) for number in range(2)]
-        kept = kept_rows(surroundings.split.labels, 0.25, surroundings.seed)
-        for plan in plans:
-            rows, counts = np.unique(plan.rows, return_counts=True)
+class TestRowsThatAreKept:
+    def test_take_the_whole_budget(self) -> None:
+        kept = kept_rows(np.zeros(ROWS, np.int64), 0.25, 3)
+        strategy, surroundings = strategy_of("pruned", fraction=0.25), context(kept)
+        for number in range(2):
+            rows, counts = np.unique(strategy.plan_round(number, ROWS, 0, surroundings).rows, return_counts=True)
             np.testing.assert_array_equal(rows, kept)
             assert set(counts) == {4}
-            assert plan.facts == {"kept_rows": 30.0}
+
+    @pytest.mark.parametrize("method", ["sage", "random_anchors", "oversample"])
+    def test_are_all_that_other_rows_are_made_of(self, method: str) -> None:
+        """Harm: a row left out that comes back as the anchor, the neighbour or the source of one made up."""
+        kept = np.sort(np.random.default_rng(1).permutation(ROWS)[:60])
+        plan = strategy_of(method).plan_round(1, 90, 0, context(kept))
+        assert set(plan.rows[plan.rows < ROWS]) <= set(kept)
+        if method == "oversample":
+            assert len(plan.rows) > len(set(plan.rows))
+            return
+        assert (plan.rows >= ROWS).sum() == 30
+        assert set(plan.synthetic.anchors) <= set(kept)
+        assert set(plan.synthetic.sources.flatten()) <= set(kept)
+
+    def test_lead_sage_to_where_they_are_weak(self) -> None:
+        kept = np.sort(np.concatenate([np.arange(0, 40, 2), np.array(WEAK)[::2]]))
+        plan = strategy_of("sage").plan_round(1, 60, 0, context(kept))
+        assert set(plan.synthetic.anchors) <= set(WEAK)
+
+
+class TestWithOthers:
+    def test_the_loss_is_its_own_unless_another_method_brings_one(self) -> None:
+        def objective_of(*types: str) -> object:
+            entries = [dict(METHODS[name]) for name in types]
+            return build_recipe([MethodConfig(entry.pop("type"), entry) for entry in entries]).objective
+
+        assert objective_of("sage", "pruned") == KnowledgeDistillation(2.0, METHODS["pruned"]["alpha"])
+        assert objective_of("sage", "pruned") != objective_of("sage")
+        assert isinstance(objective_of("pruned", "taid"), type(objective_of("taid")))
 
 
 class TestAlpha:
