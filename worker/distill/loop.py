@@ -184,6 +184,7 @@ class Run:
         cached = self._cached_tuned_teacher()
         if cached is None:
             result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher=None)
+            self.teacher.end_training()
             cached = self._store_tuned_teacher(result)
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
         put_weights(self.teacher, weights)

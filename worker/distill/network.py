@@ -71,6 +71,10 @@ class Network(ABC):
         decayed, plain = self._groups()
         self._optimizer = Optimizer(decayed, plain, self.words, parameterisation, beside, weight_decay)
 
+    def end_training(self) -> None:
+        """Forget what only training needs: the room is the next network's."""
+        self.words, self._optimizer = None, None
+
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies on the processor of all that training changes, for weights.load_weights."""
         return trained_weights(self.model, self.words)

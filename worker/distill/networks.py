@@ -62,6 +62,10 @@ class PlainNetwork(Network):
         with self._compute.autocast():
             return self._forward(batch, embed(batch, self.table))
 
+    def end_training(self) -> None:
+        super().end_training()
+        self.model.zero_grad(set_to_none=True)
+
     def refresh(self) -> None:
         """Nothing is kept beside the model's own weights."""
 

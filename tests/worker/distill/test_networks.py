@@ -150,6 +150,28 @@ class TestModel:
         assert not torch.equal(network.outputs(batch).logits, before)
 
 
+class TestEndOfTraining:
+    def test_leaves_the_model_as_it_was_trained_and_gives_the_room_back(self, tmp_path: Path) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        batch = mixed_batch(dataset, compute)
+        for network in both_forms(model, compute):
+            network.begin_training(0.01, np.unique(dataset.train.ids), None)
+            torch.nn.functional.cross_entropy(network.training_outputs(batch, 0).logits, batch.labels).backward()
+            network.step(1e-2)
+            before = network.outputs(batch).logits
+            network.end_training()
+            assert torch.equal(network.outputs(batch).logits, before)
+            held = [
+                *network.model.parameters(),
+                *(network.weights.masters if isinstance(network, PackedNetwork) else []),
+            ]
+            assert all(parameter.grad is None for parameter in held)
+            network.begin_training(0.01, None, None)
+            torch.nn.functional.cross_entropy(network.training_outputs(batch, 1).logits, batch.labels).backward()
+            network.step(1e-2)
+            assert not torch.equal(network.outputs(batch).logits, before)
+
+
 class TestOptimizerState:
     def test_goes_into_a_checkpoint_and_back(self, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=False)

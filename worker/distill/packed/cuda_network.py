@@ -22,6 +22,8 @@ from worker.distill.parameterisation import Parameterisation
 Tensor = torch.Tensor
 # A shape is recorded when it is met for the second time: recording takes about as long as two steps without.
 _RECORDED_AT_MEETING = 2
+# What graphs may keep between them, as a part of the GPU's memory.
+_MOST_OF_THE_MEMORY = 1 / 16
 
 
 class CudaNetwork(PackedNetwork):
@@ -33,10 +35,8 @@ class CudaNetwork(PackedNetwork):
         head_width = self.table.shape[1] // self.heads
         self._has_flash = self._bias is None and has_flash_attention(self._device, dtype, head_width)
         self._masks = DeviceMasks(self._device)
-        self._meetings: dict[tuple[int, ...], int] = {}
-        self._graphs: dict[tuple[int, ...], TrainingGraph] = {}
-        self._recorder = Recorder()
         self._step: CudaStep | None = None
+        self._forget_graphs()
         self._is_gathered = False  # the gradients of the pass under way are, or will be, where the optimiser looks
 
     def training_outputs(self, batch: Batch, dropout_seed: int) -> Outputs:
@@ -59,6 +59,11 @@ class CudaNetwork(PackedNetwork):
         self._step = None
         if parameterisation is None and not beside:
             self._step = CudaStep(self.optimizer.adamw, self.weights, self._recorder)
+
+    def end_training(self) -> None:
+        super().end_training()
+        self._step = None
+        self._forget_graphs()
 
     def step(self, learning_rate: float) -> None:
         if not self._is_gathered:
@@ -83,8 +88,12 @@ class CudaNetwork(PackedNetwork):
         if shape in self._graphs:
             return self._graphs[shape]
         self._meetings[shape] = self._meetings.get(shape, 0) + 1
-        if self._meetings[shape] < _RECORDED_AT_MEETING:
+        # Each graph keeps its first input and the gradient of it, whatever else they share: batches of long rows come
+        # in many shapes, of which some stay without a graph.
+        room = 2 * tokens.vectors.nbytes
+        if self._meetings[shape] < _RECORDED_AT_MEETING or room > self._room:
             return None
+        self._room -= room
         self.weights.make_room_for_gradients()
 
         def compute(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -95,6 +104,12 @@ class CudaNetwork(PackedNetwork):
             self._recorder, compute, _inputs(tokens), self.weights.leaves, self.weights.put_gradients
         )
         return self._graphs[shape]
+
+    def _forget_graphs(self) -> None:
+        self._recorder = Recorder()
+        self._meetings: dict[tuple[int, ...], int] = {}
+        self._graphs: dict[tuple[int, ...], TrainingGraph] = {}
+        self._room = _MOST_OF_THE_MEMORY * torch.cuda.get_device_properties(self._device).total_memory
 
 
 def _inputs(tokens: Tokens) -> Inputs:

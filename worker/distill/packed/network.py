@@ -94,6 +94,11 @@ class PackedNetwork(Network):
     def refresh(self) -> None:
         self.weights.refresh()
 
+    def end_training(self) -> None:
+        super().end_training()
+        for master in self.weights.masters:
+            master.grad = None
+
     def step(self, learning_rate: float) -> None:
         self.weights.gather_gradients()
         self.optimizer.step(learning_rate, self.weights.gradient)
