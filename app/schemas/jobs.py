@@ -145,8 +145,9 @@ class JobCreate(RequestModel):
     baselines: list[MethodType] = Field(
         default_factory=list,
         max_length=4,
-        description="Methods to train as well, under the same budget, for comparison. Where a parameter "
-        "has the same name as one of the main method, it takes the same value.",
+        description="Methods to train as well, under the same budget, for comparison, each by itself on all rows. "
+        "One that the job names has the parameters that it has there; of another one a parameter that has the same "
+        "name as one of the main method takes the same value.",
         examples=[["fine_tune"]],
     )
     priority: int = Field(
@@ -191,13 +192,15 @@ class JobCreate(RequestModel):
         return self
 
     def resolved_baselines(self) -> list[Method]:
-        """Each baseline with all its parameters; those that the main method has too are taken over."""
+        """Each baseline with all its parameters, as the field's description says."""
         main = self.method.model_dump(exclude={"type"})
+        named = {method.type: method for method in (self.method, *self.combine)}
         resolved: list[Method] = []
         for baseline in self.baselines:
             model = METHODS[baseline]
-            shared = {name: value for name, value in main.items() if name in model.model_fields}
-            resolved.append(model.model_validate(shared))
+            taken_over = set(model.model_fields) - model.of_its_own
+            shared = {name: value for name, value in main.items() if name in taken_over}
+            resolved.append(named.get(baseline) or model.model_validate(shared))
         return resolved
 
     def completed_combine(self) -> list[Method]:

@@ -18,7 +18,7 @@ class Compute:
     """The device, the arithmetic and the attention kernel of a run."""
 
     device: torch.device
-    precision: str  # "fp32" or "bf16": bf16 means autocast over fp32 weights
+    precision: str  # "fp32" or "bf16": bf16 means products in it over fp32 weights
     threads: int
     attention: str
     is_deterministic: bool
@@ -68,12 +68,13 @@ def environment(compute: Compute) -> dict[str, Any]:
 
 
 def device_memory() -> dict[str, Any] | None:
-    """What tensors have held at most on the device in this process, and what it has; None without one in use."""
+    """What torch has held at most on the device in this process, what it keeps for tensors to come included, and what
+    the device has; None without one in use."""
     if not torch.cuda.is_initialized():
         return None
     return {
         "device": torch.cuda.get_device_name(0),
-        "peak_bytes": torch.cuda.max_memory_allocated(0),
+        "peak_bytes": torch.cuda.max_memory_reserved(0),
         "total_bytes": torch.cuda.get_device_properties(0).total_memory,
     }
 

@@ -14,9 +14,10 @@ from worker.distill.data import Split
 from worker.distill.network import Network, Outputs
 
 # A processor works fastest on batches whose activations stay in its cache; a GPU wants as much at once as its memory
-# holds by a wide margin, here counted with the padding.
+# holds by a wide margin, here counted with the padding. Scores of attention in memory would grow by the square.
 _PROCESSOR_BATCH_ROWS = 32
 _GPU_BATCH_TOKENS = 32_768
+_GPU_BATCH_PAIRS_OF_TOKENS = 2**23
 
 _CALIBRATION_BINS = 15
 
@@ -62,14 +63,14 @@ def predict(
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
     batches = evaluation_batches(split.lengths[rows], device)
-    for which, outputs in ask(network, batches, lambda which: collate(rows[which], split, device)):
+    for which, answer in ask(network, batches, lambda which: collate(rows[which], split, device), keeps_features):
         if logits is None:
-            logits = np.empty((len(rows), outputs.logits.shape[1]), np.float32)
-            if keeps_features:
-                features = np.empty((len(rows), outputs.features.shape[1]), np.float32)
-        logits[which] = outputs.logits.cpu().numpy()
+            logits = np.empty((len(rows), answer.logits.shape[1]), np.float32)
+            if answer.features is not None:
+                features = np.empty((len(rows), answer.features.shape[1]), np.float32)
+        logits[which] = answer.logits
         if features is not None:
-            features[which] = outputs.features.cpu().numpy()
+            features[which] = answer.features
         after_batch(len(which))
     assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
     return Predictions(logits, features)
@@ -83,24 +84,41 @@ def evaluation_batches(lengths: np.ndarray, device: torch.device) -> Iterator[np
     while start < len(order):
         rows = _PROCESSOR_BATCH_ROWS
         if device.type == "cuda":
-            rows = max(1, _GPU_BATCH_TOKENS // int(lengths[order[start]]))
+            longest = int(lengths[order[start]])
+            rows = max(1, min(_GPU_BATCH_TOKENS // longest, _GPU_BATCH_PAIRS_OF_TOKENS // longest**2))
         yield order[start : start + rows]
         start += rows
 
 
 def ask(
-    network: Network, batches: Iterable[np.ndarray], make: Callable[[np.ndarray], Batch]
-) -> Iterator[tuple[np.ndarray, Outputs]]:
+    network: Network, batches: Iterable[np.ndarray], make: Callable[[np.ndarray], Batch], keeps_features: bool
+) -> Iterator[tuple[np.ndarray, Predictions]]:
     """Each of `batches` with what `network` says to what `make` makes of it; a GPU has the next one to work on when the
-    answer to one is read."""
-    waiting: tuple[np.ndarray, Outputs] | None = None
+    answer to one is waited for."""
+    waiting: tuple[np.ndarray, _Answer] | None = None
     for which in batches:
-        outputs = network.outputs(make(which))
+        answer = _Answer(network.outputs(make(which)), keeps_features)
         if waiting is not None:
-            yield waiting
-        waiting = which, outputs
+            yield waiting[0], waiting[1].read()
+        waiting = which, answer
     if waiting is not None:
-        yield waiting
+        yield waiting[0], waiting[1].read()
+
+
+class _Answer:
+    """Outputs on their way to the processor."""
+
+    def __init__(self, outputs: Outputs, keeps_features: bool) -> None:
+        self._logits = outputs.logits.to("cpu", non_blocking=True)
+        self._features = outputs.features.to("cpu", non_blocking=True) if keeps_features else None
+        self._is_there = torch.cuda.Event() if outputs.logits.is_cuda else None
+        if self._is_there is not None:
+            self._is_there.record()
+
+    def read(self) -> Predictions:
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return Predictions(self._logits.numpy(), None if self._features is None else self._features.numpy())
 
 
 def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:

@@ -25,14 +25,15 @@ def label_points(
     features = np.empty((len(points), vectors.shape[1]), np.float32) if keeps_features else None
     unlabelled = SyntheticRows(points.anchors, points.sources, points.weights, logits)
     batches = evaluation_batches(split.lengths[points.anchors], device)
-    for which, outputs in ask(
+    for which, answer in ask(
         teacher,
         batches,
         lambda which: collate(len(split) + which, split, device, synthetic=unlabelled, vectors=vectors),
+        keeps_features,
     ):
-        logits[which] = outputs.logits.cpu().numpy()
+        logits[which] = answer.logits
         if features is not None:
-            features[which] = outputs.features.cpu().numpy()
+            features[which] = answer.features
     keep = np.isfinite(logits).all(1)
     return SyntheticRows(
         points.anchors[keep],

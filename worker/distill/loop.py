@@ -109,8 +109,8 @@ class Run:
         self.last_number = resumed.number if resumed else -1
         self.resumed_arms = {resumed.arm: resumed.arm_state} if resumed and resumed.arm else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
-        for _, methods in self._arms():
-            build_recipe(methods)  # a bad parameter is found before the hours, not after
+        # A bad parameter is found before the hours, not after.
+        recipes = [build_recipe(methods) for _, methods in self._arms()]
         teacher_folder = self.folder / self.job.teacher.path
         self.tokenizer = load_tokenizer(teacher_folder)
         self.dataset: Dataset = load_dataset(
@@ -126,6 +126,8 @@ class Run:
         )
         self.table = word_table(teacher)
         check_length(teacher.config, self.job.training.max_length)
+        for recipe in recipes:
+            recipe.objective.check(len(self.dataset.labels), last_layer(teacher).in_features)
         check_vector_interface(teacher, self.dataset.train, self.compute)
         self.teacher = build_network(teacher, self.compute)
         self.environment["arithmetic"] = self.teacher.arithmetic

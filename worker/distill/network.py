@@ -73,6 +73,8 @@ class Network(ABC):
 
     def end_training(self) -> None:
         """Forget what only training needs: the room is the next network's."""
+        if self.words is not None:
+            self.words.catch_up()
         self.words, self._optimizer = None, None
 
     def trained_weights(self) -> dict[str, torch.Tensor]:

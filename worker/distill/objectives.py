@@ -35,6 +35,10 @@ class Objective(ABC):
     def __call__(self, answers: Answers) -> torch.Tensor:
         """(rows,) loss of each row, in fp32; the step follows their mean."""
 
+    def check(self, classes: int, width: int) -> None:  # noqa: B027 - most go with every teacher
+        """Raises InvalidJob where it cannot learn from a teacher of so many classes on features so wide: before the
+        hours, not after."""
+
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:  # noqa: B027 - most need nothing
         """Before the first step, also of a resumed run: what the teacher says to the training rows, and their
         `labels` (rows,)."""
@@ -115,6 +119,10 @@ class Combined(Objective):
         first, *others = (part(answers) for part in self.parts)
         losses = sum(others, start=first)
         return losses if self.gate is None else losses * self.gate(answers)
+
+    def check(self, classes: int, width: int) -> None:
+        for part in self.parts:
+            part.check(classes, width)
 
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:
         for part in self.parts:

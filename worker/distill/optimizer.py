@@ -64,7 +64,7 @@ class Optimizer:
 
 
 class _Named:
-    """AdamW over tensors that have a name of their own, under a common prefix."""
+    """AdamW over tensors that have a name of their own, under a common prefix; all of them are decayed."""
 
     def __init__(self, prefix: str, tensors: Tensors, weight_decay: float) -> None:
         self.tensors = tensors

@@ -57,6 +57,8 @@ class MethodParameters(RequestModel):
     needs_teacher: ClassVar[bool] = True
     # It trains by plain distillation, by parameters of its own, where no other method says by what.
     has_default_objective: ClassVar[bool] = False
+    # Parameters that a baseline of it never takes over from the job's method: they follow from others of its own.
+    of_its_own: ClassVar[frozenset[str]] = frozenset()
     # Methods that it cannot be combined with, beyond what their kinds forbid, and why.
     refuses: ClassVar[Mapping[str, str]] = {}
 

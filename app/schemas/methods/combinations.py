@@ -21,7 +21,9 @@ def why_not(first: str, second: str) -> str | None:
     if one.kind == other.kind and one.kind in _ONE_OF_A_KIND:
         return _ONE_OF_A_KIND[one.kind]
     for alone, beside in ((one, other), (other, one)):
-        if alone.kind == "objective" and not alone.needs_teacher and beside.needs_teacher:
+        # Of what leaves rows out only the loss that it has by itself asks the teacher.
+        needs_teacher = beside.needs_teacher and beside.kind != "subset"
+        if alone.kind == "objective" and not alone.needs_teacher and needs_teacher:
             return "one learns from the labels alone, the other from the teacher"
     return one.refuses.get(second) or other.refuses.get(first)
 

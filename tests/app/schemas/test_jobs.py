@@ -64,6 +64,17 @@ class TestSpec:
             ],
         }
 
+    def test_a_baseline_that_the_job_names_is_what_it_is_there(self) -> None:
+        """Harm: a comparison with another fraction of the rows than the one that was asked about."""
+        pruned = {"type": "pruned", "fraction": 0.1, "alpha": 0.7}
+        spec = job(method={"type": "sage"}, combine=[pruned], baselines=["pruned", "kd"]).spec()
+        assert spec["baselines"][0] == spec["combine"][0]
+        assert spec["baselines"][0]["alpha"] == 0.7
+
+    def test_what_follows_from_a_methods_own_parameters_is_not_taken_over(self) -> None:
+        (pruned,) = job(method={"type": "sage", "alpha": 0.9}, baselines=["pruned"]).spec()["baselines"]
+        assert (pruned["fraction"], pruned["alpha"]) == (0.5, 0.778)
+
     def test_gives_baselines_the_parameters_of_the_same_name(self) -> None:
         method = {"type": "sage", "temperature": 5.0, "alpha": 0.5, "neighbors": 4, "synthetic_ratio": 2.0}
         kd, control = job(method=method, baselines=["kd", "random_anchors"]).spec()["baselines"]

@@ -17,6 +17,8 @@ from worker.distill.families import word_table
 from worker.distill.network import Network
 from worker.distill.networks import PlainNetwork, build_network
 from worker.distill.packed.dropout import BitMasks, keep
+from worker.distill.packed.functions import Attention, fused_attention
+from worker.distill.packed.layout import Grid, Packing
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights
 
@@ -119,6 +121,32 @@ class TestPackedNetwork:
         batch = mixed_batch(dataset, compute)
         wanted = plain.outputs(batch).logits
         assert (packed.outputs(batch).logits - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+class TestFusedAttention:
+    @pytest.mark.parametrize("has_pairs", [False, True])
+    def test_gives_what_the_one_written_by_hand_gives(self, has_pairs: bool, tmp_path: Path) -> None:
+        """What a GPU without a kernel for packed tokens uses, here on a processor: values and gradients."""
+        _, dataset, compute = load(tmp_path, "bert", has_pairs)
+        packing, _ = Packing.of(mixed_batch(dataset, compute))
+        grid = Grid.of(packing, heads=4)
+        assert grid.padding is not None
+        draw = torch.Generator().manual_seed(0)
+        values = torch.randn(len(packing.row_of), 96, generator=draw).to(compute.device)
+        # Of what fills up nothing is asked, so no gradient comes from there.
+        gradient = torch.randn(len(values), 32, generator=draw).to(compute.device)
+        gradient[packing.real_tokens :] = 0
+        found = []
+        for attend in (
+            lambda given: Attention.apply(given, grid, None, None, 0.0),
+            lambda given: fused_attention(given, grid, 0.0),
+        ):
+            leaf = values.clone().requires_grad_()
+            context = attend(leaf)
+            (of_values,) = torch.autograd.grad(context, leaf, gradient)
+            found.append((context[: packing.real_tokens], of_values))
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 class TestModel:

@@ -18,7 +18,7 @@ Subset = Callable[[np.ndarray, int], np.ndarray]
 @dataclass(frozen=True)
 class Part:
     """What one method brings. A training has one objective and one strategy; of the others as many as there are,
-    but one gate, one subset and one parameterisation at most."""
+    but one guide, one gate, one subset and one parameterisation at most."""
 
     objective: Objective | None = None
     default_objective: Objective | None = None  # where no other method of the job brings an objective

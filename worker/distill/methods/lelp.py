@@ -17,8 +17,9 @@ from worker.distill.objectives import Answers, KnowledgeDistillation, Objective,
 _CHUNK_ROWS = 8_192
 _INITIAL_DEVIATION = 0.02  # as transformers begins a classifier
 _SEED = 0  # of the rotation within a class and of the second head: the same in every run
-# A direction whose variance is this small a part of the largest is rounding.
+# A direction along which a class varies by so small a part of what is usual of a feature is rounding.
 _LEAST_VARIANCE = 1e-9
+_MEASURED_ROWS_AT_MOST = 20_000
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Subclasses(Objective):
         self.classes = KnowledgeDistillation(parameters.temperature, parameters.alpha)
         self._directions, self._offsets = torch.empty(0), torch.empty(0)
         self._head: dict[str, torch.nn.Parameter] = {}
+
+    def check(self, classes: int, width: int) -> None:
+        if width <= classes:
+            raise InvalidJob(
+                f"lelp looks for what the teacher's classifier does not see, and one of {classes} classes on features "
+                f"of width {width} sees everything: use kd, or a wider teacher."
+            )
 
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:  # noqa: ARG002
         assert teacher is not None
@@ -101,16 +109,14 @@ def subclass_projection(
     that it chose and `classifier` (classes, width) its last layer.
 
     The principal directions of the class's rows in the null space of the classifier, turned at random, so that none
-    has all the variance, and scaled to a variance of one. Zero where a class has too few rows for so many directions.
+    has all the variance, and scaled to a variance of one. Where a class has fewer directions than that, its subclasses
+    share them; where it has none, the directions are zero.
     """
     count, width = classifier.shape
-    if width <= count:
-        raise InvalidJob(
-            f"lelp looks for what the teacher's classifier does not see, and one of {count} classes on features of "
-            f"width {width} sees everything: use kd, or a wider teacher."
-        )
     weights = classifier.astype(np.float64)
     unseen = np.eye(width) - np.linalg.pinv(weights) @ weights  # symmetric
+    measured = features[np.linspace(0, len(features) - 1, min(len(features), _MEASURED_ROWS_AT_MOST)).astype(int)]
+    least = _LEAST_VARIANCE * float(measured.var(0, dtype=np.float64).mean())
     draw = np.random.default_rng(_SEED)
     directions, offsets = np.zeros((count, subclasses, width)), np.zeros((count, subclasses))
     for index in range(count):
@@ -120,6 +126,8 @@ def subclass_projection(
             continue
         mean = features[rows].mean(0, dtype=np.float64)
         principal, variances = _principal_directions(features, rows, mean, unseen, subclasses)
+        is_there = variances > least
+        principal, variances = np.where(is_there, principal, 0), np.where(is_there, variances, 0)
         turned = principal @ rotation  # (width, subclasses)
         deviations = np.sqrt((variances[:, None] * rotation**2).sum(0))
         directions[index] = (turned / np.where(deviations > 0, deviations, np.inf)).T
@@ -133,7 +141,7 @@ def _principal_directions(
     features: np.ndarray, rows: np.ndarray, mean: np.ndarray, unseen: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(width, count) the first principal directions of `rows` after the projection `unseen`, and their variances
-    (count,); zeros where there are no more."""
+    (count,); zeros where there are no more rows or columns to have any."""
     if len(rows) <= len(unseen):
         _, deviations, right = np.linalg.svd((features[rows] - mean) @ unseen, full_matrices=False)
         variances, vectors = deviations[:count] ** 2 / len(rows), right[:count].T
@@ -147,7 +155,5 @@ def _principal_directions(
     # Which of two opposite directions a library gives is its own matter.
     largest = np.abs(vectors).argmax(0)
     vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
-    is_there = variances > _LEAST_VARIANCE * max(variances[0], np.finfo(float).tiny)
-    variances, vectors = np.where(is_there, variances, 0), np.where(is_there, vectors, 0)
     missing = count - len(variances)
     return np.pad(vectors, ((0, 0), (0, missing))), np.pad(variances, (0, missing))

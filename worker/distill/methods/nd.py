@@ -49,6 +49,7 @@ class NormAndDirection(Objective):
         assert self.directions is not None, "begin() comes before it"
         if student is None or teacher is None:
             raise ValueError("this objective needs the features of student and teacher, got None.")
-        directions = self.directions.to(student.device)[known_class(answers)]
+        self.directions = self.directions.to(student.device)
+        directions = self.directions[known_class(answers)]
         longest = torch.maximum(student.norm(dim=1), teacher.norm(dim=1)).clamp(min=1e-12)
         return self.weight * (1 - (student * directions).sum(1) / longest)

@@ -13,8 +13,9 @@ from worker.distill.optimizer import Tensors
 from worker.distill.packed.cuda_step import CudaStep
 from worker.distill.packed.dropout import DeviceMasks, Masks
 from worker.distill.packed.flash import FlashAttention, ends_of_rows, has_flash_attention
+from worker.distill.packed.functions import fused_attention
 from worker.distill.packed.graphs import Inputs, Recorder, TrainingGraph
-from worker.distill.packed.layout import Packing
+from worker.distill.packed.layout import Grid, Packing
 from worker.distill.packed.linear import DirectLinear
 from worker.distill.packed.network import PackedNetwork, Tokens
 from worker.distill.parameterisation import Parameterisation
@@ -22,8 +23,9 @@ from worker.distill.parameterisation import Parameterisation
 Tensor = torch.Tensor
 # A shape is recorded when it is met for the second time: recording takes about as long as two steps without.
 _RECORDED_AT_MEETING = 2
-# What graphs may keep between them, as a part of the GPU's memory.
-_MOST_OF_THE_MEMORY = 1 / 16
+# What graphs may hold between them, as a part of the GPU's memory, when another one is recorded: batches of long rows
+# come in many shapes, of which some then stay without a graph.
+_MOST_OF_THE_MEMORY = 1 / 4
 
 
 class CudaNetwork(PackedNetwork):
@@ -36,6 +38,7 @@ class CudaNetwork(PackedNetwork):
         self._has_flash = self._bias is None and has_flash_attention(self._device, dtype, head_width)
         self._masks = DeviceMasks(self._device)
         self._step: CudaStep | None = None
+        self._room = 0.0  # bytes that graphs may come to hold
         self._forget_graphs()
         self._is_gathered = False  # the gradients of the pass under way are, or will be, where the optimiser looks
 
@@ -57,6 +60,7 @@ class CudaNetwork(PackedNetwork):
     ) -> None:
         super().begin_training(weight_decay, word_rows, parameterisation, beside)
         self._step = None
+        self._forget_graphs()  # another training may have other inputs that want a gradient
         if parameterisation is None and not beside:
             self._step = CudaStep(self.optimizer.adamw, self.weights, self._recorder)
 
@@ -75,11 +79,14 @@ class CudaNetwork(PackedNetwork):
             self._step(learning_rate, self.words)
 
     def _attention(self, packing: Packing, masks: Masks | None) -> Callable[[Tensor], Tensor]:
-        if not self._has_flash:
+        if self._bias is not None:
             return super()._attention(packing, masks)
+        chance = 0.0 if masks is None else self._attention_chance
+        if not self._has_flash:
+            grid = Grid.of(packing, self.heads)
+            return lambda projected: fused_attention(projected, grid, chance)
         ends = ends_of_rows(packing)
         longest = max(packing.length, packing.most_filled_up)
-        chance = 0.0 if masks is None else self._attention_chance
         return lambda projected: FlashAttention.apply(projected, ends, longest, self.heads, chance)
 
     def _graph(self, tokens: Tokens) -> TrainingGraph | None:
@@ -88,27 +95,32 @@ class CudaNetwork(PackedNetwork):
         if shape in self._graphs:
             return self._graphs[shape]
         self._meetings[shape] = self._meetings.get(shape, 0) + 1
-        # Each graph keeps its first input and the gradient of it, whatever else they share: batches of long rows come
-        # in many shapes, of which some stay without a graph.
-        room = 2 * tokens.vectors.nbytes
-        if self._meetings[shape] < _RECORDED_AT_MEETING or room > self._room:
+        if self._meetings[shape] < _RECORDED_AT_MEETING or self._room <= 0:
             return None
-        self._room -= room
         self.weights.make_room_for_gradients()
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved(self._device)
 
         def compute(inputs: Inputs) -> tuple[Tensor, Tensor]:
             outputs = self._compute(_with_inputs(tokens, inputs), self._masks)
             return outputs.logits, outputs.features
 
-        self._graphs[shape] = TrainingGraph(
-            self._recorder, compute, _inputs(tokens), self.weights.leaves, self.weights.put_gradients
-        )
+        try:
+            self._graphs[shape] = TrainingGraph(
+                self._recorder, compute, _inputs(tokens), self.weights.leaves, self.weights.put_gradients
+            )
+        except torch.cuda.OutOfMemoryError:  # without a graph a step needs less, and has this all to itself
+            self._room = 0.0
+            torch.cuda.empty_cache()
+            return None
+        self._room -= torch.cuda.memory_reserved(self._device) - held
         return self._graphs[shape]
 
     def _forget_graphs(self) -> None:
         self._recorder = Recorder()
         self._meetings: dict[tuple[int, ...], int] = {}
         self._graphs: dict[tuple[int, ...], TrainingGraph] = {}
+        torch.cuda.empty_cache()
         self._room = _MOST_OF_THE_MEMORY * torch.cuda.get_device_properties(self._device).total_memory
 
 

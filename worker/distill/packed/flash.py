@@ -9,6 +9,7 @@ from worker.distill.packed.layout import Packing
 
 Tensor = torch.Tensor
 _LEAST_CAPABILITY = (8, 0)  # Ampere
+_WIDEST_HEAD = 192  # of the smaller GPUs from there on
 
 
 def has_flash_attention(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
@@ -17,6 +18,7 @@ def has_flash_attention(device: torch.device, dtype: torch.dtype, head_width: in
         device.type == "cuda"
         and dtype is torch.bfloat16
         and head_width % 8 == 0
+        and head_width <= _WIDEST_HEAD
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
     )

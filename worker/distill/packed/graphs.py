@@ -5,6 +5,7 @@ A replayed graph asks for all of them at once. It computes what the same calls c
 kernels are theirs, and its dropout draws from the generator as it is seeded at the replay.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -30,12 +31,16 @@ class Recorder:
         have what they need. It is not run."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # while it records, torch cannot give back what it holds unused
         # Other threads may go on calling CUDA meanwhile.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             work()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it would hide what went wrong
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph
 
 

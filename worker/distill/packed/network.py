@@ -181,7 +181,7 @@ class PackedNetwork(Network):
 
 
 class _Keep(torch.autograd.Function):
-    """Plain dropout by a bit mask."""
+    """Plain dropout by a mask."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, mask: Tensor, scale: float) -> Tensor:

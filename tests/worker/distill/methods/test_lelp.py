@@ -9,7 +9,7 @@ from tests.worker.distill.methods.answers import some_answers
 from worker.distill.batches import Predictions
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.lelp import Lelp, Subclasses, subclass_projection
-from worker.distill.objectives import Answers, KnowledgeDistillation
+from worker.distill.objectives import Answers, Combined, KnowledgeDistillation
 
 CLASSES, WIDTH, SUBCLASSES = 3, 12, 4
 
@@ -83,9 +83,23 @@ class TestSubclassProjection:
         assert not found.directions[2 * SUBCLASSES :].any()
         assert np.linalg.matrix_rank(found.directions[SUBCLASSES : 2 * SUBCLASSES], tol=1e-4) == 1
 
+    def test_of_rows_that_are_one_but_for_rounding_is_nothing(self) -> None:
+        """Harm: noise of 1e-7 blown up to a variance of one, and taught."""
+        teacher = a_teacher()
+        assert teacher.features is not None and teacher.classifier is not None  # noqa: PT018
+        features, chosen = teacher.features.copy(), np.arange(300) % 2
+        features[chosen == 1] = 3.0 + 1e-7 * np.random.default_rng(0).normal(size=(150, WIDTH))
+        found = subclass_projection(features, chosen, teacher.classifier, SUBCLASSES)
+        assert not found.directions[SUBCLASSES : 2 * SUBCLASSES].any()
+        assert found.directions[:SUBCLASSES].any()
+
+
+class TestCheck:
     def test_refuses_a_classifier_that_sees_everything(self) -> None:
+        objective = Combined(Subclasses(Lelp(2.0, 1.0, 4, 1.0)), [KnowledgeDistillation(2.0, 0.9)])
+        objective.check(classes=4, width=5)
         with pytest.raises(InvalidJob, match="one of 5 classes on features of width 5 sees everything"):
-            subclass_projection(np.ones((3, 5), np.float32), np.zeros(3, np.int64), np.eye(5, dtype=np.float32), 2)
+            objective.check(classes=5, width=5)
 
 
 class TestSubclasses:
