@@ -20,6 +20,13 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     return found if device == "cpu" else found | {"gpu": _gpu()}
 
 
+def describe(device: str = "cpu") -> str:
+    """The machine as a report names it."""
+    found = facts(device)
+    beside = f"{found['processor']}, {found['cores']} cores"
+    return f"{found['gpu']}, beside {beside}" if device == "cuda" else beside
+
+
 def load_average() -> float:
     """Processes that wanted a core, averaged over the last minute."""
     return os.getloadavg()[0]

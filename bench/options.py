@@ -35,6 +35,15 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model, for correctness; writes --page only")
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--device, --at-once and --minutes, of the benches whose cells are jobs of Stillhouse alone."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what the engine computes on")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="so many cells beside each other; what they cost is then not reported"
+    )
+    parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
+
+
 def open_cache(folder: Path) -> Path:
     """The folder, made where it is missing, as an absolute path; nothing in it is the checkout's."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,8 @@ class Setting:
     precision: str
     threads: int
     cache: Path
+    device: str = "cpu"
+    at_once: int = 1  # cells that are measured beside each other: their times are then no figures
 
     @property
     def results(self) -> Results[dict[str, Any]]:
@@ -37,7 +40,7 @@ class Setting:
     def ingredients(self, dataset: Dataset) -> dict[str, Any]:
         """What decides a cell on `dataset`, whichever the comparison."""
         return {
-            "machine": machine.facts(),
+            "machine": machine.facts(self.device),
             "threads": self.threads,
             "dataset": dataset.sha256,
             "max_length": dataset.max_length,
@@ -52,13 +55,31 @@ class Setting:
 Prepared = dict[tuple[str, int | None], tuple[Dataset, Setting]]
 
 
-def prepare(name: str, rows: int | None, data: Path | None, cache: Path, pair_name: str) -> tuple[Dataset, Setting]:
+def prepare(
+    name: str,
+    rows: int | None,
+    data: Path | None,
+    cache: Path,
+    pair_name: str,
+    device: str = "cpu",
+    at_once: int = 1,
+) -> tuple[Dataset, Setting]:
     """The student's rows, and the teacher tuned on all of the dataset's."""
-    pair, threads = PAIRS[pair_name], count_cores()
+    machine.facts(device)  # that there is such a device is found before anything is made for it
+    pair, cores = PAIRS[pair_name], count_cores()
     whole = datasets.prepare(name, data, cache, None)
     dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
-    models = make_models(base_folder(pair, cache), pair, whole, cache, threads)
-    return dataset, Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
+    models = make_models(base_folder(pair, cache), pair, whole, cache, cores, device)
+    return dataset, Setting(
+        models,
+        Hyperparameters(learning_rate=pair.learning_rate),
+        pair.student_layers,
+        machine.fast_precision(device),
+        max(1, cores // at_once),
+        cache,
+        device,
+        at_once,
+    )
 
 
 class SizedPlan(Protocol):
@@ -82,15 +103,28 @@ def measure_missing(
     describe: Callable[[P, Found], str],
     minutes: float | None,
 ) -> None:
-    """Every cell that is not there yet, in this order; none begins after so many `minutes`."""
+    """Every cell that is not there yet, in this order, as many at once as their setting says; none begins after so many
+    `minutes`."""
     began = time.monotonic()
-    for plan in plans:
+
+    def is_over() -> bool:
+        return minutes is not None and time.monotonic() - began >= 60 * minutes
+
+    def measure_one(plan: P) -> None:
         dataset, setting = prepared[plan.dataset, plan.rows]
-        if find(plan, dataset, setting) is not None:
-            continue
-        if minutes is not None and time.monotonic() - began >= 60 * minutes:
-            print("The time is up; run it again to go on.", flush=True)
+        if is_over() or find(plan, dataset, setting) is not None:
             return
         started = time.monotonic()
         outcome = measure(plan, dataset, setting)
         print(f"{describe(plan, outcome)} ({time.monotonic() - started:.0f} s)", flush=True)
+
+    # The first cell of each dataset leaves in the cache what the others find there, so these wait for it.
+    first = list({(plan.dataset, plan.rows): plan for plan in reversed(plans)}.values())
+    at_once = max(setting.at_once for _, setting in prepared.values())
+    with ThreadPoolExecutor(at_once) as threads:
+        for wave in (first, plans) if at_once > 1 else (plans,):
+            # Asked for one by one: the first that fails is an error here, once those under way have ended.
+            for _ in threads.map(measure_one, wave):
+                pass
+    if is_over():
+        print("The time is up; run it again to go on.", flush=True)

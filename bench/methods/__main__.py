@@ -15,13 +15,17 @@ from bench.methods.measure import Outcome, find, measure
 from bench.methods.plan import DATASETS, Plan, Recipe, recipes
 from bench.methods.tables import introduction, report
 from bench.models import PAIRS
-from bench.options import add_shared, names_of, open_cache
+from bench.options import add_engine, add_shared, names_of, open_cache
 from bench.report import CHECKOUT, Section, write_section
 from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
 from bench.tiny import PAIR, make_tiny
 
 PAGE = CHECKOUT / "docs" / "methods.md"
-SECTION = Section("What they bring and cost", "bench-methods")
+# A GPU, and cells beside each other, for the quality; a quiet machine for what they cost.
+SECTIONS = {
+    "cpu": Section("What they bring and cost", "bench-methods"),
+    "cuda": Section("What they bring, on a GPU", "bench-methods DEVICE=cuda"),
+}
 Found = dict[str, dict[Recipe, dict[int, Outcome]]]
 
 
@@ -29,7 +33,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
-            finish(_measure_tiny(Path(folder)), "A tiny random BERT", "all rows", options.page)
+            finish(_measure_tiny(Path(folder)), "A tiny random BERT", "all rows", "cpu", options.page)
         return 0
     if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
@@ -37,7 +41,7 @@ def main() -> int:
     rows, pair = SIZES[options.size], PAIRS["minilm"]
     prepared: Prepared = {}
     for name in options.dataset:
-        prepared[name, rows] = prepare(name, rows, options.data, cache, pair.name)
+        prepared[name, rows] = prepare(name, rows, options.data, cache, pair.name, options.device, options.at_once)
     plans = [
         Plan(recipe, name, rows, seed)
         for seed in range(1, options.seeds + 1)
@@ -54,22 +58,21 @@ def main() -> int:
         print("Nothing is measured yet.")
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
-    finish(found, title, "all rows" if rows is None else f"{rows:,} rows", options.page or PAGE)
+    finish(found, title, "all rows" if rows is None else f"{rows:,} rows", options.device, options.page or PAGE)
     return 0
 
 
 def _describe(plan: Plan, outcome: Outcome) -> str:
-    return f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {outcome.seconds:.0f} s without the teacher's pass"
+    return f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {100 * outcome.accuracy:.2f} %"
 
 
-def finish(found: Found, pair: str, rows: str, page: Path | None) -> None:
-    facts = machine.facts()
+def finish(found: Found, pair: str, rows: str, device: str, page: Path | None) -> None:
     seeds = max(len(by_seed) for measured in found.values() for by_seed in measured.values())
-    head = introduction(pair, rows, f"Up to {seeds} seeds. {facts['processor']}, {facts['cores']} cores")
+    head = introduction(pair, rows, f"Up to {seeds} seeds. {machine.describe(device)}")
     text = "\n".join(report(found, head))
     print(text)
     if page is not None:
-        write_section(SECTION, text, page)
+        write_section(SECTIONS[device], text, page)
         print(f"\nWritten to {page}")
 
 
@@ -83,10 +86,10 @@ def _measure_tiny(folder: Path) -> Found:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.methods", description=__doc__)
     add_shared(parser)
+    add_engine(parser)
     parser.add_argument("--dataset", type=names_of(DATASETS), default=list(DATASETS), help=f"of {', '.join(DATASETS)}")
     parser.add_argument("--size", choices=sorted(SIZES), default="2000", help="training rows (default: 2000)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to so many (default: 3)")
-    parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser
 

@@ -22,7 +22,7 @@ class Outcome:
     calibration_error: float
     agreement: float
     teacher_accuracy: float
-    seconds: float  # of the job, its teacher's pass over the training rows left out
+    seconds: float | None  # of the job, its teacher's pass over the training rows left out; None beside other cells
     peak_bytes: int  # of the engine and its children, at one moment
     load_before: float
 
@@ -35,7 +35,9 @@ def find(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome | None:
 
 def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
     """Run the job and keep what came of it."""
-    work = setting.cache / "work" / f"methods-{plan.dataset}-{plan.rows}-{plan.seed}"
+    ingredients = _ingredients(plan, dataset, setting)
+    key = cell_key(ingredients)
+    work = setting.cache / "work" / f"methods-{key}"
     main, *others = plan.recipe.parameters(setting.hyper)
     engine.write_run(
         work,
@@ -52,7 +54,7 @@ def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
         cache=setting.cache / "engine",
     )
     load = machine.load_average()
-    measured, events = engine.run(work, with_children=True)
+    measured, events = engine.run(work, with_children=True, device=setting.device)
     result = events[-1]["result"]
     student, teacher = (result[model]["test"] or result[model]["validation"] for model in ("student", "teacher"))
     outcome = Outcome(
@@ -61,12 +63,11 @@ def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
         calibration_error=student["calibration_error"],
         agreement=result["student"]["agreement"],
         teacher_accuracy=teacher["accuracy"],
-        seconds=measured.seconds - result["seconds_by_part"]["teacher_outputs"],
+        seconds=measured.seconds - result["seconds_by_part"]["teacher_outputs"] if setting.at_once == 1 else None,
         peak_bytes=measured.peak_total_bytes,
         load_before=load,
     )
-    ingredients = _ingredients(plan, dataset, setting)
-    setting.results.save(cell_key(ingredients), asdict(outcome), ingredients)
+    setting.results.save(key, asdict(outcome), ingredients)
     shutil.rmtree(work)
     return outcome
 

@@ -27,7 +27,8 @@ def introduction(pair: str, rows: str, machine: str) -> str:
 
 
 def report(found: Cells, head: str) -> list[str]:
-    return [head, "", "### Quality", "", *_quality(found), "", *_verdict(found), "", "### Cost", "", *_cost(found)]
+    quality = [head, "", "### Quality", "", *_quality(found), "", *_verdict(found)]
+    return [*quality, "", "### Cost", "", *_cost(found)] if _is_timed(found) else quality
 
 
 def _quality(found: Cells) -> list[str]:
@@ -53,7 +54,7 @@ def _cost(found: Cells) -> list[str]:
         "|---|---:|---:|",
     ]
     for recipe in _recipes(found):
-        time = _over_plain(found, recipe, lambda outcome: outcome.seconds)
+        time = _over_plain(found, recipe, lambda outcome: outcome.seconds or math.nan)
         memory = _over_plain(found, recipe, lambda outcome: outcome.peak_bytes)
         lines.append(cells(recipe.name, f"{time:.2f}", f"{memory:.2f}"))
     return lines
@@ -100,6 +101,15 @@ def _points(gain: Difference | None) -> str:
         return ""
     spread = f" ± {100 * gain.half_width:.2f}" if math.isfinite(gain.half_width) else ""
     return f" ({100 * gain.mean:+.2f}{spread})"
+
+
+def _is_timed(found: Cells) -> bool:
+    return all(
+        outcome.seconds is not None
+        for measured in found.values()
+        for by_seed in measured.values()
+        for outcome in by_seed.values()
+    )
 
 
 def _recipes(found: Cells) -> list[Recipe]:

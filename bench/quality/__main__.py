@@ -15,19 +15,17 @@ from typing import Any
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
-from bench.options import add_shared, names_of, open_cache
+from bench.options import add_engine, add_shared, names_of, open_cache
 from bench.quality.measure import Outcome, find, measure
-from bench.quality.plan import DATASETS, Plan
+from bench.quality.plan import ARMS, DATASETS, EPOCHS, KD, PAPER_RETENTION, SAGE, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
 from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
 from bench.tiny import PAIR, make_tiny
 
-# Each pair of models has a section of its own.
-SECTIONS = {
-    "minilm": Section("What SAGE is worth", "bench-quality"),
-    "mpnet": Section("What SAGE is worth: mpnet", "bench-quality PAIR=mpnet"),
-}
+TITLE = "What SAGE is worth"
+# At the paper's sizes a cell is a hundred times one of the small pair: there the question is SAGE against plain KD.
+PAPER = "mpnet"
 
 
 def main() -> int:
@@ -35,18 +33,27 @@ def main() -> int:
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             tiny = _measure_tiny(Path(folder))
-            finish([("tiny", None, tiny)], "A tiny random BERT", SECTIONS["minilm"], options.page)
+            finish([("tiny", None, tiny)], "A tiny random BERT", options, options.page)
         return 0
-    if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
+    is_paper = options.pair == PAPER
+    names = options.dataset or list(PAPER_RETENTION if is_paper else DATASETS)
+    if problems := [text for name in names if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
     changes = tuple(sorted(options.change))
     pair = PAIRS[options.pair]
     prepared: Prepared = {}
-    for name in options.dataset:
-        for size in options.size:
-            prepared[name, SIZES[size]] = prepare(name, SIZES[size], options.data, cache, pair.name)
-    plans = [Plan(name, rows, seed, changes) for seed in range(1, options.seeds + 1) for name, rows in prepared]
+    for name in names:
+        for size in options.size or (["all"] if is_paper else list(SIZES)):
+            prepared[name, SIZES[size]] = prepare(
+                name, SIZES[size], options.data, cache, pair.name, options.device, options.at_once
+            )
+    arms = tuple(arm for arm in ARMS if arm in (options.arms or ((KD, SAGE) if is_paper else ARMS)))
+    plans = [
+        Plan(name, rows, seed, changes, options.epochs, arms)
+        for seed in range(1, options.seeds + 1)
+        for name, rows in prepared
+    ]
     if not options.report:
         measure_missing(plans, prepared, find, measure, _describe, options.minutes)
     found = _collect(plans, prepared)
@@ -55,8 +62,20 @@ def main() -> int:
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
     page = None if changes else options.page or PAGE
-    finish(found, title, SECTIONS[pair.name], page, on_validation=bool(changes))
+    finish(found, title, options, page, on_validation=bool(changes), at_papers_size=is_paper)
     return 0
+
+
+def _section(options: argparse.Namespace) -> Section:
+    """Each pair of models, device and budget has a section of its own."""
+    title, command = TITLE, "bench-quality"
+    if options.pair != "minilm":
+        title, command = f"{title}: {options.pair}", f"{command} PAIR={options.pair}"
+    if options.epochs != EPOCHS:
+        title, command = f"{title}, {options.epochs:g} epochs", f"{command} EPOCHS={options.epochs:g}"
+    if options.device != "cpu":
+        title, command = f"{title}, on a GPU", f"{command} DEVICE={options.device}"
+    return Section(title, command)
 
 
 def _describe(plan: Plan, outcomes: dict[str, Outcome]) -> str:
@@ -78,19 +97,18 @@ def _collect(plans: list[Plan], prepared: Prepared) -> list[tuple[str, int | Non
 def finish(
     found: list[tuple[str, int | None, Cells]],
     pair: str,
-    section: Section,
+    options: argparse.Namespace,
     page: Path | None,
     *,
     on_validation: bool = False,
+    at_papers_size: bool = False,
 ) -> None:
     """Print what there is by now, and write it to `page` if there is one."""
-    facts = machine.facts()
-    text = "\n".join(
-        report(found, introduction(pair, f"{facts['processor']}, {facts['cores']} cores"), on_validation=on_validation)
-    )
+    head = introduction(pair, options.epochs, machine.describe(options.device), are_timed=options.at_once == 1)
+    text = "\n".join(report(found, head, on_validation=on_validation, at_papers_size=at_papers_size))
     print(text)
     if page is not None:
-        write_section(section, text, page)
+        write_section(_section(options), text, page)
         print(f"\nWritten to {page}")
 
 
@@ -113,12 +131,15 @@ def _change(text: str) -> tuple[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     add_shared(parser)
-    parser.add_argument("--dataset", type=names_of(DATASETS), default=list(DATASETS), help=f"of {', '.join(DATASETS)}")
-    parser.add_argument("--size", type=names_of(SIZES), default=list(SIZES), help=f"of {', '.join(SIZES)}")
+    add_engine(parser)
+    known = [name for name in datasets.SOURCES if name != datasets.DEMO]
+    parser.add_argument("--dataset", type=names_of(known), help=f"of {', '.join(known)} (default: the pair's)")
+    parser.add_argument("--size", type=names_of(SIZES), help=f"of {', '.join(SIZES)} (default: both; mpnet: all)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to so many (default: 5)")
-    parser.add_argument("--pair", choices=sorted(PAIRS), default="minilm", help="teacher and student")
+    parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
+    parser.add_argument("--epochs", type=float, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
+    parser.add_argument("--arms", type=names_of(ARMS), help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")
     parser.add_argument("--change", nargs="+", type=_change, default=[], help="parameters of SAGE, name=value")
-    parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser
 

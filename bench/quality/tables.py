@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.quality.measure import Outcome
-from bench.quality.plan import ARMS, CONTROLS, EPOCHS, KD, SAGE, SAGE_ON_LESS, TITLES, size_name
+from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TITLES, size_name
 from bench.report import cells
 
 # By seed, then by arm.
@@ -14,64 +14,112 @@ Cells = Mapping[int, Mapping[str, Outcome]]
 Value = Callable[[Outcome], float]
 
 
-def report(found: list[tuple[str, int | None, Cells]], introduction: str, *, on_validation: bool = False) -> list[str]:
-    """The whole section; `found` has dataset, rows (None: all) and cells of each table that has any."""
+def report(
+    found: list[tuple[str, int | None, Cells]],
+    introduction: str,
+    *,
+    on_validation: bool = False,
+    at_papers_size: bool = False,
+) -> list[str]:
+    """The whole section; `found` has dataset, rows (None: all) and cells of each table that has any.
 
-    def accuracy(outcome: Outcome) -> float:
-        return (outcome.validation if on_validation else outcome.test)["accuracy"]
-
+    `on_validation` shows nothing of the test split: what is chosen by it must not have been seen there.
+    """
+    table = _validation_table if on_validation else _table
     lines = [introduction]
     for dataset, rows, measured in found:
-        lines += ["", f"### {dataset}, {size_name(rows)}", "", *_table(measured, accuracy)]
-    return [*lines, "", *_verdicts(found, accuracy)]
+        lines += ["", f"### {dataset}, {size_name(rows)}", "", *table(measured)]
+    if on_validation:
+        return lines
+    return [*lines, "", *(_beside_the_paper(found) if at_papers_size else _verdicts(found))]
 
 
-def introduction(pair: str, machine: str) -> str:
+def introduction(pair: str, epochs: float, machine: str, *, are_timed: bool) -> str:
+    seconds = "seconds are those of the training, the synthesis included and the teacher's pass left out"
+    if not are_timed:
+        seconds = "cells were measured beside each other, so there are no times"
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows. Every method presents the same number of "
-        f"rows to the student: {EPOCHS:g} epochs of the training rows, real and synthetic together, no early stop, the "
+        f"rows to the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the "
         "job spec's defaults otherwise. Validation after each round chooses the student; the test split is read once, "
         "at the end. Means over the seeds with a 95 % interval (Student's t); differences are paired by seed. "
-        "Agreement is with the teacher; ECE is the expected calibration error in 15 bins; seconds are those of the "
-        f"training, the synthesis included and the teacher's pass left out. {machine}."
+        f"Retention is of the teacher's accuracy; agreement is with the teacher; ECE is the expected calibration error "
+        f"in 15 bins; {seconds}. {machine}."
     )
 
 
-def _table(measured: Cells, accuracy: Value) -> list[str]:
-    teacher = statistics.fmean(accuracy(cell["teacher"]) for cell in measured.values())
+def _table(measured: Cells) -> list[str]:
+    teacher = statistics.fmean(_accuracy(cell["teacher"]) for cell in measured.values())
+    columns = ["accuracy", "less plain KD, points", "SAGE less it, points", "retention", "agreement"]
+    columns += ["less plain KD, points", "ECE"]
+    if _times(measured, KD):
+        columns.append("seconds")
     return [
-        f"Teacher: {100 * teacher:.2f} %. Seeds: {', '.join(str(seed) for seed in sorted(measured))}.",
+        f"Teacher: {100 * teacher:.2f} %. {_seeds(measured)}",
         "",
-        "| | accuracy | less plain KD, points | SAGE less it, points | retention | agreement | less plain KD, points | "
-        "ECE | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(arm, measured, accuracy) for arm in (*ARMS, SAGE_ON_LESS)),
+        cells("", *columns),
+        "|---|" + "---:|" * len(columns),
+        *(_row(arm, measured) for arm in _arms(measured)),
     ]
 
 
-def _row(arm: str, measured: Cells, accuracy: Value) -> str:
+def _validation_table(measured: Cells) -> list[str]:
+    lines = [
+        _seeds(measured),
+        "",
+        "| | accuracy | less plain KD, points | loss | less plain KD |",
+        "|---|" + "---:|" * 4,
+    ]
+    for arm in _arms(measured):
+        loss = statistics.fmean(outcome.validation["loss"] for outcome in _values(measured, arm).values())
+        less = difference(measured, arm, KD, lambda outcome: outcome.validation["loss"])
+        lines.append(
+            cells(
+                TITLES[arm],
+                _percent(mean_interval([o.validation["accuracy"] for o in _values(measured, arm).values()])),
+                "" if arm == KD else _points(difference(measured, arm, KD, lambda o: o.validation["accuracy"])),
+                f"{loss:.4f}",
+                "" if arm == KD or less is None else f"{less.mean:+.4f} ± {less.half_width:.4f}",
+            )
+        )
+    return lines
+
+
+def _arms(measured: Cells) -> list[str]:
+    return [arm for arm in ARMS if all(arm in cell for cell in measured.values())]
+
+
+def _seeds(measured: Cells) -> str:
+    return f"Seeds: {', '.join(str(seed) for seed in sorted(measured))}."
+
+
+def _row(arm: str, measured: Cells) -> str:
     own = _values(measured, arm)
     calibration = statistics.fmean(outcome.test["calibration_error"] for outcome in own.values())
     return cells(
         TITLES[arm],
-        _percent(mean_interval([accuracy(outcome) for outcome in own.values()])),
-        "" if arm == KD else _points(difference(measured, arm, KD, accuracy)),
-        "" if arm in (SAGE, SAGE_ON_LESS) else _points(difference(measured, SAGE, arm, accuracy)),
-        f"{100 * statistics.fmean(outcome.retention for outcome in own.values()):.1f} %",
+        _percent(mean_interval([_accuracy(outcome) for outcome in own.values()])),
+        "" if arm == KD else _points(difference(measured, arm, KD, _accuracy)),
+        "" if arm in (SAGE, SAGE_ON_LESS) else _points(difference(measured, SAGE, arm, _accuracy)),
+        _percent(mean_interval([outcome.retention for outcome in own.values()])),
         _percent(mean_interval([outcome.agreement for outcome in own.values()])),
         "" if arm == KD else _points(difference(measured, arm, KD, _agreement)),
         f"{calibration:.3f}",
-        f"{statistics.median(outcome.seconds for outcome in own.values()):.0f}",
+        *([f"{statistics.median(times):.0f}"] if (times := _times(measured, arm)) else []),
     )
 
 
-def _verdicts(found: list[tuple[str, int | None, Cells]], accuracy: Value) -> list[str]:
+def _times(measured: Cells, arm: str) -> list[float]:
+    return [outcome.seconds for outcome in _values(measured, arm).values() if outcome.seconds is not None]
+
+
+def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
     """The goals, each with what speaks for and against it."""
     lines = []
     for kind, rows, values in (
-        ("accuracy, all rows", None, [accuracy]),
+        ("accuracy, all rows", None, [_accuracy]),
         ("agreement, all rows", None, [_agreement]),
-        ("accuracy and agreement, 2,000 rows", 2_000, [accuracy, _agreement]),
+        ("accuracy and agreement, 2,000 rows", 2_000, [_accuracy, _agreement]),
     ):
         tables = [(dataset, measured) for dataset, size, measured in found if size == rows]
         if not tables:
@@ -89,13 +137,24 @@ def _verdicts(found: list[tuple[str, int | None, Cells]], accuracy: Value) -> li
         )
     reached = []
     for dataset, rows, measured in found:
-        less = difference(measured, SAGE_ON_LESS, KD, accuracy)
+        less = difference(measured, SAGE_ON_LESS, KD, _accuracy)
         if less is not None and less.mean >= 0:
             reached.append(f"{dataset} ({size_name(rows)}, {_points(less)} points)")
     lines.append(
         f"- {TITLES[SAGE_ON_LESS]} is in the mean at or above plain KD on the whole of it on {len(reached)} of "
         f"{len(found)}: {', '.join(reached) or 'none'}."
     )
+    return lines
+
+
+def _beside_the_paper(found: list[tuple[str, int | None, Cells]]) -> list[str]:
+    """What the student keeps of its teacher, beside what the paper's kept of BERT-base."""
+    lines = []
+    for dataset, _, measured in found:
+        goal = PAPER_RETENTION[dataset]
+        for arm in (KD, SAGE):
+            kept = mean_interval([cell[arm].retention for cell in measured.values()])
+            lines.append(f"- {dataset}, {TITLES[arm]}: keeps {_percent(kept)} (the paper's: {100 * goal:.1f} %).")
     return lines
 
 
@@ -115,7 +174,11 @@ def difference(measured: Cells, arm: str, other: str, value: Value) -> Differenc
 
 
 def _values(measured: Cells, arm: str) -> dict[int, Outcome]:
-    return {seed: cell[arm] for seed, cell in measured.items()}
+    return {seed: cell[arm] for seed, cell in measured.items() if arm in cell}
+
+
+def _accuracy(outcome: Outcome) -> float:
+    return outcome.test["accuracy"]
 
 
 def _agreement(outcome: Outcome) -> float:

@@ -74,7 +74,7 @@ def prepare(pair: Pair, options: argparse.Namespace) -> list[Comparison]:
     machine.facts(device)  # that there is such a device is found before anything is made for it
     cache = open_cache(options.cache)
     threads = count_cores()
-    hyper = Hyperparameters(batch_size=options.batch_size)
+    hyper = Hyperparameters(batch_size=options.batch_size, learning_rate=pair.learning_rate)
     comparisons = []
     for name in names:
         dataset = datasets.prepare(name, options.data, cache, options.rows)
