@@ -21,7 +21,12 @@ from worker.work import DamagedObject, Work
 
 # What a student or a method was before a field of theirs existed: a job goes on as it was posted.
 _OLDER_STUDENT = {"word_vectors": "frozen"}
-_OLDER_METHODS = {"sage": {"scored_rows": 10_000_000}, "oversample": {"scored_rows": 10_000_000}}
+_OLDER_LIFT = {"lift": "shift"}
+_OLDER_METHODS: dict[str, dict[str, Any]] = {
+    "sage": {"scored_rows": 10_000_000, **_OLDER_LIFT},
+    "random_anchors": _OLDER_LIFT,
+    "oversample": {"scored_rows": 10_000_000},
+}
 
 log = structlog.get_logger(__name__)
 

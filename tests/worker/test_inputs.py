@@ -24,10 +24,12 @@ class TestDescribeJob:
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "frozen"
-        assert parsed.method.read(Sage).scored_rows == 10_000_000
+        sage = parsed.method.read(Sage)
+        assert (sage.scored_rows, sage.lift) == (10_000_000, "shift")
         job.student = job.student | {"word_vectors": "trained"}
-        job.method = job.method | {"scored_rows": 2_048}
+        job.method = job.method | {"scored_rows": 2_048, "lift": "splice"}
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "trained"
-        assert parsed.method.read(Sage).scored_rows == 2_048
+        sage = parsed.method.read(Sage)
+        assert (sage.scored_rows, sage.lift) == (2_048, "splice")

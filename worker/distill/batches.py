@@ -1,7 +1,7 @@
 """From row numbers to padded tensors, and in which order.
 
 A row number below the split's length is a real row; from there on it names a synthetic row, which
-stands on the tokens of its anchor (a real row) and adds one vector to them.
+stands on the tokens of its anchor (a real row): it adds one vector to them, or puts words of another row among them.
 """
 
 from collections.abc import Iterator
@@ -37,22 +37,28 @@ class Predictions:
 
 @dataclass(frozen=True)
 class SyntheticRows:
-    """Points that no text has: an anchor's token vectors, moved so that their mean is the point.
+    """Rows that no text is: an anchor's tokens, with a change that all rows of a round have.
 
-    A point is a weighted mean of the pooled vectors of real rows.
+    Shifted: its token vectors are moved so that their mean is a point, the weighted mean of the pooled vectors of real
+    rows. Spliced: a run of its words is another row's.
     """
 
     anchors: np.ndarray  # (synthetic,) int64 row of the training split
-    sources: np.ndarray  # (synthetic, k) int32 rows of the training split
-    weights: np.ndarray  # (synthetic, k) float32, sum 1
+    sources: np.ndarray | None  # (synthetic, k) int32 rows of the training split, where rows are shifted
+    weights: np.ndarray | None  # (synthetic, k) float32, sum 1
     teacher_logits: np.ndarray  # (synthetic, classes) float32
     teacher_features: np.ndarray | None = None  # (synthetic, width) float32, where the real rows have them
+    # (synthetic, 4) int64, where rows are spliced: the row that lends its words, the first of them among its ordinary
+    # tokens, the place of that one among the anchor's, and how many there are.
+    splices: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
 
     def shifts(self, which: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """(which, width) the points numbered `which` less their anchors' pooled `vectors` (rows, width)."""
+        assert self.sources is not None, "spliced rows are not moved"
+        assert self.weights is not None
         points = weighted_means(vectors, self.sources[which], self.weights[which])
         return points - vectors[self.anchors[which]]
 
@@ -135,7 +141,7 @@ def collate(
     lists_words: bool = False,
 ) -> Batch:
     """Gather `rows` into one padded batch; what the `teacher` says is of the real rows, and so are the pooled `vectors`
-    (split rows, width), which synthetic ones are made of. All whose size depends on the data is found here, so that
+    (split rows, width), which shifted ones are made of. All whose size depends on the data is found here, so that
     nothing has to be asked of a GPU, which would be waited for."""
     is_real = rows < len(split)
     text_rows = rows
@@ -143,13 +149,14 @@ def collate(
     of_real = np.where(is_real, rows, 0)
     logits = None if teacher is None else teacher.logits[of_real]
     features = None if teacher is None or teacher.features is None else teacher.features[of_real]
-    if synthetic is not None and not is_real.all():
-        assert vectors is not None, "synthetic rows come with the vectors that they are means of"
-        drawn = rows[~is_real] - len(split)
+    drawn = rows[~is_real] - len(split)
+    if synthetic is not None and len(drawn):
         text_rows = rows.copy()
         text_rows[~is_real] = synthetic.anchors[drawn]
-        shifts = np.zeros((len(rows), vectors.shape[1]), np.float32)
-        shifts[~is_real] = synthetic.shifts(drawn, vectors)
+        if synthetic.splices is None:
+            assert vectors is not None, "shifted rows come with the vectors that they are means of"
+            shifts = np.zeros((len(rows), vectors.shape[1]), np.float32)
+            shifts[~is_real] = synthetic.shifts(drawn, vectors)
         if logits is not None:
             logits[~is_real] = synthetic.teacher_logits[drawn]
         if features is not None:
@@ -160,12 +167,14 @@ def collate(
     mask = positions < lengths[:, None]
     tokens = np.where(mask, split.offsets[text_rows][:, None] + positions, 0)
     ids = np.where(mask, split.ids[tokens], 0)
-
+    is_special = split.is_special[tokens] | ~mask
+    if synthetic is not None and synthetic.splices is not None and len(drawn):
+        ids[~is_real] = _spliced(ids[~is_real], is_special[~is_real], synthetic.splices[drawn], split)
     arrays = {
         "ids": ids.astype(np.int64),
         "mask": mask,
         "segments": np.where(mask, split.segments[tokens], 0).astype(np.int64),
-        "is_special": split.is_special[tokens] | ~mask,
+        "is_special": is_special,
         "labels": split.labels[text_rows],
         "has_label": is_real,
         "places": np.flatnonzero(mask),
@@ -190,3 +199,17 @@ def collate(
         places=placed["places"],
         words=BatchWords(placed["distinct"], placed["which"]) if lists_words else None,
     )
+
+
+def _spliced(ids: np.ndarray, is_special: np.ndarray, splices: np.ndarray, split: Split) -> np.ndarray:
+    """(rows, length) `ids` of the anchors, padding special, with the lenders' words in their places."""
+    lenders, firsts, places, counts = (column[:, None] for column in splices.T)
+    positions = np.arange(split.lengths[lenders].max())
+    inside = positions < split.lengths[lenders]
+    tokens = np.where(inside, split.offsets[lenders] + positions, 0)
+    # Each lender's ordinary tokens before its others, in their order: word k is the k-th of them.
+    words = np.argsort(~inside | split.is_special[tokens], axis=1, kind="stable")
+    number = np.cumsum(~is_special, axis=1) - 1 - places
+    is_lent = ~is_special & (number >= 0) & (number < counts)
+    word = np.take_along_axis(words, np.where(is_lent, firsts + number, 0), axis=1)
+    return np.where(is_lent, split.ids[np.take_along_axis(tokens, word, axis=1)], ids)

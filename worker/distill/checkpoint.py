@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from worker.distill.batches import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
-_FORMAT_VERSION = 4
-# In 3 an objective had no state: a job that waits with such a checkpoint goes on from it.
-_READABLE_VERSIONS = (3, _FORMAT_VERSION)
+_FORMAT_VERSION = 5
+# In 3 an objective had no state, up to 4 no row was spliced: a job that waits with such a checkpoint goes on from it.
+_READABLE_VERSIONS = (3, 4, _FORMAT_VERSION)
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 

@@ -39,6 +39,11 @@ class Split:
         """(rows,) tokens in each row."""
         return np.diff(self.offsets)
 
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """(rows,) ordinary tokens in each row: all but the special ones."""
+        return np.add.reduceat(~self.is_special, self.offsets[:-1], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Dataset:

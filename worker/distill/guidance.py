@@ -15,11 +15,12 @@ from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
-from worker.distill.labelling import label_points
+from worker.distill.labelling import label_rows
 from worker.distill.network import Network
 from worker.distill.objectives import Answers, Objective
 from worker.distill.progress import Progress
 from worker.distill.projection import Projection
+from worker.distill.splicing import Splices
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.synthesis import Points, Synthesizer
@@ -101,12 +102,12 @@ class Guidance:
             losses = objective(answers)
         return losses.numpy()
 
-    def _label(self, points: Points, *, keeps_features: bool) -> SyntheticRows:
+    def _label(self, drawn: Points | Splices, *, keeps_features: bool) -> SyntheticRows:
         self.check_stop()
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            return label_points(
-                points,
+            return label_rows(
+                drawn,
                 self.teacher,
                 self.split,
                 self.vectors,

@@ -1,4 +1,4 @@
-"""The teacher looks at synthetic points: logits for vectors that no text has."""
+"""The teacher looks at synthetic rows: logits for inputs that no text has."""
 
 import numpy as np
 import torch
@@ -7,11 +7,12 @@ from worker.distill.batches import SyntheticRows, collate
 from worker.distill.data import Split
 from worker.distill.evaluate import ask, evaluation_batches
 from worker.distill.network import Network
+from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points
 
 
-def label_points(
-    points: Points,
+def label_rows(
+    drawn: Points | Splices,
     teacher: Network,
     split: Split,
     vectors: np.ndarray,
@@ -20,11 +21,11 @@ def label_points(
     *,
     keeps_features: bool,
 ) -> SyntheticRows:
-    """What `teacher` says to each point, lifted to its anchor's tokens; points without finite logits are dropped."""
-    logits = np.empty((len(points), classes), np.float32)
-    features = np.empty((len(points), vectors.shape[1]), np.float32) if keeps_features else None
-    unlabelled = SyntheticRows(points.anchors, points.sources, points.weights, logits)
-    batches = evaluation_batches(split.lengths[points.anchors], device)
+    """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
+    logits = np.empty((len(drawn), classes), np.float32)
+    features = np.empty((len(drawn), vectors.shape[1]), np.float32) if keeps_features else None
+    unlabelled = drawn.labelled(logits)
+    batches = evaluation_batches(split.lengths[drawn.anchors], device)
     for which, answer in ask(
         teacher,
         batches,
@@ -34,11 +35,5 @@ def label_points(
         logits[which] = answer.logits
         if features is not None:
             features[which] = answer.features
-    keep = np.isfinite(logits).all(1)
-    return SyntheticRows(
-        points.anchors[keep],
-        points.sources[keep],
-        points.weights[keep],
-        logits[keep],
-        None if features is None else features[keep],
-    )
+    keep = np.flatnonzero(np.isfinite(logits).all(1))
+    return drawn.taken(keep).labelled(logits[keep], None if features is None else features[keep])

@@ -1,5 +1,7 @@
 """New points for the student: between neighbours on the map, inverted to input vectors, filtered.
 
+Where rows are spliced (splicing.py) only the pairs of neighbours are drawn here.
+
 SAGE as methods.md section 1.4 has it: interpolation, `knn` inversion (a Gaussian-weighted mean of the
 nearest real vectors on the map) and the `shift` lift. A point is kept as the rows and weights of that mean
 and an anchor row: a tenth of the room of its vector, which is computed when it is asked for.
@@ -9,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from worker.distill.batches import weighted_means
+from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.index import MapIndex
 from worker.distill.projection import Projection
 from worker.distill.selection import Region
@@ -36,6 +38,12 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    def labelled(self, logits: np.ndarray, features: np.ndarray | None = None) -> SyntheticRows:
+        return SyntheticRows(self.anchors, self.sources, self.weights, logits, features)
+
+    def taken(self, which: np.ndarray) -> "Points":
+        return Points(*(getattr(self, field.name)[which] for field in fields(Points)))
 
 
 class Synthesizer:
@@ -69,18 +77,23 @@ class Synthesizer:
                 break
         return _concatenate(kept)
 
-    def _interpolate(self, region: Region, count: int, generator: np.random.Generator) -> Points:
-        """`count` points less those that lie too far from any real row."""
+    def draw_pairs(self, region: Region, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(count,) rows of the region, and for each one of its neighbours on the map."""
         starts = region.draw(count, generator)
         columns = generator.integers(self.neighbors, size=count)
-        shares = generator.random((count, 1)).astype(np.float32)
-        pieces = []
-        for start in range(0, max(count, 1), _CHUNK_POINTS):
+        ends = np.empty_like(starts)
+        for start in range(0, count, _CHUNK_POINTS):
             part = slice(start, start + _CHUNK_POINTS)
             nearby, _ = self._index.neighbors_of(np.searchsorted(self.rows, starts[part]), self.neighbors)
-            ends = self.rows[nearby[np.arange(len(nearby)), columns[part]]]
-            pieces.append(self._between(starts[part], ends, shares[part]))
-        return _concatenate(pieces)
+            ends[part] = self.rows[nearby[np.arange(len(nearby)), columns[part]]]
+        return starts, ends
+
+    def _interpolate(self, region: Region, count: int, generator: np.random.Generator) -> Points:
+        """`count` points less those that lie too far from any real row."""
+        starts, ends = self.draw_pairs(region, count, generator)
+        shares = generator.random((count, 1)).astype(np.float32)
+        parts = (slice(start, start + _CHUNK_POINTS) for start in range(0, max(count, 1), _CHUNK_POINTS))
+        return _concatenate([self._between(starts[part], ends[part], shares[part]) for part in parts])
 
     def _between(self, starts: np.ndarray, ends: np.ndarray, shares: np.ndarray) -> Points:
         coordinates, vectors = self.projection.coordinates, self.projection.vectors
@@ -98,7 +111,7 @@ class Synthesizer:
             drawn=np.column_stack([starts, ends]),
             distances=gaps[each, nearest],
         )
-        return _take(points, points.distances <= self.keep_distance)  # what is not finite is not at most it
+        return points.taken(points.distances <= self.keep_distance)  # what is not finite is not at most it
 
     def invert(self, on_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(points, k) the real rows whose mean is at `on_map` (points, 2), and their weights in it, float32."""
@@ -116,10 +129,6 @@ def _distances(points: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.
         part = slice(start, start + _CHUNK_POINTS)
         distances[part] = np.linalg.norm(vectors[rows[part]] - points[part, None], axis=2)
     return distances
-
-
-def _take(points: Points, which: np.ndarray) -> Points:
-    return Points(*(getattr(points, field.name)[which] for field in fields(Points)))
 
 
 def _concatenate(parts: list[Points]) -> Points:

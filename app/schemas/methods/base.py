@@ -46,6 +46,15 @@ SyntheticRatio = Annotated[
     float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
 ]
 
+Lift = Annotated[
+    Literal["splice", "shift"],
+    Field(
+        description="How a new row is made between a row and one of its neighbours in the projection. `splice` puts a "
+        "run of the neighbour's words among the row's; `shift` moves the word vectors of a row together, by as much as "
+        "brings their mean to a point between the two."
+    ),
+]
+
 
 class MethodParameters(RequestModel):
     """The parameters of one method, beside its `type`."""

@@ -4,6 +4,7 @@ from typing import Literal
 
 from app.schemas.methods.base import (
     Alpha,
+    Lift,
     MethodParameters,
     Neighbors,
     Rounds,
@@ -16,6 +17,7 @@ from app.schemas.methods.base import (
 class RandomAnchors(MethodParameters):
     """SAGE's control: the same synthesis from rows drawn at random."""
 
+    later_fields = frozenset({"lift"})
     kind = "rows"
     has_default_objective = True
     refuses = {"rad": "anchors that are led are not random"}  # noqa: RUF012 - a ClassVar of the base
@@ -29,4 +31,5 @@ class RandomAnchors(MethodParameters):
     rounds: Rounds = 4
     warmup_epochs: WarmupEpochs = 1.0
     synthetic_ratio: SyntheticRatio = 0.5
+    lift: Lift = "splice"
     neighbors: Neighbors = 10

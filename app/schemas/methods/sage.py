@@ -7,6 +7,7 @@ from pydantic import Field
 from app.schemas.methods.base import (
     Alpha,
     AnchorQuantile,
+    Lift,
     MethodParameters,
     Neighbors,
     Rounds,
@@ -20,13 +21,13 @@ from app.schemas.methods.base import (
 class Sage(MethodParameters):
     """Distil where the student is still weak, on synthetic rows made there."""
 
-    later_fields = frozenset({"scored_rows"})
+    later_fields = frozenset({"scored_rows", "lift"})
     kind = "rows"
     has_default_objective = True
     title = "SAGE"
     summary = (
-        "Rounds of distillation: rows in the high-loss regions of a UMAP projection are interpolated, "
-        "inverted to embedding vectors, labelled by the teacher and trained on with the real rows."
+        "Rounds of distillation: in the high-loss regions of a UMAP projection new rows are made between neighbours, "
+        "labelled by the teacher and trained on with the real rows."
     )
     source = (
         "After the published description of SAGE: loss-guided synthesis in an embedding space. Choices that "
@@ -39,6 +40,7 @@ class Sage(MethodParameters):
     rounds: Rounds = 4
     warmup_epochs: WarmupEpochs = 1.0
     synthetic_ratio: SyntheticRatio = 0.5
+    lift: Lift = "splice"
     neighbors: Neighbors = 10
     anchor_quantile: AnchorQuantile = 0.2
     scored_rows: ScoredRows = 2_048

@@ -27,6 +27,7 @@ class TestSpec:
                 "neighbors": 10,
                 "anchor_quantile": 0.2,
                 "scored_rows": 2_048,
+                "lift": "splice",
                 "early_stopping": True,
             },
             "combine": [],
@@ -80,6 +81,12 @@ class TestSpec:
         kd, control = job(method=method, baselines=["kd", "random_anchors"]).spec()["baselines"]
         assert kd == {"type": "kd", "temperature": 5.0, "alpha": 0.5}
         assert (control["neighbors"], control["synthetic_ratio"], control["rounds"]) == (4, 2.0, 4)
+        assert control["lift"] == "splice"
+
+    def test_a_control_makes_its_rows_as_the_job_does(self) -> None:
+        """Harm: a gain of the lift is taken for one of the anchors."""
+        (control,) = job(method={"type": "sage", "lift": "shift"}, baselines=["random_anchors"]).spec()["baselines"]
+        assert control["lift"] == "shift"
 
     def test_makes_whole_numbers_of_epochs_the_same_as_decimal_ones(self) -> None:
         assert job(training={"epochs": 4}).spec() == job(training={"epochs": 4.0}).spec()
@@ -91,7 +98,7 @@ class TestMeaning:
         meaning = job(method={"type": "sage"}).meaning()
         assert not {"priority", "time_limit_seconds"} & set(meaning)
         assert meaning["student"] == {"layers": 3, "hidden_size": "same", "init": "teacher_layers"}
-        assert "scored_rows" not in meaning["method"]
+        assert not {"scored_rows", "lift"} & set(meaning["method"])
         assert meaning["method"]["anchor_quantile"] == 0.2
 
     def test_holds_later_fields_that_say_something(self) -> None:

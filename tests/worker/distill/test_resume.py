@@ -21,7 +21,7 @@ from worker.distill.checkpoint import list_checkpoints
 # Long enough that kills land in the middle, small enough for seconds.
 LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
 
-SAMPLE = ["sage", "kd", "fine_tune", "taid", "opdf", "nd", "lelp"]
+SAMPLE = ["sage", "random_anchors", "kd", "fine_tune", "taid", "opdf", "nd", "lelp"]
 # What a method that is not whole by itself is run with.
 COMPLETED = {name: [METHODS["kd"]] for name in ("opdf", "sinkd", "llkd")} | {
     "nd": [METHODS["pld"], METHODS["sinkd"]],

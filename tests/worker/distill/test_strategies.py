@@ -12,6 +12,7 @@ from worker.distill.methods.registry import METHODS as REGISTERED
 from worker.distill.methods.registry import build_recipe
 from worker.distill.objectives import Objective
 from worker.distill.projection import Projection
+from worker.distill.splicing import Splices
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.synthesis import Points, Synthesizer
 
@@ -48,9 +49,8 @@ def context(rows: np.ndarray | None = None) -> StrategyContext:
     def score(_objective: Objective, rows: np.ndarray) -> np.ndarray:
         return losses[rows]
 
-    def label(points: Points) -> SyntheticRows:
-        logits = np.zeros((len(points), 3), np.float32)
-        return SyntheticRows(points.anchors, points.sources, points.weights, logits)
+    def label(drawn: Points | Splices) -> SyntheticRows:
+        return drawn.labelled(np.zeros((len(drawn), 3), np.float32))
 
     return StrategyContext(
         arm="student",

@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "rounds": 2,
         "warmup_epochs": 1.0,
         "synthetic_ratio": 0.5,
+        "lift": "splice",
         "neighbors": 5,
         "anchor_quantile": 0.2,
         "scored_rows": 100,
@@ -67,6 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "rounds": 2,
         "warmup_epochs": 1.0,
         "synthetic_ratio": 0.5,
+        "lift": "shift",
         "neighbors": 5,
     },
     "oversample": {

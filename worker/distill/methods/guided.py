@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import KnowledgeDistillation
-from worker.distill.strategies.guided import Guided
+from worker.distill.strategies.guided import Guided, Lift
 from worker.distill.strategies.guides import Guide
 
 
@@ -27,7 +27,7 @@ class GuidedMethod(Method):
         *,
         extra_ratio: float,
         scored_rows: int = 0,
-        synthesises: bool = True,
+        lift: Lift | None = None,
         early_stopping: bool = False,
     ) -> Part:
         strategy = Guided(
@@ -37,7 +37,7 @@ class GuidedMethod(Method):
             neighbors=self.neighbors,
             guide=guide,
             scored_rows=scored_rows,
-            synthesises=synthesises,
+            lift=lift,
             early_stopping=early_stopping,
         )
         return Part(default_objective=self.plain, strategy=strategy)

@@ -18,5 +18,4 @@ class Oversample(GuidedMethod):
             HighLoss(self.anchor_quantile, score=self.plain),
             extra_ratio=self.oversample_ratio,
             scored_rows=self.scored_rows,
-            synthesises=False,
         )

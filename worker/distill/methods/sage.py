@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from worker.distill.methods.base import Part
 from worker.distill.methods.guided import GuidedMethod
+from worker.distill.strategies.guided import Lift
 from worker.distill.strategies.guides import HighLoss
 
 
 @dataclass(frozen=True)
 class Sage(GuidedMethod):
     synthetic_ratio: float
+    lift: Lift
     anchor_quantile: float
     scored_rows: int
     early_stopping: bool
@@ -18,6 +20,7 @@ class Sage(GuidedMethod):
         return self.guided(
             HighLoss(self.anchor_quantile, score=self.plain),
             extra_ratio=self.synthetic_ratio,
+            lift=self.lift,
             scored_rows=self.scored_rows,
             early_stopping=self.early_stopping,
         )

@@ -10,6 +10,7 @@ import numpy as np
 from worker.distill.batches import SyntheticRows
 from worker.distill.data import Split
 from worker.distill.objectives import Objective
+from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points, Synthesizer
 
 
@@ -33,7 +34,7 @@ class StrategyContext:
     synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
     score: Callable[[Objective, np.ndarray], np.ndarray]  # (rows,) loss of these rows under the student as it is now
     teacher_error: float  # share of the validation rows on which the teacher is wrong
-    label: Callable[[Points], SyntheticRows]  # the teacher's logits for points; drops what is not finite
+    label: Callable[[Points | Splices], SyntheticRows]  # with the teacher's logits; drops what is not finite
 
 
 class DataStrategy(Protocol):

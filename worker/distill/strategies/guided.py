@@ -1,20 +1,25 @@
 """Rounds after a warm-up, each led by where the student's loss is high: SAGE and its two controls.
 
 All three present the same number of rows. They differ in what joins the real stream in a round:
-points synthesised in the high-loss region (SAGE), points synthesised anywhere (random anchors), or the
+rows synthesised in the high-loss region (SAGE), rows synthesised anywhere (random anchors), or the
 high-loss rows themselves once more (oversampling). A gain is SAGE's only against both.
 """
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from worker.distill import seed as seeds
+from worker.distill.selection import Region
+from worker.distill.splicing import Splices, splice
 from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
 from worker.distill.strategies.guides import Guide
 from worker.distill.strategies.real_rows import RealRows
+from worker.distill.synthesis import Points
+
+Lift = Literal["splice", "shift"]
 
 # From round to round the loss in the region has to shrink by this share, or the round was idle.
 _SHRINK_AT_LEAST = 0.01
@@ -30,7 +35,7 @@ class Guided:
     neighbors: int
     guide: Guide  # from which rows a round draws
     scored_rows: int  # how many rows' losses it looks at; they stand for those around them
-    synthesises: bool  # points between rows, or the rows themselves
+    lift: Lift | None  # how new rows are made between two neighbours; None: the rows of the region themselves
     early_stopping: bool
     masses: list[float] = field(default_factory=list)
     real_rows: RealRows = field(default_factory=RealRows)
@@ -61,14 +66,14 @@ class Guided:
         synthetic, facts = None, {"region_rows": float(len(region.rows))}
         if mass is not None:
             facts["high_loss_mass"] = mass
-        if self.synthesises:
-            points = context.synthesizer(self.neighbors).draw(region, wanted, generator)
-            if len(points):
-                facts["mean_shift"] = float(points.distances.mean())
-            synthetic = context.label(points)
-            extra = len(context.split) + np.arange(len(synthetic))
-        else:
+        if self.lift is None:
             extra = region.draw(wanted, generator)
+        else:
+            drawn = self._draw(region, wanted, generator, context)
+            if isinstance(drawn, Points) and len(drawn):
+                facts["mean_shift"] = float(drawn.distances.mean())
+            synthetic = context.label(drawn)
+            extra = len(context.split) + np.arange(len(synthetic))
         facts["extra_rows"] = float(len(extra))
         # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
         rows = np.concatenate([self.real_rows.take(size - len(extra), context), extra])
@@ -80,6 +85,15 @@ class Guided:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
+
+    def _draw(
+        self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
+    ) -> Points | Splices:
+        synthesizer = context.synthesizer(self.neighbors)
+        if self.lift == "shift":
+            return synthesizer.draw(region, count, generator)
+        starts, ends = synthesizer.draw_pairs(region, count, generator)
+        return splice(starts, ends, context.split, generator)
 
     def _scored(self, number: int, context: StrategyContext) -> np.ndarray:
         generator = seeds.generator(context.seed, context.arm, "scored", number)
