@@ -128,6 +128,8 @@ class Run:
         check_length(teacher.config, self.job.training.max_length)
         for recipe in recipes:
             recipe.objective.check(len(self.dataset.labels), last_layer(teacher).in_features)
+            if recipe.parameterisation is not None:
+                recipe.parameterisation().check(teacher)
         check_vector_interface(teacher, self.dataset.train, self.compute)
         self.teacher = build_network(teacher, self.compute)
         self.environment["arithmetic"] = self.teacher.arithmetic

@@ -16,6 +16,11 @@ class Parameterisation(ABC):
     learning_rate_ratio: float = 1.0
 
     @abstractmethod
+    def check(self, model: torch.nn.Module) -> None:
+        """Raises InvalidJob where weights of the shapes that `model` has cannot be taken over: before anything is
+        computed, of the teacher, whose layers a student has."""
+
+    @abstractmethod
     def begin(self, model: torch.nn.Module) -> None:
         """Take over weights of `model`, and write them as what they are from now on."""
 

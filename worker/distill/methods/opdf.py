@@ -40,13 +40,14 @@ class MatrixProducts(Parameterisation):
         self._alignment_weight = alignment_weight
         self._products: dict[str, MatrixProduct] = {}
 
+    def check(self, model: torch.nn.Module) -> None:
+        for name in _matrices(model):
+            for size in model.get_parameter(name).shape:
+                factors(size, name)
+
     def begin(self, model: torch.nn.Module) -> None:
-        family = family_of(model.config)
-        parts = family.layer_parts
-        for index in range(len(family.layers(model))):
-            for part in (parts.query, parts.key, parts.value, parts.output, parts.up, parts.down):
-                name = f"{family.layers_path}.{index}.{part}.weight"
-                self._products[name] = MatrixProduct(name, model.get_parameter(name), self._tensors)
+        for name in _matrices(model):
+            self._products[name] = MatrixProduct(name, model.get_parameter(name), self._tensors)
         self.write()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -74,6 +75,17 @@ class MatrixProducts(Parameterisation):
             product.written = product.matrix()
             with torch.no_grad():
                 product.weight.copy_(product.written)
+
+
+def _matrices(model: torch.nn.Module) -> list[str]:
+    """The names of the weights that become products."""
+    family = family_of(model.config)
+    parts = family.layer_parts
+    return [
+        f"{family.layers_path}.{index}.{part}.weight"
+        for index in range(len(family.layers(model)))
+        for part in (parts.query, parts.key, parts.value, parts.output, parts.up, parts.down)
+    ]
 
 
 class MatrixProduct:

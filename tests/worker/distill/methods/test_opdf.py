@@ -2,11 +2,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from tests.worker.distill.test_networks import both_forms, mixed_batch, without_dropout
 from tests.worker.distill.test_vectors import load
+from tests.worker.distill.tiny_runs import LABELS, METHODS, events_of, make_run
 from worker.distill.batches import Batch
 from worker.distill.errors import InvalidJob
+from worker.distill.events import EventLog
+from worker.distill.loop import distil
 from worker.distill.methods.opdf import MatrixProduct, MatrixProducts, factors
 from worker.distill.network import Network
 
@@ -52,6 +56,18 @@ class TestMatrixProduct:
     def test_a_dimension_without_factors_is_refused_by_name(self) -> None:
         with pytest.raises(InvalidJob, match=r"product of layer\.weight: its dimension 31 has no factors"):
             MatrixProduct("layer.weight", a_weight(31, 32), 5)
+
+
+class TestTeacherWithoutFactors:
+    def test_is_refused_before_anything_is_computed(self, tmp_path: Path) -> None:
+        """Harm: the error comes when the student begins, and the teacher's hours are lost."""
+        folder = make_run(tmp_path / "run", "kd", combine=[METHODS["opdf"]])
+        config = BertConfig.from_pretrained(folder / "teacher", intermediate_size=67, num_labels=len(LABELS))
+        BertForSequenceClassification(config).save_pretrained(folder / "teacher")
+        events = EventLog(folder / "events.jsonl")
+        with pytest.raises(InvalidJob, match=r"layer\.0\.intermediate\S*: its dimension 67 has no factors"):
+            distil(folder, events, lambda: False)
+        assert [event["phase"] for event in events_of(folder, "phase")] == ["preparing"]
 
 
 class TestMatrixProducts:
