@@ -39,9 +39,20 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """--device, --at-once and --minutes, of the benches whose cells are jobs of Stillhouse alone."""
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what the engine computes on")
     parser.add_argument(
-        "--at-once", type=int, default=1, help="so many cells beside each other; what they cost is then not reported"
+        "--at-once",
+        type=int,
+        default=1,
+        help="on a GPU so many cells beside each other, which then have no times; --report needs the same number",
     )
     parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
+
+
+def check_engine(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where --at-once makes no sense."""
+    if options.at_once < 1:
+        parser.error(f"--at-once {options.at_once}: it takes 1 or more")
+    if options.at_once > 1 and options.device == "cpu":
+        parser.error(f"--at-once {options.at_once} needs --device cuda: on a processor cells only slow each other")
 
 
 def open_cache(folder: Path) -> Path:

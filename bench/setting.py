@@ -48,7 +48,7 @@ class Setting:
             "layers": self.layers,
             "hyperparameters": self.hyper.as_dict(),
             "precision": self.precision,
-        }
+        } | ({} if self.at_once == 1 else {"at_once": self.at_once})
 
 
 # By dataset and rows.
@@ -107,24 +107,20 @@ def measure_missing(
     `minutes`."""
     began = time.monotonic()
 
-    def is_over() -> bool:
-        return minutes is not None and time.monotonic() - began >= 60 * minutes
-
-    def measure_one(plan: P) -> None:
+    def measure_one(plan: P) -> bool:
+        """Whether it is left for another time."""
         dataset, setting = prepared[plan.dataset, plan.rows]
-        if is_over() or find(plan, dataset, setting) is not None:
-            return
+        if find(plan, dataset, setting) is not None:
+            return False
+        if minutes is not None and time.monotonic() - began >= 60 * minutes:
+            return True
         started = time.monotonic()
         outcome = measure(plan, dataset, setting)
         print(f"{describe(plan, outcome)} ({time.monotonic() - started:.0f} s)", flush=True)
+        return False
 
-    # The first cell of each dataset leaves in the cache what the others find there, so these wait for it.
-    first = list({(plan.dataset, plan.rows): plan for plan in reversed(plans)}.values())
-    at_once = max(setting.at_once for _, setting in prepared.values())
-    with ThreadPoolExecutor(at_once) as threads:
-        for wave in (first, plans) if at_once > 1 else (plans,):
-            # Asked for one by one: the first that fails is an error here, once those under way have ended.
-            for _ in threads.map(measure_one, wave):
-                pass
-    if is_over():
+    with ThreadPoolExecutor(max(setting.at_once for _, setting in prepared.values())) as threads:
+        # The first that fails is an error here, once those under way have ended.
+        are_left = [*threads.map(measure_one, plans)]
+    if any(are_left):
         print("The time is up; run it again to go on.", flush=True)

@@ -15,7 +15,7 @@ from bench.methods.measure import Outcome, find, measure
 from bench.methods.plan import DATASETS, Plan, Recipe, recipes
 from bench.methods.tables import introduction, report
 from bench.models import PAIRS
-from bench.options import add_engine, add_shared, names_of, open_cache
+from bench.options import add_engine, add_shared, check_engine, names_of, open_cache
 from bench.report import CHECKOUT, Section, write_section
 from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
 from bench.tiny import PAIR, make_tiny
@@ -30,7 +30,9 @@ Found = dict[str, dict[Recipe, dict[int, Outcome]]]
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    check_engine(parser, options)
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             finish(_measure_tiny(Path(folder)), "A tiny random BERT", "all rows", "cpu", options.page)

@@ -1,4 +1,4 @@
-"""`python -m bench.quality`: is SAGE worth its cost? Five methods on one budget, into docs/benchmarks.md.
+"""`python -m bench.quality`: is SAGE worth its cost? Up to five methods on one budget, into docs/benchmarks.md.
 
 Every cell (a dataset, a size, a seed) is kept under .bench/, keyed by all that decides it, so the bench may be stopped
 at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two cores.
@@ -8,16 +8,18 @@ is not chosen by the test split. `--quick` does everything once with a tiny mode
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from app.schemas.methods.registry import METHODS
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
-from bench.options import add_engine, add_shared, names_of, open_cache
+from bench.options import add_engine, add_shared, check_engine, names_of, open_cache
 from bench.quality.measure import Outcome, find, measure
-from bench.quality.plan import ARMS, DATASETS, EPOCHS, KD, PAPER_RETENTION, SAGE, Plan
+from bench.quality.plan import ARMS, DATASETS, EPOCHS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, WARMUP_EPOCHS, Plan
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
 from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
@@ -26,14 +28,17 @@ from bench.tiny import PAIR, make_tiny
 TITLE = "What SAGE is worth"
 # At the paper's sizes a cell is a hundred times one of the small pair: there the question is SAGE against plain KD.
 PAPER = "mpnet"
+DEFAULT_ARMS = {"minilm": ARMS, PAPER: (KD, SAGE)}
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    check_engine(parser, options)
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             tiny = _measure_tiny(Path(folder))
-            finish([("tiny", None, tiny)], "A tiny random BERT", options, options.page)
+            finish([("tiny", None, tiny)], "A tiny random BERT", parser.parse_args([]), options.page)
         return 0
     is_paper = options.pair == PAPER
     names = options.dataset or list(PAPER_RETENTION if is_paper else DATASETS)
@@ -48,9 +53,8 @@ def main() -> int:
             prepared[name, SIZES[size]] = prepare(
                 name, SIZES[size], options.data, cache, pair.name, options.device, options.at_once
             )
-    arms = tuple(arm for arm in ARMS if arm in (options.arms or ((KD, SAGE) if is_paper else ARMS)))
     plans = [
-        Plan(name, rows, seed, changes, options.epochs, arms)
+        Plan(name, rows, seed, changes, options.epochs, _arms(options))
         for seed in range(1, options.seeds + 1)
         for name, rows in prepared
     ]
@@ -66,13 +70,20 @@ def main() -> int:
     return 0
 
 
+def _arms(options: argparse.Namespace) -> tuple[str, ...]:
+    """In the order of the table."""
+    return tuple(arm for arm in ARMS if arm in (options.arms or DEFAULT_ARMS[options.pair]))
+
+
 def _section(options: argparse.Namespace) -> Section:
-    """Each pair of models, device and budget has a section of its own."""
+    """Each pair of models, device, budget and choice of arms has a section of its own."""
     title, command = TITLE, "bench-quality"
     if options.pair != "minilm":
         title, command = f"{title}: {options.pair}", f"{command} PAIR={options.pair}"
     if options.epochs != EPOCHS:
         title, command = f"{title}, {options.epochs:g} epochs", f"{command} EPOCHS={options.epochs:g}"
+    if (arms := _arms(options)) != DEFAULT_ARMS[options.pair]:
+        title, command = f"{title}, {len(arms)} of its arms", f"{command} ARMS={','.join(arms)}"
     if options.device != "cpu":
         title, command = f"{title}, on a GPU", f"{command} DEVICE={options.device}"
     return Section(title, command)
@@ -104,7 +115,8 @@ def finish(
     at_papers_size: bool = False,
 ) -> None:
     """Print what there is by now, and write it to `page` if there is one."""
-    head = introduction(pair, options.epochs, machine.describe(options.device), are_timed=options.at_once == 1)
+    lift = dict(options.change).get("lift") or METHODS[SAGE].model_fields["lift"].default
+    head = introduction(pair, options.epochs, lift, machine.describe(options.device), are_timed=options.at_once == 1)
     text = "\n".join(report(found, head, on_validation=on_validation, at_papers_size=at_papers_size))
     print(text)
     if page is not None:
@@ -125,7 +137,21 @@ def _change(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{value!r} is no JSON value") from None
+        return name, value
+
+
+def _epochs(text: str) -> float:
+    epochs = float(text)
+    if not WARMUP_EPOCHS < epochs < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: the warm-up takes {WARMUP_EPOCHS:g} of them, so it takes more")
+    return epochs
+
+
+def _arm_names(text: str) -> list[str]:
+    arms = names_of(ARMS)(text)
+    if arms == [SAGE_ON_LESS]:
+        raise argparse.ArgumentTypeError(f"{SAGE_ON_LESS} alone has nothing to stand beside: add {KD}")
+    return arms
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=names_of(SIZES), help=f"of {', '.join(SIZES)} (default: both; mpnet: all)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to so many (default: 5)")
     parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
-    parser.add_argument("--arms", type=names_of(ARMS), help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")
+    parser.add_argument("--epochs", type=_epochs, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
+    parser.add_argument("--arms", type=_arm_names, help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")
     parser.add_argument("--change", nargs="+", type=_change, default=[], help="parameters of SAGE, name=value")
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser

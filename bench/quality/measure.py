@@ -1,4 +1,4 @@
-"""One cell: two engine jobs, all five methods on the whole budget, and SAGE on less of it."""
+"""One cell: an engine job of its arms on the whole budget, and one of SAGE on less of it where that is among them."""
 
 import itertools
 import shutil

@@ -34,17 +34,17 @@ def report(
     return [*lines, "", *(_beside_the_paper(found) if at_papers_size else _verdicts(found))]
 
 
-def introduction(pair: str, epochs: float, machine: str, *, are_timed: bool) -> str:
+def introduction(pair: str, epochs: float, lift: str, machine: str, *, are_timed: bool) -> str:
     seconds = "seconds are those of the training, the synthesis included and the teacher's pass left out"
     if not are_timed:
         seconds = "cells were measured beside each other, so there are no times"
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows. Every method presents the same number of "
         f"rows to the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the "
-        "job spec's defaults otherwise. Validation after each round chooses the student; the test split is read once, "
-        "at the end. Means over the seeds with a 95 % interval (Student's t); differences are paired by seed. "
-        f"Retention is of the teacher's accuracy; agreement is with the teacher; ECE is the expected calibration error "
-        f"in 15 bins; {seconds}. {machine}."
+        f"job spec's defaults otherwise; new rows are made by `lift: {lift}`. Validation after each round chooses the "
+        "student; the test split is read once, at the end. Means over the seeds with a 95 % interval (Student's t); "
+        "differences are paired by seed. Retention is of the teacher's accuracy; agreement is with the teacher; ECE is "
+        f"the expected calibration error in 15 bins; {seconds}. {machine}."
     )
 
 
@@ -52,14 +52,14 @@ def _table(measured: Cells) -> list[str]:
     teacher = statistics.fmean(_accuracy(cell["teacher"]) for cell in measured.values())
     columns = ["accuracy", "less plain KD, points", "SAGE less it, points", "retention", "agreement"]
     columns += ["less plain KD, points", "ECE"]
-    if _times(measured, KD):
+    if are_timed := all(_times(measured, arm) for arm in _arms(measured)):
         columns.append("seconds")
     return [
         f"Teacher: {100 * teacher:.2f} %. {_seeds(measured)}",
         "",
         cells("", *columns),
         "|---|" + "---:|" * len(columns),
-        *(_row(arm, measured) for arm in _arms(measured)),
+        *(_row(arm, measured, are_timed=are_timed) for arm in _arms(measured)),
     ]
 
 
@@ -79,7 +79,7 @@ def _validation_table(measured: Cells) -> list[str]:
                 _percent(mean_interval([o.validation["accuracy"] for o in _values(measured, arm).values()])),
                 "" if arm == KD else _points(difference(measured, arm, KD, lambda o: o.validation["accuracy"])),
                 f"{loss:.4f}",
-                "" if arm == KD or less is None else f"{less.mean:+.4f} ± {less.half_width:.4f}",
+                "" if arm == KD or less is None else _plain(less),
             )
         )
     return lines
@@ -93,7 +93,7 @@ def _seeds(measured: Cells) -> str:
     return f"Seeds: {', '.join(str(seed) for seed in sorted(measured))}."
 
 
-def _row(arm: str, measured: Cells) -> str:
+def _row(arm: str, measured: Cells, *, are_timed: bool) -> str:
     own = _values(measured, arm)
     calibration = statistics.fmean(outcome.test["calibration_error"] for outcome in own.values())
     return cells(
@@ -105,7 +105,7 @@ def _row(arm: str, measured: Cells) -> str:
         _percent(mean_interval([outcome.agreement for outcome in own.values()])),
         "" if arm == KD else _points(difference(measured, arm, KD, _agreement)),
         f"{calibration:.3f}",
-        *([f"{statistics.median(times):.0f}"] if (times := _times(measured, arm)) else []),
+        *([f"{statistics.median(_times(measured, arm)):.0f}"] if are_timed else []),
     )
 
 
@@ -114,7 +114,9 @@ def _times(measured: Cells, arm: str) -> list[float]:
 
 
 def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
-    """The goals, each with what speaks for and against it."""
+    """The goals, each with what speaks for and against it, as far as the arms are there that they ask for."""
+    if not all({KD, SAGE} <= {*_arms(measured)} for _, _, measured in found):
+        return []
     lines = []
     for kind, rows, values in (
         ("accuracy, all rows", None, [_accuracy]),
@@ -126,19 +128,25 @@ def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
             continue
         above = [name for name, measured in tables if all(is_above(measured, SAGE, KD, value) for value in values)]
         below = [name for name, measured in tables if any(is_above(measured, KD, SAGE, value) for value in values)]
-        control = [
-            name
-            for name, measured in tables
-            if all(is_above(measured, SAGE, other, value) for other in CONTROLS for value in values)
-        ]
-        lines.append(
+        line = (
             f"- {kind}: SAGE above plain KD (interval above zero) on {_names(above, tables)}; below it on "
-            f"{_names(below, tables)}; above both controls on {_names(control, tables)}."
+            f"{_names(below, tables)}"
         )
+        if controls := [arm for arm in CONTROLS if all(arm in _arms(measured) for _, measured in tables)]:
+            control = [
+                name
+                for name, measured in tables
+                if all(is_above(measured, SAGE, other, value) for other in controls for value in values)
+            ]
+            beside = "both controls" if len(controls) > 1 else TITLES[controls[0]]
+            line += f"; above {beside} on {_names(control, tables)}"
+        lines.append(f"{line}.")
     reached = []
     for dataset, rows, measured in found:
         less = difference(measured, SAGE_ON_LESS, KD, _accuracy)
-        if less is not None and less.mean >= 0:
+        if less is None:
+            return lines
+        if less.mean >= 0:
             reached.append(f"{dataset} ({size_name(rows)}, {_points(less)} points)")
     lines.append(
         f"- {TITLES[SAGE_ON_LESS]} is in the mean at or above plain KD on the whole of it on {len(reached)} of "
@@ -150,9 +158,11 @@ def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
 def _beside_the_paper(found: list[tuple[str, int | None, Cells]]) -> list[str]:
     """What the student keeps of its teacher, beside what the paper's kept of BERT-base."""
     lines = []
-    for dataset, _, measured in found:
-        goal = PAPER_RETENTION[dataset]
-        for arm in (KD, SAGE):
+    for dataset, rows, measured in found:
+        goal = PAPER_RETENTION.get(dataset)
+        if goal is None or rows is not None:
+            continue
+        for arm in _arms(measured):
             kept = mean_interval([cell[arm].retention for cell in measured.values()])
             lines.append(f"- {dataset}, {TITLES[arm]}: keeps {_percent(kept)} (the paper's: {100 * goal:.1f} %).")
     return lines
@@ -192,6 +202,10 @@ def _names(chosen: list[str], tables: list[tuple[str, Cells]]) -> str:
 def _percent(interval: tuple[float, float]) -> str:
     mean, half_width = interval
     return f"{100 * mean:.2f}" + (f" ± {100 * half_width:.2f} %" if math.isfinite(half_width) else " %")
+
+
+def _plain(found: Difference) -> str:
+    return f"{found.mean:+.4f}" + (f" ± {found.half_width:.4f}" if math.isfinite(found.half_width) else "")
 
 
 def _points(found: Difference | None) -> str:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from app.schemas.methods.sage import Sage
 from bench.report import cells
 from bench.sage.measure import Job, Pair
 
@@ -15,11 +16,11 @@ def report(pairs: list[Pair]) -> list[str]:
     loads = ", ".join(f"{pair.load_before:.1f}" for pair in pairs)
     return [
         "Two jobs of one size, one after the other, on one teacher, dataset and budget: SAGE with the job spec's "
-        "defaults, and plain distillation, which finds the teacher's outputs where the first job left them and makes "
-        "no pass of its own. Each a process of its own; a job is the time from launch to exit. *Selection* is what the "
-        "training waits for: scoring, pooling the rows and waiting for their projection, neighbours, draw and "
-        "inversion. The projection itself is fitted beside the teacher's pass and the warm-up, on one thread of low "
-        "priority; what it takes from them is in SAGE's time. "
+        f"defaults (`lift: {Sage().lift}`), and plain distillation, which finds the teacher's outputs where the first "
+        "job left them and makes no pass of its own. Each a process of its own; a job is the time from launch to exit. "
+        "*Selection* is what the training waits for: scoring, pooling the rows and waiting for their projection, "
+        "neighbours and draw. The projection itself is fitted beside the teacher's pass and the warm-up, on one thread "
+        "of low priority; what it takes from them is in SAGE's time. "
         f"{first.machine['processor']}, {first.machine['cores']} cores; begun {times} UTC, load average before "
         f"{loads}.",
         "",

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from bench.hyperparameters import Hyperparameters
+from bench.quality.__main__ import _change, main
 from bench.quality.measure import Outcome, arm_seconds
 from bench.quality.plan import ARMS, KD, SAGE, method
 from bench.quality.tables import is_above, report
@@ -68,6 +69,48 @@ class TestReport:
         measured = {seed: {arm: outcome(0.9) for arm in (KD, SAGE, "teacher")} for seed in (1, 2)}
         text = "\n".join(report([("sst2_glue", None, measured)], "Intro.", at_papers_size=True))
         assert "- sst2_glue, SAGE: keeps 100.00 ± 0.00 % (the paper's: 99.6 %)." in text
+
+    def test_of_some_arms_says_nothing_of_those_that_are_not_there(self) -> None:
+        """Harm: "above both controls on none", of controls that nobody measured."""
+        measured = {seed: {arm: outcome(0.9) for arm in (KD, "random_anchors", SAGE, "teacher")} for seed in (1, 2)}
+        text = "\n".join(report([("a", 2_000, measured)], "Intro."))
+        assert (
+            "SAGE above plain KD (interval above zero) on 0 of 1; below it on 0 of 1; above random anchors on" in text
+        )
+        assert "both controls" not in text
+        assert "60 %" not in text
+        without_kd = {seed: {arm: cell[arm] for arm in (SAGE, "teacher")} for seed, cell in measured.items()}
+        assert "above" not in "\n".join(report([("a", 2_000, without_kd)], "Intro."))
+
+    def test_of_a_pair_of_the_papers_size_leaves_out_what_the_paper_has_not(self) -> None:
+        measured = {1: {arm: outcome(0.9) for arm in (KD, "teacher")}}
+        found = [("mrpc", None, measured), ("sst2_glue", 2_000, measured), ("sst2_glue", None, measured)]
+        text = "\n".join(report(found, "Intro.", at_papers_size=True))
+        assert text.count("(the paper's:") == 1
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (["--at-once", "0"], "--at-once 0: it takes 1 or more"),
+            (["--at-once", "2"], "needs --device cuda"),
+            (["--epochs", "1"], "1: the warm-up takes 1 of them, so it takes more"),
+            (["--epochs", "nan"], "nan: the warm-up"),
+            (["--arms", "sage_on_less"], "alone has nothing to stand beside: add kd"),
+            (["--change", "lift"], "'lift' is not name=value"),
+        ],
+    )
+    def test_that_make_no_sense_are_refused_by_their_value(
+        self, given: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.argv", ["bench.quality", *given])
+        with pytest.raises(SystemExit):
+            main()
+        assert said in capsys.readouterr().err
+
+    def test_a_change_may_be_a_word(self) -> None:
+        assert [_change(text) for text in ("lift=shift", "neighbors=20")] == [("lift", "shift"), ("neighbors", 20)]
 
 
 class TestMethod:

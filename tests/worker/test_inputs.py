@@ -2,6 +2,7 @@ from app.db.models import Dataset, Job, Teacher
 from app.settings import Settings
 from tests.bad_days import older_rows
 from worker.distill.config import JobConfig
+from worker.distill.methods.random_anchors import RandomAnchors
 from worker.distill.methods.sage import Sage
 from worker.inputs import describe_job
 
@@ -21,11 +22,16 @@ class TestDescribeJob:
         }  # fmt: skip
         job.teacher_tuning = None
         job.combine = []
+        job.baselines = [
+            {"type": "random_anchors", "temperature": 2.0, "alpha": 0.9, "rounds": 4, "warmup_epochs": 1.0,
+             "synthetic_ratio": 0.5, "neighbors": 10},
+        ]  # fmt: skip
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "frozen"
         sage = parsed.method.read(Sage)
         assert (sage.scored_rows, sage.lift) == (10_000_000, "shift")
+        assert parsed.baselines[0].read(RandomAnchors).lift == "shift"
         job.student = job.student | {"word_vectors": "trained"}
         job.method = job.method | {"scored_rows": 2_048, "lift": "splice"}
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())

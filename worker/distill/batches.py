@@ -37,7 +37,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class SyntheticRows:
-    """Rows that no text is: an anchor's tokens, with a change that all rows of a round have.
+    """Rows that no training row is: an anchor's tokens, changed, all rows of a round in the same way.
 
     Shifted: its token vectors are moved so that their mean is a point, the weighted mean of the pooled vectors of real
     rows. Spliced: a run of its words is another row's.

@@ -8,7 +8,7 @@ precision that "auto" became) is in the file's name.
 import hashlib
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -80,16 +80,13 @@ class Cache:
         return path if path.exists() else None
 
     def begin(self, kind: str, key: str) -> Path:
-        """An empty folder to write an entry's files into; `commit` makes them visible together."""
-        temporary = self.path(kind, key).with_suffix(".partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        return temporary
+        """An empty folder to write an entry's files into, this run's alone; `commit` makes them visible together."""
+        (self.folder / kind).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=self.folder / kind))
 
-    def commit(self, kind: str, key: str) -> str:
-        """Move the entry's files into place; returns the folder's path relative to the run folder."""
+    def commit(self, kind: str, key: str, temporary: Path) -> str:
+        """Move the files of the folder that was begun into place; returns the entry's folder relative to the run's."""
         final = self.path(kind, key)
-        temporary = final.with_suffix(".partial")
         final.mkdir(parents=True, exist_ok=True)
         for file in sorted(temporary.iterdir()):
             os.replace(file, final / file.name)

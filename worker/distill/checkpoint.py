@@ -139,9 +139,10 @@ def _write(folder: Path, state: RunState) -> None:
 def _read(folder: Path) -> RunState:
     record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
     if record["format_version"] not in _READABLE_VERSIONS:
+        readable = ", ".join(map(str, _READABLE_VERSIONS))
         raise ValueError(
-            f"checkpoint {folder.name} has format {record['format_version']}, this engine reads "
-            f"{_FORMAT_VERSION}: finish the job with the release that began it, or start it anew."
+            f"checkpoint {folder.name} has format {record['format_version']}, this engine reads {readable}: finish the "
+            "job with the release that began it, or start it anew."
         )
     projection = folder / _PROJECTION_FILE
     arm_state = None

@@ -1,4 +1,4 @@
-"""What a strategy may ask of a run: losses of rows, the map and points drawn on it, the teacher's word on them."""
+"""What a strategy may ask of a run: losses of rows, the map and rows drawn by it, the teacher's word on them."""
 
 import functools
 import hashlib
@@ -32,7 +32,7 @@ _VECTORS_FILE = "vectors.npy"
 @dataclass
 class Guidance:
     """The parts of one run that guided strategies need. The map is laid in the vectors that the teacher came with,
-    and so are the points: neither depends on its tuning."""
+    and so are the points of shifted rows: neither depends on its tuning."""
 
     split: Split  # the training rows
     teacher: Network

@@ -249,8 +249,9 @@ class Run:
                 keeps_features=True,
             )
             assert predictions.features is not None
-            save_file({"train": predictions.features}, self.cache.begin(kind, key) / file)
-            self.cache.commit(kind, key)
+            folder = self.cache.begin(kind, key)
+            save_file({"train": predictions.features}, folder / file)
+            self.cache.commit(kind, key, folder)
             found = self.cache.path(kind, key) / file
         self.inputs["teacher_features"] = sha256_of(found)
         return load_file(found)["train"]
@@ -365,7 +366,7 @@ class Run:
     def _store(self, kind: str, key: str, file: str, arrays: dict[str, np.ndarray]) -> Path:
         folder = self.cache.begin(kind, key)
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / file)
-        self.events.emit("cache", kind=kind, key=key, path=self.cache.commit(kind, key))
+        self.events.emit("cache", kind=kind, key=key, path=self.cache.commit(kind, key, folder))
         found = self.cache.find(kind, key, file)
         assert found is not None
         return found

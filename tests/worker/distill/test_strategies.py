@@ -96,7 +96,19 @@ class TestSage:
     def test_the_same_round_of_the_same_seed_is_the_same(self) -> None:
         first, second = (strategy_of("sage").plan_round(1, 90, 0, context()) for _ in range(2))
         np.testing.assert_array_equal(first.rows, second.rows)
-        np.testing.assert_array_equal(first.synthetic.weights, second.synthetic.weights)
+        np.testing.assert_array_equal(first.synthetic.anchors, second.synthetic.anchors)
+        np.testing.assert_array_equal(first.synthetic.splices, second.synthetic.splices)
+        another = strategy_of("sage").plan_round(2, 90, 0, context())
+        assert not np.array_equal(first.synthetic.splices, another.synthetic.splices)
+
+    def test_rows_are_made_as_the_lift_says(self) -> None:
+        spliced, shifted = (
+            strategy_of("sage", lift=lift).plan_round(1, 90, 0, context()).synthetic for lift in ("splice", "shift")
+        )
+        assert spliced.splices.shape == (30, 4)
+        assert spliced.sources is None
+        assert shifted.splices is None
+        assert shifted.weights.shape == (30, 5)
 
     def test_stops_after_two_rounds_in_which_the_loss_did_not_shrink(self) -> None:
         sage, surroundings = strategy_of("sage", early_stopping=True), context()
