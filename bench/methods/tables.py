@@ -4,10 +4,10 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 
-from app.schemas.methods.registry import METHODS
+from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.methods.measure import Outcome
-from bench.methods.plan import EPOCHS, KD, SAGE, Recipe
+from bench.methods.plan import EPOCHS, KD, Recipe
 from bench.report import cells
 
 # By dataset, recipe and seed.
@@ -18,13 +18,12 @@ _SEEDS_AT_LEAST = 3
 
 
 def introduction(pair: str, rows: str, machine: str) -> str:
-    lift = METHODS[SAGE].model_fields["lift"].default
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows, and the student learns from {rows}. "
         f"Every recipe presents the same number of rows to the student, {EPOCHS:g} epochs of them, with the job spec's "
-        f"defaults (`sage` with `lift: {lift}`): nothing was tuned for any. Validation after each round chooses the "
-        "student; the test split is read once, at the end. Means over the seeds with a 95 % interval (Student's t), "
-        f"and the difference to plain distillation, paired by seed, in points. {machine}."
+        f"defaults (`sage` with `lift: {Sage().lift}`): nothing was tuned for any. Validation after each round "
+        "chooses the student; the test split is read once, at the end. Means over the seeds with a 95 % interval "
+        f"(Student's t), and the difference to plain distillation, paired by seed, in points. {machine}."
     )
 
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app.schemas.methods.registry import METHODS
+from app.schemas.methods.sage import Sage
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
@@ -65,8 +65,7 @@ def main() -> int:
         print("Nothing is measured yet.")
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
-    page = None if changes else options.page or PAGE
-    finish(found, title, options, page, on_validation=bool(changes), at_papers_size=is_paper)
+    finish(found, title, options, None if changes else options.page or PAGE)
     return 0
 
 
@@ -110,14 +109,11 @@ def finish(
     pair: str,
     options: argparse.Namespace,
     page: Path | None,
-    *,
-    on_validation: bool = False,
-    at_papers_size: bool = False,
 ) -> None:
     """Print what there is by now, and write it to `page` if there is one."""
-    lift = dict(options.change).get("lift") or METHODS[SAGE].model_fields["lift"].default
+    lift = dict(options.change).get("lift", Sage().lift)
     head = introduction(pair, options.epochs, lift, machine.describe(options.device), are_timed=options.at_once == 1)
-    text = "\n".join(report(found, head, on_validation=on_validation, at_papers_size=at_papers_size))
+    text = "\n".join(report(found, head, on_validation=bool(options.change), at_papers_size=options.pair == PAPER))
     print(text)
     if page is not None:
         write_section(_section(options), text, page)

@@ -71,15 +71,14 @@ def _validation_table(measured: Cells) -> list[str]:
         "|---|" + "---:|" * 4,
     ]
     for arm in _arms(measured):
-        loss = statistics.fmean(outcome.validation["loss"] for outcome in _values(measured, arm).values())
-        less = difference(measured, arm, KD, lambda outcome: outcome.validation["loss"])
+        own = _values(measured, arm)
         lines.append(
             cells(
                 TITLES[arm],
-                _percent(mean_interval([o.validation["accuracy"] for o in _values(measured, arm).values()])),
-                "" if arm == KD else _points(difference(measured, arm, KD, lambda o: o.validation["accuracy"])),
-                f"{loss:.4f}",
-                "" if arm == KD or less is None else _plain(less),
+                _percent(mean_interval([_validation_accuracy(outcome) for outcome in own.values()])),
+                "" if arm == KD else _points(difference(measured, arm, KD, _validation_accuracy)),
+                f"{statistics.fmean(_validation_loss(outcome) for outcome in own.values()):.4f}",
+                "" if arm == KD else _signed(difference(measured, arm, KD, _validation_loss), 1, 4),
             )
         )
     return lines
@@ -191,6 +190,14 @@ def _accuracy(outcome: Outcome) -> float:
     return outcome.test["accuracy"]
 
 
+def _validation_accuracy(outcome: Outcome) -> float:
+    return outcome.validation["accuracy"]
+
+
+def _validation_loss(outcome: Outcome) -> float:
+    return outcome.validation["loss"]
+
+
 def _agreement(outcome: Outcome) -> float:
     return outcome.agreement
 
@@ -204,12 +211,13 @@ def _percent(interval: tuple[float, float]) -> str:
     return f"{100 * mean:.2f}" + (f" ± {100 * half_width:.2f} %" if math.isfinite(half_width) else " %")
 
 
-def _plain(found: Difference) -> str:
-    return f"{found.mean:+.4f}" + (f" ± {found.half_width:.4f}" if math.isfinite(found.half_width) else "")
-
-
 def _points(found: Difference | None) -> str:
+    return _signed(found, 100, 2)
+
+
+def _signed(found: Difference | None, factor: float, digits: int) -> str:
+    """`factor` times the difference, with its interval where there is one."""
     if found is None:
         return ""
-    spread = f" ± {100 * found.half_width:.2f}" if math.isfinite(found.half_width) else ""
-    return f"{100 * found.mean:+.2f}{spread}"
+    spread = f" ± {factor * found.half_width:.{digits}f}" if math.isfinite(found.half_width) else ""
+    return f"{factor * found.mean:+.{digits}f}{spread}"

@@ -249,9 +249,7 @@ class Run:
                 keeps_features=True,
             )
             assert predictions.features is not None
-            folder = self.cache.begin(kind, key)
-            save_file({"train": predictions.features}, folder / file)
-            self.cache.commit(kind, key, folder)
+            self._keep(kind, key, file, {"train": predictions.features})
             found = self.cache.path(kind, key) / file
         self.inputs["teacher_features"] = sha256_of(found)
         return load_file(found)["train"]
@@ -363,10 +361,14 @@ class Run:
         if self.stop_requested():
             raise Stopped
 
-    def _store(self, kind: str, key: str, file: str, arrays: dict[str, np.ndarray]) -> Path:
+    def _keep(self, kind: str, key: str, file: str, arrays: dict[str, np.ndarray]) -> str:
+        """Put the arrays into the run's own cache; returns the entry's path, relative to the run folder."""
         folder = self.cache.begin(kind, key)
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / file)
-        self.events.emit("cache", kind=kind, key=key, path=self.cache.commit(kind, key, folder))
+        return self.cache.commit(kind, key, folder)
+
+    def _store(self, kind: str, key: str, file: str, arrays: dict[str, np.ndarray]) -> Path:
+        self.events.emit("cache", kind=kind, key=key, path=self._keep(kind, key, file, arrays))
         found = self.cache.find(kind, key, file)
         assert found is not None
         return found

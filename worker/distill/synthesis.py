@@ -7,6 +7,7 @@ nearest real vectors on the map) and the `shift` lift. A point is kept as the ro
 and an anchor row: a tenth of the room of its vector, which is computed when it is asked for.
 """
 
+import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -47,23 +48,37 @@ class Points:
 
 
 class Synthesizer:
-    """Draws points around the rows of a region; everything that does not change is computed once."""
+    """Draws points, or pairs of neighbours, around the rows of a region; what does not change is computed once."""
 
     def __init__(self, projection: Projection, neighbors: int, rows: np.ndarray | None = None) -> None:
         """`rows`, ascending, are those that points may be made of; all of the projection's where none are named."""
         self.projection = projection
         self.rows = np.arange(len(projection.vectors)) if rows is None else rows
         self._index = MapIndex(projection.coordinates[self.rows])
-        count = len(self.rows)
-        self.neighbors = min(neighbors, count - 1)
-        measured = np.unique(np.linspace(0, count - 1, min(count, _MEASURED_ROWS_AT_MOST)).astype(int))
-        nearby, distances = self._index.neighbors_of(measured, self.neighbors)
+        self.neighbors = min(neighbors, len(self.rows) - 1)
+
+    @functools.cached_property  # as the next one: only points ask for it, and it looks at thousands of rows
+    def bandwidth(self) -> float:
+        """Of the inversion: the median distance of neighbours on the map."""
+        _, _, distances = self._measured
         # Twins lie at distance zero; a bandwidth of zero would divide by it.
-        self.bandwidth = max(float(np.median(distances)), 1e-6)
-        # How far a real row is from the nearest other one, in input space, for 99 rows of 100; the nearest is looked
-        # for among the neighbours on the map, as for a synthetic point.
-        gaps = _distances(projection.vectors[self.rows[measured]], projection.vectors, self.rows[nearby]).min(1)
-        self.keep_distance = float(np.quantile(gaps, _KEEP_DISTANCE_QUANTILE))
+        return max(float(np.median(distances)), 1e-6)
+
+    @functools.cached_property
+    def keep_distance(self) -> float:
+        """How far a real row is from the nearest other one, in input space, for 99 rows of 100; the nearest is looked
+        for among the neighbours on the map, as for a synthetic point."""
+        measured, nearby, _ = self._measured
+        vectors = self.projection.vectors
+        gaps = _distances(vectors[self.rows[measured]], vectors, self.rows[nearby]).min(1)
+        return float(np.quantile(gaps, _KEEP_DISTANCE_QUANTILE))
+
+    @functools.cached_property
+    def _measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows,) numbers of rows to learn from what is typical, (rows, neighbours) those on the map, and how far."""
+        count = len(self.rows)
+        measured = np.unique(np.linspace(0, count - 1, min(count, _MEASURED_ROWS_AT_MOST)).astype(int))
+        return measured, *self._index.neighbors_of(measured, self.neighbors)
 
     def draw(self, region: Region, count: int, generator: np.random.Generator) -> Points:
         """`count` points, or fewer where the filter refuses most of what the region offers."""
