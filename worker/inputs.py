@@ -23,7 +23,7 @@ from worker.work import DamagedObject, Work
 _OLDER_STUDENT = {"word_vectors": "frozen"}
 _OLDER_LIFT = {"lift": "shift"}
 _OLDER_METHODS: dict[str, dict[str, Any]] = {
-    "sage": {"scored_rows": 10_000_000, **_OLDER_LIFT},
+    "sage": {"scored_rows": 10_000_000, **_OLDER_LIFT, "candidates": 1.0},
     "random_anchors": _OLDER_LIFT,
     "oversample": {"scored_rows": 10_000_000},
 }

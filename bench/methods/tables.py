@@ -8,7 +8,7 @@ from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.methods.measure import Outcome
 from bench.methods.plan import EPOCHS, KD, Recipe
-from bench.report import cells
+from bench.report import cells, made_by
 
 # By dataset, recipe and seed.
 Cells = Mapping[str, Mapping[Recipe, Mapping[int, Outcome]]]
@@ -21,7 +21,7 @@ def introduction(pair: str, rows: str, machine: str) -> str:
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows, and the student learns from {rows}. "
         f"Every recipe presents the same number of rows to the student, {EPOCHS:g} epochs of them, with the job spec's "
-        f"defaults (`sage` with `lift: {Sage().lift}`): nothing was tuned for any. Validation after each round "
+        f"defaults (`sage` with {made_by(Sage())}): nothing was tuned for any. Validation after each round "
         "chooses the student; the test split is read once, at the end. Means over the seeds with a 95 % interval "
         f"(Student's t), and the difference to plain distillation, paired by seed, in points. {machine}."
     )

@@ -111,8 +111,8 @@ def finish(
     page: Path | None,
 ) -> None:
     """Print what there is by now, and write it to `page` if there is one."""
-    lift = dict(options.change).get("lift", Sage().lift)
-    head = introduction(pair, options.epochs, lift, machine.describe(options.device), are_timed=options.at_once == 1)
+    sage = Sage(**dict(options.change))
+    head = introduction(pair, options.epochs, sage, machine.describe(options.device), are_timed=options.at_once == 1)
     text = "\n".join(report(found, head, on_validation=bool(options.change), at_papers_size=options.pair == PAPER))
     print(text)
     if page is not None:

@@ -4,10 +4,11 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 
+from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.quality.measure import Outcome
 from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TITLES, size_name
-from bench.report import cells
+from bench.report import cells, made_by
 
 # By seed, then by arm.
 Cells = Mapping[int, Mapping[str, Outcome]]
@@ -34,14 +35,14 @@ def report(
     return [*lines, "", *(_beside_the_paper(found) if at_papers_size else _verdicts(found))]
 
 
-def introduction(pair: str, epochs: float, lift: str, machine: str, *, are_timed: bool) -> str:
+def introduction(pair: str, epochs: float, sage: Sage, machine: str, *, are_timed: bool) -> str:
     seconds = "seconds are those of the training, the synthesis included and the teacher's pass left out"
     if not are_timed:
         seconds = "cells were measured beside each other, so there are no times"
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows. Every method presents the same number of "
         f"rows to the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the "
-        f"job spec's defaults otherwise; new rows are made by `lift: {lift}`. Validation after each round chooses the "
+        f"job spec's defaults otherwise (SAGE's {made_by(sage)}). Validation after each round chooses the "
         "student; the test split is read once, at the end. Means over the seeds with a 95 % interval (Student's t); "
         "differences are paired by seed. Retention is of the teacher's accuracy; agreement is with the teacher; ECE is "
         f"the expected calibration error in 15 bins; {seconds}. {machine}."

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from app.schemas.methods.sage import Sage
-from bench.report import cells
+from bench.report import cells, made_by
 from bench.sage.measure import Job, Pair
 
 # The parts of a run that only a guided method has; labelling is the teacher's work on what they made.
@@ -16,7 +16,7 @@ def report(pairs: list[Pair]) -> list[str]:
     loads = ", ".join(f"{pair.load_before:.1f}" for pair in pairs)
     return [
         "Two jobs of one size, one after the other, on one teacher, dataset and budget: SAGE with the job spec's "
-        f"defaults (`lift: {Sage().lift}`), and plain distillation, which finds the teacher's outputs where the first "
+        f"defaults ({made_by(Sage())}), and plain distillation, which finds the teacher's outputs where the first "
         "job left them and makes no pass of its own. Each a process of its own; a job is the time from launch to exit. "
         "*Selection* is what the training waits for: scoring, pooling the rows and waiting for their projection, "
         "neighbours and draw. The projection itself is fitted beside the teacher's pass and the warm-up, on one thread "

@@ -30,12 +30,12 @@ class TestDescribeJob:
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "frozen"
         sage = parsed.method.read(Sage)
-        assert (sage.scored_rows, sage.lift) == (10_000_000, "shift")
+        assert (sage.scored_rows, sage.lift, sage.candidates) == (10_000_000, "shift", 1.0)
         assert parsed.baselines[0].read(RandomAnchors).lift == "shift"
         job.student = job.student | {"word_vectors": "trained"}
-        job.method = job.method | {"scored_rows": 2_048, "lift": "splice"}
+        job.method = job.method | {"scored_rows": 2_048, "lift": "splice", "candidates": 4.0}
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "trained"
         sage = parsed.method.read(Sage)
-        assert (sage.scored_rows, sage.lift) == (2_048, "splice")
+        assert (sage.scored_rows, sage.lift, sage.candidates) == (2_048, "splice", 4.0)

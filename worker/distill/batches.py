@@ -5,7 +5,7 @@ stands on the tokens of its anchor (a real row): it adds one vector to them, or 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,21 @@ class SyntheticRows:
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those that rows made in this way have, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def taken(self, which: np.ndarray) -> "SyntheticRows":
+        """Those numbered `which`, in that order."""
+        return replace(self, **{name: array[which] for name, array in self.arrays().items()})
+
+    @staticmethod
+    def joined(parts: "list[SyntheticRows]") -> "SyntheticRows":
+        """One after the other; all are made in the same way."""
+        first, *_ = arrays = [part.arrays() for part in parts]
+        return replace(parts[0], **{name: np.concatenate([each[name] for each in arrays]) for name in first})
 
     def shifts(self, which: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """(which, width) the points numbered `which` less their anchors' pooled `vectors` (rows, width)."""

@@ -176,8 +176,7 @@ def _finished_file(arm: str) -> str:
 def _plan_arrays(plan: RoundPlan) -> dict[str, np.ndarray]:
     arrays = {"rows": plan.rows}
     if plan.synthetic is not None:
-        synthetic = {field.name: getattr(plan.synthetic, field.name) for field in fields(SyntheticRows)}
-        arrays |= {name: array for name, array in synthetic.items() if array is not None}
+        arrays |= plan.synthetic.arrays()
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 

@@ -15,7 +15,7 @@ from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
-from worker.distill.labelling import label_rows
+from worker.distill.labelling import label_rows, predict_synthetic
 from worker.distill.network import Network
 from worker.distill.objectives import Answers, Objective
 from worker.distill.progress import Progress
@@ -67,6 +67,7 @@ class Guidance:
             score=functools.partial(self._score, student, teacher),
             teacher_error=self.teacher_error,
             label=functools.partial(self._label, keeps_features=keeps_features),
+            score_synthetic=functools.partial(self._score_synthetic, student),
         )
 
     def _synthesizer(self, rows: np.ndarray, neighbors: int) -> Synthesizer:
@@ -115,3 +116,17 @@ class Guidance:
                 self.classes,
                 keeps_features=keeps_features,
             )
+
+    def _score_synthetic(self, student: Network, objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
+        """(rows,) loss of each row, by what the teacher says alone, under the student in evaluation mode."""
+        self.check_stop()
+        assert self.vectors is not None, "begin() comes before it"
+        with self.watch.on("scoring"):
+            logits = predict_synthetic(student, synthetic, self.split, self.vectors, self.compute.device)
+            answers = Answers(
+                student=torch.from_numpy(logits),
+                teacher=torch.from_numpy(synthetic.teacher_logits),
+                labels=torch.from_numpy(self.split.labels[synthetic.anchors]),
+                has_label=torch.zeros(len(synthetic), dtype=torch.bool),
+            )
+            return objective(answers).numpy()

@@ -1,9 +1,11 @@
-"""The teacher looks at synthetic rows: logits for inputs that no text has."""
+"""Models look at synthetic rows: the teacher labels inputs that no text has, the student is scored on them."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from worker.distill.batches import SyntheticRows, collate
+from worker.distill.batches import Predictions, SyntheticRows, collate
 from worker.distill.data import Split
 from worker.distill.evaluate import ask, evaluation_batches
 from worker.distill.network import Network
@@ -24,16 +26,36 @@ def label_rows(
     """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
     logits = np.empty((len(drawn), classes), np.float32)
     features = np.empty((len(drawn), vectors.shape[1]), np.float32) if keeps_features else None
-    unlabelled = drawn.labelled(logits)
-    batches = evaluation_batches(split.lengths[drawn.anchors], device)
-    for which, answer in ask(
-        teacher,
-        batches,
-        lambda which: collate(len(split) + which, split, device, synthetic=unlabelled, vectors=vectors),
-        keeps_features,
-    ):
+    for which, answer in _ask(teacher, drawn.labelled(logits), split, vectors, device, keeps_features):
         logits[which] = answer.logits
         if features is not None:
             features[which] = answer.features
     keep = np.flatnonzero(np.isfinite(logits).all(1))
     return drawn.taken(keep).labelled(logits[keep], None if features is None else features[keep])
+
+
+def predict_synthetic(
+    network: Network, synthetic: SyntheticRows, split: Split, vectors: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """(rows, classes) float32 logits of `network` to each of the rows."""
+    logits = np.empty_like(synthetic.teacher_logits)
+    for which, answer in _ask(network, synthetic, split, vectors, device):
+        logits[which] = answer.logits
+    return logits
+
+
+def _ask(
+    network: Network,
+    synthetic: SyntheticRows,
+    split: Split,
+    vectors: np.ndarray,
+    device: torch.device,
+    keeps_features: bool = False,
+) -> Iterator[tuple[np.ndarray, Predictions]]:
+    """Positions of rows and what `network` says to them, a batch at a time."""
+    return ask(
+        network,
+        evaluation_batches(split.lengths[synthetic.anchors], device),
+        lambda which: collate(len(split) + which, split, device, synthetic=synthetic, vectors=vectors),
+        keeps_features,
+    )

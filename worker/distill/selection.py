@@ -40,11 +40,16 @@ def smooth(losses: np.ndarray, scored: np.ndarray, coordinates: np.ndarray, neig
 def high_loss_region(smoothed: np.ndarray, quantile: float) -> Region:
     """The `quantile` share of rows of highest smoothed loss, drawn in proportion to it."""
     count = max(1, round(quantile * len(smoothed)))
-    rows = np.sort(np.argsort(-smoothed, kind="stable")[:count])
+    rows = highest(smoothed, count)
     weights = np.maximum(smoothed[rows].astype(np.float64), 0.0)
     if weights.sum() <= 0:  # a student without any loss: every row is as good
         weights = np.ones(count)
     return Region(rows, weights / weights.sum())
+
+
+def highest(losses: np.ndarray, count: int) -> np.ndarray:
+    """(count,) places of the highest of `losses`, ascending; of equal ones the first."""
+    return np.sort(np.argsort(-losses, kind="stable")[:count])
 
 
 def uniform_region(rows: np.ndarray) -> Region:

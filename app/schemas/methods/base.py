@@ -46,6 +46,15 @@ SyntheticRatio = Annotated[
     float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
 ]
 
+Candidates = Annotated[
+    float,
+    Field(
+        ge=1,
+        le=16,
+        description="Synthetic rows made and labelled for each one that is kept: those on which the student is "
+        "farthest from the teacher. 1 keeps all.",
+    ),
+]
 Lift = Annotated[
     Literal["splice", "shift"],
     Field(

@@ -7,6 +7,7 @@ from pydantic import Field
 from app.schemas.methods.base import (
     Alpha,
     AnchorQuantile,
+    Candidates,
     Lift,
     MethodParameters,
     Neighbors,
@@ -21,7 +22,7 @@ from app.schemas.methods.base import (
 class Sage(MethodParameters):
     """Distil where the student is still weak, on synthetic rows made there."""
 
-    later_fields = frozenset({"scored_rows", "lift"})
+    later_fields = frozenset({"scored_rows", "lift", "candidates"})
     kind = "rows"
     has_default_objective = True
     title = "SAGE"
@@ -41,6 +42,7 @@ class Sage(MethodParameters):
     warmup_epochs: WarmupEpochs = 1.0
     synthetic_ratio: SyntheticRatio = 0.5
     lift: Lift = "splice"
+    candidates: Candidates = 4.0
     neighbors: Neighbors = 10
     anchor_quantile: AnchorQuantile = 0.2
     scored_rows: ScoredRows = 2_048

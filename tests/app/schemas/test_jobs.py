@@ -28,6 +28,7 @@ class TestSpec:
                 "anchor_quantile": 0.2,
                 "scored_rows": 2_048,
                 "lift": "splice",
+                "candidates": 4.0,
                 "early_stopping": True,
             },
             "combine": [],
@@ -98,7 +99,7 @@ class TestMeaning:
         meaning = job(method={"type": "sage"}).meaning()
         assert not {"priority", "time_limit_seconds"} & set(meaning)
         assert meaning["student"] == {"layers": 3, "hidden_size": "same", "init": "teacher_layers"}
-        assert not {"scored_rows", "lift"} & set(meaning["method"])
+        assert not {"scored_rows", "lift", "candidates"} & set(meaning["method"])
         assert meaning["method"]["anchor_quantile"] == 0.2
 
     def test_holds_later_fields_that_say_something(self) -> None:

@@ -156,6 +156,7 @@ INSTANTS = {
     "between the teacher's outputs and their place in the cache": ("worker.distill.cache:Cache.commit", 1, "before"),
     "in the synthesis": ("worker.distill.synthesis:Synthesizer.draw_pairs", 1, "after"),
     "between synthesis and labelling": ("worker.distill.guidance:label_rows", 1, "before"),
+    "between labelling and the choice of what is kept": ("worker.distill.guidance:predict_synthetic", 1, "before"),
     "in the write of a checkpoint": ("worker.distill.checkpoint:save_file", 5, "after"),
     "between a checkpoint's last byte and its name": ("worker.distill.checkpoint:os.rename", 2, "before"),
     "between a checkpoint's name and its announcement": ("worker.distill.loop:save_checkpoint", 2, "after"),

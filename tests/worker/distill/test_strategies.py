@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ def context(rows: np.ndarray | None = None) -> StrategyContext:
     def label(drawn: Points | Splices) -> SyntheticRows:
         return drawn.labelled(np.zeros((len(drawn), 3), np.float32))
 
+    def score_synthetic(_objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
+        return loss_of(synthetic)
+
     return StrategyContext(
         arm="student",
         seed=3,
@@ -61,7 +65,13 @@ def context(rows: np.ndarray | None = None) -> StrategyContext:
         score=score,
         teacher_error=0.05,
         label=label,
+        score_synthetic=score_synthetic,
     )
+
+
+def loss_of(synthetic: SyntheticRows) -> np.ndarray:
+    """(rows,) a loss that any row tells of itself: far apart where their anchors are near."""
+    return (synthetic.anchors * 37 % 11).astype(np.float32)
 
 
 class TestRoundSizes:
@@ -100,6 +110,29 @@ class TestSage:
         np.testing.assert_array_equal(first.synthetic.splices, second.synthetic.splices)
         another = strategy_of("sage").plan_round(2, 90, 0, context())
         assert not np.array_equal(first.synthetic.splices, another.synthetic.splices)
+
+    def test_of_candidates_those_are_kept_that_the_student_is_worst_on(self) -> None:
+        plans = [strategy_of("sage", candidates=many).plan_round(1, 90, 0, context()) for many in (1.0, 4.0)]
+        (all_kept, few_kept), (told_of_all, told_of_few) = zip(*((p.synthetic, p.facts) for p in plans), strict=True)
+        assert len(all_kept) == len(few_kept) == 30
+        assert np.isin(few_kept.anchors, WEAK).mean() > 0.8
+        assert loss_of(few_kept).mean() > loss_of(all_kept).mean() + 2
+        assert told_of_few["kept_loss"] == loss_of(few_kept).mean() > told_of_few["candidate_loss"]
+        assert not {"kept_loss", "candidate_loss"} & set(told_of_all)
+
+    def test_candidates_are_there_for_some_of_a_round_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: memory that grows with the rows."""
+        monkeypatch.setattr("worker.distill.strategies.guided._KEPT_AT_ONCE", 7)
+        surroundings, seen = context(), []
+
+        def label(drawn: Points | Splices) -> SyntheticRows:
+            seen.append(len(drawn))
+            return surroundings.label(drawn)
+
+        plan = strategy_of("sage", candidates=2.5).plan_round(1, 90, 0, replace(surroundings, label=label))
+        assert len(plan.synthetic) == len(plan.synthetic.splices) == 30
+        assert seen == [15] * 5
+        assert sorted(plan.rows[plan.rows >= ROWS]) == list(range(ROWS, ROWS + 30))
 
     def test_rows_are_made_as_the_lift_says(self) -> None:
         spliced, shifted = (

@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 1.0,
         "synthetic_ratio": 0.5,
         "lift": "splice",
+        "candidates": 2.0,
         "neighbors": 5,
         "anchor_quantile": 0.2,
         "scored_rows": 100,

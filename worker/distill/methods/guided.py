@@ -28,6 +28,7 @@ class GuidedMethod(Method):
         extra_ratio: float,
         scored_rows: int = 0,
         lift: Lift | None = None,
+        candidates: float = 1.0,
         early_stopping: bool = False,
     ) -> Part:
         strategy = Guided(
@@ -38,6 +39,8 @@ class GuidedMethod(Method):
             guide=guide,
             scored_rows=scored_rows,
             lift=lift,
+            candidates=candidates,
+            score=self.plain,
             early_stopping=early_stopping,
         )
         return Part(default_objective=self.plain, strategy=strategy)

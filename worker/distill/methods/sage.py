@@ -12,6 +12,7 @@ from worker.distill.strategies.guides import HighLoss
 class Sage(GuidedMethod):
     synthetic_ratio: float
     lift: Lift
+    candidates: float
     anchor_quantile: float
     scored_rows: int
     early_stopping: bool
@@ -21,6 +22,7 @@ class Sage(GuidedMethod):
             HighLoss(self.anchor_quantile, score=self.plain),
             extra_ratio=self.synthetic_ratio,
             lift=self.lift,
+            candidates=self.candidates,
             scored_rows=self.scored_rows,
             early_stopping=self.early_stopping,
         )

@@ -35,6 +35,7 @@ class StrategyContext:
     score: Callable[[Objective, np.ndarray], np.ndarray]  # (rows,) loss of these rows under the student as it is now
     teacher_error: float  # share of the validation rows on which the teacher is wrong
     label: Callable[[Points | Splices], SyntheticRows]  # with the teacher's logits; drops what is not finite
+    score_synthetic: Callable[[Objective, SyntheticRows], np.ndarray]  # (rows,) as `score`, of rows that are labelled
 
 
 class DataStrategy(Protocol):

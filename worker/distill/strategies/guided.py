@@ -6,13 +6,16 @@ high-loss rows themselves once more (oversampling). A gain is SAGE's only agains
 """
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from worker.distill import seed as seeds
-from worker.distill.selection import Region
+from worker.distill.batches import SyntheticRows
+from worker.distill.objectives import Objective
+from worker.distill.selection import Region, highest
 from worker.distill.splicing import Splices, splice
 from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
 from worker.distill.strategies.guides import Guide
@@ -21,6 +24,8 @@ from worker.distill.synthesis import Points
 
 Lift = Literal["splice", "shift"]
 
+# Candidates for so many kept rows are there at a time, whatever the size of the round.
+_KEPT_AT_ONCE = 16_384
 # From round to round the loss in the region has to shrink by this share, or the round was idle.
 _SHRINK_AT_LEAST = 0.01
 _IDLE_ROUNDS_AT_MOST = 1
@@ -36,6 +41,8 @@ class Guided:
     guide: Guide  # from which rows a round draws
     scored_rows: int  # how many rows' losses it looks at; they stand for those around them
     lift: Lift | None  # how new rows are made between two neighbours; None: the rows of the region themselves
+    candidates: float  # how many are made for each one that is kept: those of highest loss
+    score: Objective  # by which loss
     early_stopping: bool
     masses: list[float] = field(default_factory=list)
     real_rows: RealRows = field(default_factory=RealRows)
@@ -69,10 +76,8 @@ class Guided:
         if self.lift is None:
             extra = region.draw(wanted, generator)
         else:
-            drawn = self._draw(region, wanted, generator, context)
-            if isinstance(drawn, Points) and len(drawn):
-                facts["mean_shift"] = float(drawn.distances.mean())
-            synthetic = context.label(drawn)
+            synthetic, told = self._made(region, wanted, generator, context)
+            facts |= told
             extra = len(context.split) + np.arange(len(synthetic))
         facts["extra_rows"] = float(len(extra))
         # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
@@ -85,6 +90,22 @@ class Guided:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
+
+    def _made(
+        self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
+    ) -> tuple[SyntheticRows, dict[str, float]]:
+        """`count` new rows, or fewer where some were refused, and what is to be told of them."""
+        if self.candidates == 1 or count == 0:
+            return context.label(self._draw(region, count, generator, context)), {}
+        kept, losses, kept_losses = [], [], []
+        for size in split_evenly(count, math.ceil(count / _KEPT_AT_ONCE)):
+            made = context.label(self._draw(region, round(size * self.candidates), generator, context))
+            losses.append(context.score_synthetic(self.score, made))
+            best = highest(losses[-1], size)
+            kept.append(made.taken(best))
+            kept_losses.append(losses[-1][best])
+        told = {"candidate_loss": _mean(losses), "kept_loss": _mean(kept_losses)}
+        return SyntheticRows.joined(kept), told
 
     def _draw(
         self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
@@ -104,3 +125,9 @@ class Guided:
         shrinks = [1 - after / max(before, 1e-12) for before, after in itertools.pairwise(recent)]
         is_idle = len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
         return is_idle or rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST
+
+
+def _mean(parts: list[np.ndarray]) -> float:
+    """Of all of them together; 0 where there are none, which the record of a round can hold."""
+    values = np.concatenate(parts)
+    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.worker.distill.test_vectors import load
+from worker.distill.batches import SyntheticRows
+from worker.distill.data import Split
+from worker.distill.device import Compute
+from worker.distill.labelling import label_rows, predict_synthetic
+from worker.distill.network import Network
+from worker.distill.networks import build_network
+from worker.distill.splicing import Splices, splice
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[Network, Compute, Split, SyntheticRows]:
+    """A teacher and 90 spliced rows, more than a batch, with its word on them."""
+    model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+    teacher, split = build_network(model, compute), dataset.train
+    starts, ends = np.random.default_rng(0).integers(len(split), size=(2, 90))
+    drawn = splice(starts, ends, split, np.random.default_rng(1))
+    return teacher, compute, split, label(teacher, compute, split, drawn)
+
+
+def label(teacher: Network, compute: Compute, split: Split, drawn: Splices) -> SyntheticRows:
+    return label_rows(drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=True)
+
+
+NO_VECTORS = np.empty((0, 32), np.float32)  # spliced rows are not made of any; a feature is as wide
+
+
+class TestPredictSynthetic:
+    def test_asks_about_the_rows_that_were_labelled(
+        self, labelled: tuple[Network, Compute, Split, SyntheticRows]
+    ) -> None:
+        """Harm: a student scored on other rows than those it would train on."""
+        teacher, compute, split, synthetic = labelled
+        said = predict_synthetic(teacher, synthetic, split, NO_VECTORS, compute.device)
+        np.testing.assert_array_equal(said, synthetic.teacher_logits)
+        assert np.unique(said[:, 0]).size > 80, "rows that all look alike would not tell"
+
+    def test_rows_keep_what_is_theirs_when_some_are_taken_and_joined(
+        self, labelled: tuple[Network, Compute, Split, SyntheticRows]
+    ) -> None:
+        teacher, compute, split, synthetic = labelled
+        parts = [synthetic.taken(np.array(which)) for which in ([80, 3], [41, 7, 12])]
+        again = label(teacher, compute, split, Splices(synthetic.anchors, synthetic.splices).taken(WHICH))
+        for name, array in SyntheticRows.joined(parts).arrays().items():
+            np.testing.assert_allclose(array, again.arrays()[name], atol=1e-5)
+        said = predict_synthetic(teacher, SyntheticRows.joined(parts), split, NO_VECTORS, compute.device)
+        np.testing.assert_allclose(said, again.teacher_logits, atol=1e-5)
+
+
+WHICH = np.array([80, 3, 41, 7, 12])
