@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from app.schemas.methods.sage import Sage
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
@@ -35,6 +37,7 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args()
     check_engine(parser, options)
+    _check_change(parser, options.change)
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             tiny = _measure_tiny(Path(folder))
@@ -111,8 +114,14 @@ def finish(
     page: Path | None,
 ) -> None:
     """Print what there is by now, and write it to `page` if there is one."""
-    sage = Sage(**dict(options.change))
-    head = introduction(pair, options.epochs, sage, machine.describe(options.device), are_timed=options.at_once == 1)
+    head = introduction(
+        pair,
+        options.epochs,
+        _arms(options),
+        Sage(**dict(options.change)),
+        machine.describe(options.device),
+        are_timed=options.at_once == 1,
+    )
     text = "\n".join(report(found, head, on_validation=bool(options.change), at_papers_size=options.pair == PAPER))
     print(text)
     if page is not None:
@@ -134,6 +143,18 @@ def _change(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _check_change(parser: argparse.ArgumentParser, change: list[tuple[str, Any]]) -> None:
+    """End with a message where it is none of SAGE: before anything is measured."""
+    try:
+        Sage(**dict(change))
+    except ValidationError as error:
+        (problem, *_) = error.errors()
+        told = problem.get("ctx", {})
+        name = told.get("field") or ".".join(map(str, problem["loc"]))
+        hint = f". {told['hint']}" if "hint" in told else ""
+        parser.error(f"--change {name}: {problem['msg']}{hint}")
 
 
 def _epochs(text: str) -> float:

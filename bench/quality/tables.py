@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
@@ -35,24 +35,27 @@ def report(
     return [*lines, "", *(_beside_the_paper(found) if at_papers_size else _verdicts(found))]
 
 
-def introduction(pair: str, epochs: float, sage: Sage, machine: str, *, are_timed: bool) -> str:
+def introduction(pair: str, epochs: float, arms: Collection[str], sage: Sage, machine: str, *, are_timed: bool) -> str:
+    """What the tables of these `arms` have in common; `sage` has the parameters that matter most to its rows."""
+    defaults = made_by(sage) if SAGE in arms else f"`lift: {sage.lift}`"
     seconds = "seconds are those of the training, the synthesis included and the teacher's pass left out"
     if not are_timed:
         seconds = "cells were measured beside each other, so there are no times"
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows. Every method presents the same number of "
         f"rows to the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the "
-        f"job spec's defaults otherwise (SAGE's {made_by(sage)}). Validation after each round chooses the "
-        "student; the test split is read once, at the end. Means over the seeds with a 95 % interval (Student's t); "
-        "differences are paired by seed. Retention is of the teacher's accuracy; agreement is with the teacher; ECE is "
+        f"job spec's defaults otherwise ({defaults}). Validation after each round chooses the student; the test split "
+        "is read once, at the end. Means over the seeds with a 95 % interval (Student's t); differences are paired by "
+        "seed. Retention is of the teacher's accuracy; agreement is with the teacher; ECE is "
         f"the expected calibration error in 15 bins; {seconds}. {machine}."
     )
 
 
 def _table(measured: Cells) -> list[str]:
     teacher = statistics.fmean(_accuracy(cell["teacher"]) for cell in measured.values())
-    columns = ["accuracy", "less plain KD, points", "SAGE less it, points", "retention", "agreement"]
-    columns += ["less plain KD, points", "ECE"]
+    columns = ["accuracy", "less plain KD, points"]
+    columns += ["SAGE less it, points"] if SAGE in _arms(measured) else []
+    columns += ["retention", "agreement", "less plain KD, points", "ECE"]
     if are_timed := all(_times(measured, arm) for arm in _arms(measured)):
         columns.append("seconds")
     return [
@@ -100,13 +103,17 @@ def _row(arm: str, measured: Cells, *, are_timed: bool) -> str:
         TITLES[arm],
         _percent(mean_interval([_accuracy(outcome) for outcome in own.values()])),
         "" if arm == KD else _points(difference(measured, arm, KD, _accuracy)),
-        "" if arm in (SAGE, SAGE_ON_LESS) else _points(difference(measured, SAGE, arm, _accuracy)),
+        *([_sage_less(arm, measured)] if SAGE in _arms(measured) else []),
         _percent(mean_interval([outcome.retention for outcome in own.values()])),
         _percent(mean_interval([outcome.agreement for outcome in own.values()])),
         "" if arm == KD else _points(difference(measured, arm, KD, _agreement)),
         f"{calibration:.3f}",
         *([f"{statistics.median(_times(measured, arm)):.0f}"] if are_timed else []),
     )
+
+
+def _sage_less(arm: str, measured: Cells) -> str:
+    return "" if arm in (SAGE, SAGE_ON_LESS) else _points(difference(measured, SAGE, arm, _accuracy))
 
 
 def _times(measured: Cells, arm: str) -> list[float]:

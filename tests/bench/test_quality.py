@@ -99,6 +99,8 @@ class TestOptions:
             (["--epochs", "nan"], "nan: the warm-up"),
             (["--arms", "sage_on_less"], "alone has nothing to stand beside: add kd"),
             (["--change", "lift"], "'lift' is not name=value"),
+            (["--change", "candidate=2"], "--change candidate: unknown field. Did you mean 'candidates'?"),
+            (["--change", "candidates=0"], "--change candidates: Input should be greater than or equal to 1"),
         ],
     )
     def test_that_make_no_sense_are_refused_by_their_value(

@@ -104,7 +104,6 @@ class Guidance:
         return losses.numpy()
 
     def _label(self, drawn: Points | Splices, *, keeps_features: bool) -> SyntheticRows:
-        self.check_stop()
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
             return label_rows(
@@ -115,14 +114,16 @@ class Guidance:
                 self.compute.device,
                 self.classes,
                 keeps_features=keeps_features,
+                after_batch=self.check_stop,
             )
 
     def _score_synthetic(self, student: Network, objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
         """(rows,) loss of each row, by what the teacher says alone, under the student in evaluation mode."""
-        self.check_stop()
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("scoring"):
-            logits = predict_synthetic(student, synthetic, self.split, self.vectors, self.compute.device)
+            logits = predict_synthetic(
+                student, synthetic, self.split, self.vectors, self.compute.device, after_batch=self.check_stop
+            )
             answers = Answers(
                 student=torch.from_numpy(logits),
                 teacher=torch.from_numpy(synthetic.teacher_logits),

@@ -1,6 +1,6 @@
 """Models look at synthetic rows: the teacher labels inputs that no text has, the student is scored on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ def label_rows(
     classes: int,
     *,
     keeps_features: bool,
+    after_batch: Callable[[], None],
 ) -> SyntheticRows:
     """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
     logits = np.empty((len(drawn), classes), np.float32)
@@ -30,17 +31,25 @@ def label_rows(
         logits[which] = answer.logits
         if features is not None:
             features[which] = answer.features
+        after_batch()
     keep = np.flatnonzero(np.isfinite(logits).all(1))
     return drawn.taken(keep).labelled(logits[keep], None if features is None else features[keep])
 
 
 def predict_synthetic(
-    network: Network, synthetic: SyntheticRows, split: Split, vectors: np.ndarray, device: torch.device
+    network: Network,
+    synthetic: SyntheticRows,
+    split: Split,
+    vectors: np.ndarray,
+    device: torch.device,
+    *,
+    after_batch: Callable[[], None],
 ) -> np.ndarray:
     """(rows, classes) float32 logits of `network` to each of the rows."""
     logits = np.empty_like(synthetic.teacher_logits)
     for which, answer in _ask(network, synthetic, split, vectors, device):
         logits[which] = answer.logits
+        after_batch()
     return logits
 
 

@@ -114,12 +114,12 @@ class Synthesizer:
         coordinates, vectors = self.projection.coordinates, self.projection.vectors
         on_map = coordinates[starts] + shares * (coordinates[ends] - coordinates[starts])
         sources, weights = self.invert(on_map)
-        candidates = np.column_stack([starts, ends, sources])
-        gaps = _distances(weighted_means(vectors, sources, weights), vectors, candidates)
+        nearby = np.column_stack([starts, ends, sources])
+        gaps = _distances(weighted_means(vectors, sources, weights), vectors, nearby)
         nearest = gaps.argmin(1)
-        each = np.arange(len(candidates))
+        each = np.arange(len(nearby))
         points = Points(
-            anchors=candidates[each, nearest],
+            anchors=nearby[each, nearest],
             sources=sources.astype(np.int32),
             weights=weights,
             coordinates=on_map,

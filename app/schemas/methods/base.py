@@ -45,7 +45,6 @@ ScoredRows = Annotated[
 SyntheticRatio = Annotated[
     float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
 ]
-
 Candidates = Annotated[
     float,
     Field(
@@ -55,6 +54,7 @@ Candidates = Annotated[
         "farthest from the teacher. 1 keeps all.",
     ),
 ]
+
 Lift = Annotated[
     Literal["splice", "shift"],
     Field(

@@ -15,14 +15,17 @@ from app.schemas.methods.base import (
 
 
 class RandomAnchors(MethodParameters):
-    """SAGE's control: the same synthesis from rows drawn at random."""
+    """SAGE's control: rows made in the same way from rows drawn at random, all of them kept."""
 
     later_fields = frozenset({"lift"})
     kind = "rows"
     has_default_objective = True
     refuses = {"rad": "anchors that are led are not random"}  # noqa: RUF012 - a ClassVar of the base
     title = "Random anchors"
-    summary = "SAGE with anchors drawn at random: shows what choosing the high-loss regions is worth."
+    summary = (
+        "New rows made as SAGE makes them, but from rows drawn at random, and all of them kept: shows what SAGE's "
+        "choice is worth."
+    )
     source = "A control of this project's own, under the same budget as SAGE."
 
     type: Literal["random_anchors"] = "random_anchors"

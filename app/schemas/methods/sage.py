@@ -27,8 +27,8 @@ class Sage(MethodParameters):
     has_default_objective = True
     title = "SAGE"
     summary = (
-        "Rounds of distillation: in the high-loss regions of a UMAP projection new rows are made between neighbours, "
-        "labelled by the teacher and trained on with the real rows."
+        "Rounds of distillation: in the high-loss regions of a UMAP projection new rows are made between neighbours "
+        "and labelled by the teacher; those on which the student is farthest from it are trained on with the real rows."
     )
     source = (
         "After the published description of SAGE: loss-guided synthesis in an embedding space. Choices that "

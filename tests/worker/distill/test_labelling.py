@@ -12,6 +12,8 @@ from worker.distill.network import Network
 from worker.distill.networks import build_network
 from worker.distill.splicing import Splices, splice
 
+NO_VECTORS = np.empty((0, 32), np.float32)  # spliced rows are not made of any; a feature is as wide
+
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> tuple[Network, Compute, Split, SyntheticRows]:
@@ -24,10 +26,13 @@ def labelled(tmp_path: Path) -> tuple[Network, Compute, Split, SyntheticRows]:
 
 
 def label(teacher: Network, compute: Compute, split: Split, drawn: Splices) -> SyntheticRows:
-    return label_rows(drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=True)
+    return label_rows(
+        drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=True, after_batch=lambda: None
+    )
 
 
-NO_VECTORS = np.empty((0, 32), np.float32)  # spliced rows are not made of any; a feature is as wide
+def predict(network: Network, compute: Compute, split: Split, synthetic: SyntheticRows) -> np.ndarray:
+    return predict_synthetic(network, synthetic, split, NO_VECTORS, compute.device, after_batch=lambda: None)
 
 
 class TestPredictSynthetic:
@@ -36,7 +41,7 @@ class TestPredictSynthetic:
     ) -> None:
         """Harm: a student scored on other rows than those it would train on."""
         teacher, compute, split, synthetic = labelled
-        said = predict_synthetic(teacher, synthetic, split, NO_VECTORS, compute.device)
+        said = predict(teacher, compute, split, synthetic)
         np.testing.assert_array_equal(said, synthetic.teacher_logits)
         assert np.unique(said[:, 0]).size > 80, "rows that all look alike would not tell"
 
@@ -45,11 +50,24 @@ class TestPredictSynthetic:
     ) -> None:
         teacher, compute, split, synthetic = labelled
         parts = [synthetic.taken(np.array(which)) for which in ([80, 3], [41, 7, 12])]
-        again = label(teacher, compute, split, Splices(synthetic.anchors, synthetic.splices).taken(WHICH))
+        drawn = Splices(synthetic.anchors, synthetic.splices).taken(np.array([80, 3, 41, 7, 12]))
+        again = label(teacher, compute, split, drawn)
         for name, array in SyntheticRows.joined(parts).arrays().items():
             np.testing.assert_allclose(array, again.arrays()[name], atol=1e-5)
-        said = predict_synthetic(teacher, SyntheticRows.joined(parts), split, NO_VECTORS, compute.device)
+        said = predict(teacher, compute, split, SyntheticRows.joined(parts))
         np.testing.assert_allclose(said, again.teacher_logits, atol=1e-5)
 
-
-WHICH = np.array([80, 3, 41, 7, 12])
+    def test_both_can_be_stopped_between_batches(self, labelled: tuple[Network, Compute, Split, SyntheticRows]) -> None:
+        """Harm: a job that is told to stop makes the machine wait until all candidates are labelled."""
+        teacher, compute, split, synthetic = labelled
+        drawn = Splices(synthetic.anchors, synthetic.splices)
+        calls: list[str] = []
+        label_rows(
+            drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=False,
+            after_batch=lambda: calls.append("labelled"),
+        )  # fmt: skip
+        predict_synthetic(
+            teacher, synthetic, split, NO_VECTORS, compute.device, after_batch=lambda: calls.append("scored")
+        )
+        assert calls == ["labelled"] * (len(calls) // 2) + ["scored"] * (len(calls) // 2)
+        assert len(calls) >= 2

@@ -121,6 +121,18 @@ class TestArtifact:
         assert {"scoring", "synthesis", "labelling"} < set(parts)
         assert 0 < sum(parts.values()) <= result["seconds"] + 0.2
 
+    def test_the_new_rows_that_are_kept_are_those_that_the_student_finds_hardest(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a choice by what the teacher says, on which it differs from itself by nothing, or by the wrong end."""
+        folder = make_run(tmp_path / "run", "sage", method__candidates=4.0)
+        run_engine(folder)
+        rounds = [event for event in events_of(folder, "round") if event["arm"] == "student"]
+        chosen = [event for event in rounds if event.get("extra_rows")]
+        assert len(chosen) == 2, "both rounds after the warm-up"
+        for event in chosen:
+            assert event["kept_loss"] > event["candidate_loss"] > 0
+
     def test_the_manifest_names_every_file_with_its_hash(self, tmp_path: Path, run_engine: Runner) -> None:
         import hashlib
 

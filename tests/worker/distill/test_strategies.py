@@ -122,7 +122,7 @@ class TestSage:
 
     def test_candidates_are_there_for_some_of_a_round_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Harm: memory that grows with the rows."""
-        monkeypatch.setattr("worker.distill.strategies.guided._KEPT_AT_ONCE", 7)
+        monkeypatch.setattr("worker.distill.strategies.guided._CANDIDATES_AT_ONCE", 15)
         surroundings, seen = context(), []
 
         def label(drawn: Points | Splices) -> SyntheticRows:

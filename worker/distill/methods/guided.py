@@ -40,7 +40,7 @@ class GuidedMethod(Method):
             scored_rows=scored_rows,
             lift=lift,
             candidates=candidates,
-            score=self.plain,
+            distance=KnowledgeDistillation(self.temperature, alpha=1.0),
             early_stopping=early_stopping,
         )
         return Part(default_objective=self.plain, strategy=strategy)

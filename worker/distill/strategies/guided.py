@@ -1,8 +1,9 @@
 """Rounds after a warm-up, each led by where the student's loss is high: SAGE and its two controls.
 
 All three present the same number of rows. They differ in what joins the real stream in a round:
-rows synthesised in the high-loss region (SAGE), rows synthesised anywhere (random anchors), or the
-high-loss rows themselves once more (oversampling). A gain is SAGE's only against both.
+rows synthesised in the high-loss region, of which those of highest loss are kept (SAGE), rows synthesised
+anywhere (random anchors), or the high-loss rows themselves once more (oversampling). A gain is SAGE's only
+against both.
 """
 
 import itertools
@@ -24,8 +25,8 @@ from worker.distill.synthesis import Points
 
 Lift = Literal["splice", "shift"]
 
-# Candidates for so many kept rows are there at a time, whatever the size of the round.
-_KEPT_AT_ONCE = 16_384
+# So many candidates are there at a time, whatever the size of the round.
+_CANDIDATES_AT_ONCE = 65_536
 # From round to round the loss in the region has to shrink by this share, or the round was idle.
 _SHRINK_AT_LEAST = 0.01
 _IDLE_ROUNDS_AT_MOST = 1
@@ -42,7 +43,7 @@ class Guided:
     scored_rows: int  # how many rows' losses it looks at; they stand for those around them
     lift: Lift | None  # how new rows are made between two neighbours; None: the rows of the region themselves
     candidates: float  # how many are made for each one that is kept: those of highest loss
-    score: Objective  # by which loss
+    distance: Objective  # by which loss: how far the student is from the teacher, which is all that is known of them
     early_stopping: bool
     masses: list[float] = field(default_factory=list)
     real_rows: RealRows = field(default_factory=RealRows)
@@ -98,14 +99,17 @@ class Guided:
         if self.candidates == 1 or count == 0:
             return context.label(self._draw(region, count, generator, context)), {}
         kept, losses, kept_losses = [], [], []
-        for size in split_evenly(count, math.ceil(count / _KEPT_AT_ONCE)):
+        for size in split_evenly(count, math.ceil(count * self.candidates / _CANDIDATES_AT_ONCE)):
             made = context.label(self._draw(region, round(size * self.candidates), generator, context))
-            losses.append(context.score_synthetic(self.score, made))
+            losses.append(context.score_synthetic(self.distance, made))
             best = highest(losses[-1], size)
             kept.append(made.taken(best))
             kept_losses.append(losses[-1][best])
-        told = {"candidate_loss": _mean(losses), "kept_loss": _mean(kept_losses)}
-        return SyntheticRows.joined(kept), told
+        synthetic = SyntheticRows.joined(kept)
+        if not len(synthetic):
+            return synthetic, {}
+        means = [float(np.concatenate(parts).mean()) for parts in (losses, kept_losses)]
+        return synthetic, dict(zip(("candidate_loss", "kept_loss"), means, strict=True))
 
     def _draw(
         self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
@@ -125,9 +129,3 @@ class Guided:
         shrinks = [1 - after / max(before, 1e-12) for before, after in itertools.pairwise(recent)]
         is_idle = len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
         return is_idle or rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST
-
-
-def _mean(parts: list[np.ndarray]) -> float:
-    """Of all of them together; 0 where there are none, which the record of a round can hold."""
-    values = np.concatenate(parts)
-    return float(values.mean()) if len(values) else 0.0
