@@ -4,8 +4,6 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.schemas.methods.sage import Sage
-
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 
@@ -36,11 +34,6 @@ def write_section(section: Section, report: str, page: Path = PAGE) -> None:
         )
     before, rest = text.split(section.begin, 1)
     page.write_text(f"{before}{section.begin}\n{report}\n{section.end}{rest.split(section.end, 1)[1]}")
-
-
-def made_by(sage: Sage) -> str:
-    """What decides more than all else what SAGE's rows are."""
-    return f"`lift: {sage.lift}`, `candidates: {sage.candidates:g}`"
 
 
 def cells(*texts: str) -> str:

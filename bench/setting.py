@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from app.schemas.methods.sage import Sage
 from bench import datasets, machine
 from bench.bases import base_folder
 from bench.datasets import Dataset
@@ -80,6 +81,11 @@ def prepare(
         device,
         at_once,
     )
+
+
+def made_by(sage: Sage) -> str:
+    """What decides more than all else what SAGE's rows are."""
+    return f"`lift: {sage.lift}`, `candidates: {sage.candidates:g}`"
 
 
 class SizedPlan(Protocol):

@@ -8,7 +8,8 @@ from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.methods.measure import Outcome
 from bench.methods.plan import EPOCHS, KD, Recipe
-from bench.report import cells, made_by
+from bench.report import cells
+from bench.setting import made_by
 
 # By dataset, recipe and seed.
 Cells = Mapping[str, Mapping[Recipe, Mapping[int, Outcome]]]

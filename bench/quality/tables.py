@@ -8,7 +8,8 @@ from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.quality.measure import Outcome
 from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TITLES, size_name
-from bench.report import cells, made_by
+from bench.report import cells
+from bench.setting import made_by
 
 # By seed, then by arm.
 Cells = Mapping[int, Mapping[str, Outcome]]

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 from app.schemas.methods.sage import Sage
-from bench.report import cells, made_by
+from bench.report import cells
 from bench.sage.measure import Job, Pair
+from bench.setting import made_by
 
 # The parts of a run that only a guided method has; labelling is the teacher's work on what they made.
 SELECTION = ("scoring", "projection", "synthesis")

@@ -60,3 +60,4 @@ class TestWorker:
         job_id = local_bench.add_job(inputs)
         wait_for(lambda: local_bench.job(job_id).status == "succeeded", 60, "success", process=worker)
         wait_for_empty_disk()
+        assert list(disk.iterdir()) == []

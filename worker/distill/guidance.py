@@ -114,18 +114,18 @@ class Guidance:
                 self.compute.device,
                 self.classes,
                 keeps_features=keeps_features,
-                after_batch=self.check_stop,
+                check_stop=self.check_stop,
             )
 
     def _score_synthetic(self, student: Network, objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
         """(rows,) loss of each row, by what the teacher says alone, under the student in evaluation mode."""
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("scoring"):
-            logits = predict_synthetic(
-                student, synthetic, self.split, self.vectors, self.compute.device, after_batch=self.check_stop
+            said = predict_synthetic(
+                student, synthetic, self.split, self.vectors, self.compute.device, check_stop=self.check_stop
             )
             answers = Answers(
-                student=torch.from_numpy(logits),
+                student=torch.from_numpy(said.logits),
                 teacher=torch.from_numpy(synthetic.teacher_logits),
                 labels=torch.from_numpy(self.split.labels[synthetic.anchors]),
                 has_label=torch.zeros(len(synthetic), dtype=torch.bool),

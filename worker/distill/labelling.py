@@ -1,6 +1,6 @@
 """Models look at synthetic rows: the teacher labels inputs that no text has, the student is scored on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,18 +22,15 @@ def label_rows(
     classes: int,
     *,
     keeps_features: bool,
-    after_batch: Callable[[], None],
+    check_stop: Callable[[], None],
 ) -> SyntheticRows:
     """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
-    logits = np.empty((len(drawn), classes), np.float32)
-    features = np.empty((len(drawn), vectors.shape[1]), np.float32) if keeps_features else None
-    for which, answer in _ask(teacher, drawn.labelled(logits), split, vectors, device, keeps_features):
-        logits[which] = answer.logits
-        if features is not None:
-            features[which] = answer.features
-        after_batch()
-    keep = np.flatnonzero(np.isfinite(logits).all(1))
-    return drawn.taken(keep).labelled(logits[keep], None if features is None else features[keep])
+    unlabelled = drawn.labelled(np.empty((len(drawn), classes), np.float32))
+    said = predict_synthetic(
+        teacher, unlabelled, split, vectors, device, keeps_features=keeps_features, check_stop=check_stop
+    )
+    keep = np.flatnonzero(np.isfinite(said.logits).all(1))
+    return drawn.taken(keep).labelled(said.logits[keep], None if said.features is None else said.features[keep])
 
 
 def predict_synthetic(
@@ -43,28 +40,21 @@ def predict_synthetic(
     vectors: np.ndarray,
     device: torch.device,
     *,
-    after_batch: Callable[[], None],
-) -> np.ndarray:
-    """(rows, classes) float32 logits of `network` to each of the rows."""
-    logits = np.empty_like(synthetic.teacher_logits)
-    for which, answer in _ask(network, synthetic, split, vectors, device):
-        logits[which] = answer.logits
-        after_batch()
-    return logits
-
-
-def _ask(
-    network: Network,
-    synthetic: SyntheticRows,
-    split: Split,
-    vectors: np.ndarray,
-    device: torch.device,
     keeps_features: bool = False,
-) -> Iterator[tuple[np.ndarray, Predictions]]:
-    """Positions of rows and what `network` says to them, a batch at a time."""
-    return ask(
+    check_stop: Callable[[], None],
+) -> Predictions:
+    """What `network` says to each of the rows, in evaluation mode; `check_stop` is called after each batch."""
+    logits = np.empty_like(synthetic.teacher_logits)
+    features = np.empty((len(synthetic), vectors.shape[1]), np.float32) if keeps_features else None
+    batches = evaluation_batches(split.lengths[synthetic.anchors], device)
+    for which, answer in ask(
         network,
-        evaluation_batches(split.lengths[synthetic.anchors], device),
+        batches,
         lambda which: collate(len(split) + which, split, device, synthetic=synthetic, vectors=vectors),
         keeps_features,
-    )
+    ):
+        logits[which] = answer.logits
+        if features is not None:
+            features[which] = answer.features
+        check_stop()
+    return Predictions(logits, features)

@@ -77,7 +77,7 @@ class Guided:
         if self.lift is None:
             extra = region.draw(wanted, generator)
         else:
-            synthetic, told = self._made(region, wanted, generator, context)
+            synthetic, told = self._make(region, wanted, generator, context)
             facts |= told
             extra = len(context.split) + np.arange(len(synthetic))
         facts["extra_rows"] = float(len(extra))
@@ -92,7 +92,7 @@ class Guided:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
 
-    def _made(
+    def _make(
         self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
     ) -> tuple[SyntheticRows, dict[str, float]]:
         """`count` new rows, or fewer where some were refused, and what is to be told of them."""
@@ -108,8 +108,10 @@ class Guided:
         synthetic = SyntheticRows.joined(kept)
         if not len(synthetic):
             return synthetic, {}
-        means = [float(np.concatenate(parts).mean()) for parts in (losses, kept_losses)]
-        return synthetic, dict(zip(("candidate_loss", "kept_loss"), means, strict=True))
+        return synthetic, {
+            "candidate_loss": float(np.concatenate(losses).mean()),
+            "kept_loss": float(np.concatenate(kept_losses).mean()),
+        }
 
     def _draw(
         self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
