@@ -182,7 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
     parser.add_argument("--epochs", type=_epochs, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
     parser.add_argument("--arms", type=_arm_names, help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")
-    parser.add_argument("--change", nargs="+", type=_change, default=[], help="parameters of SAGE, name=value")
+    parser.add_argument(
+        "--change", nargs="+", action="extend", type=_change, default=[], help="parameters of SAGE, name=value"
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bench.hyperparameters import Hyperparameters
-from bench.quality.__main__ import _change, main
+from bench.quality.__main__ import _change, _parser, main
 from bench.quality.measure import Outcome, arm_seconds
 from bench.quality.plan import ARMS, KD, SAGE, method
 from bench.quality.tables import is_above, report
@@ -113,6 +113,12 @@ class TestOptions:
 
     def test_a_change_may_be_a_word(self) -> None:
         assert [_change(text) for text in ("lift=shift", "neighbors=20")] == [("lift", "shift"), ("neighbors", 20)]
+
+    def test_changes_may_be_named_one_by_one(self) -> None:
+        """Harm: hours of another method than the one that was asked for."""
+        given = ["--change", "lift=shift", "--change", "neighbors=20", "rounds=2"]
+        assert _parser().parse_args(given).change == [("lift", "shift"), ("neighbors", 20), ("rounds", 2)]
+        assert _parser().parse_args([]).change == []
 
 
 class TestMethod:
