@@ -85,7 +85,7 @@ def prepare(
 
 def made_by(sage: Sage) -> str:
     """What decides more than all else what SAGE's rows are."""
-    return f"`lift: {sage.lift}`, `candidates: {sage.candidates:g}`"
+    return f"`lift: {sage.lift}`, `targeting: {sage.targeting}`, `candidates: {sage.candidates:g}`"
 
 
 class SizedPlan(Protocol):

@@ -17,7 +17,7 @@ from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.methods.taid import InterpolatedTarget
 from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided
-from worker.distill.strategies.guides import HighLoss
+from worker.distill.strategies.guides import HighLoss, RowLoss
 
 
 def resolved(**changes: object) -> dict:  # type: ignore[type-arg]
@@ -105,6 +105,13 @@ class TestPairs:
         assert isinstance(built.strategy, Guided)
         assert isinstance(built.strategy.guide, HighLoss)
         assert isinstance(built.strategy.guide.score, KnowledgeDistillation)
+
+    @pytest.mark.parametrize("method", ["sage", "oversample"])
+    def test_rows_or_the_region_lead_as_the_job_says(self, method: str) -> None:
+        for targeting, guide in (("rows", RowLoss), ("region", HighLoss)):
+            built = recipe(resolved(method={"type": method, "targeting": targeting})["method"])
+            assert isinstance(built.strategy, Guided)
+            assert isinstance(built.strategy.guide, guide)
 
     def test_a_guide_leads_sage_and_without_rounds_it_gets_some(self) -> None:
         spec = resolved(method={"type": "sage"}, combine=[{"type": "rad"}])

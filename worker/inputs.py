@@ -22,10 +22,11 @@ from worker.work import DamagedObject, Work
 # What a student or a method was before a field of theirs existed: a job goes on as it was posted.
 _OLDER_STUDENT = {"word_vectors": "frozen"}
 _OLDER_LIFT = {"lift": "shift"}
+_OLDER_TARGETS = {"scored_rows": 10_000_000, "targeting": "region"}
 _OLDER_METHODS: dict[str, dict[str, Any]] = {
-    "sage": {"scored_rows": 10_000_000, **_OLDER_LIFT, "candidates": 1.0},
+    "sage": {**_OLDER_TARGETS, **_OLDER_LIFT, "candidates": 1.0},
     "random_anchors": _OLDER_LIFT,
-    "oversample": {"scored_rows": 10_000_000},
+    "oversample": _OLDER_TARGETS,
 }
 
 log = structlog.get_logger(__name__)

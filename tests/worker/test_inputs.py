@@ -30,12 +30,15 @@ class TestDescribeJob:
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "frozen"
         sage = parsed.method.read(Sage)
-        assert (sage.scored_rows, sage.lift, sage.candidates) == (10_000_000, "shift", 1.0)
+        older = (10_000_000, "shift", 1.0, "region")
+        assert (sage.scored_rows, sage.lift, sage.candidates, sage.targeting) == older
         assert parsed.baselines[0].read(RandomAnchors).lift == "shift"
         job.student = job.student | {"word_vectors": "trained"}
-        job.method = job.method | {"scored_rows": 2_048, "lift": "splice", "candidates": 4.0}
+        job.method = job.method | {
+            "scored_rows": 2_048, "lift": "splice", "candidates": 4.0, "targeting": "rows"
+        }  # fmt: skip
         spec = describe_job(job, Teacher(sha256="a"), Dataset(sha256="b"), Settings())
         parsed = JobConfig.parse(spec)
         assert parsed.student.word_vectors == "trained"
         sage = parsed.method.read(Sage)
-        assert (sage.scored_rows, sage.lift, sage.candidates) == (2_048, "splice", 4.0)
+        assert (sage.scored_rows, sage.lift, sage.candidates, sage.targeting) == (2_048, "splice", 4.0, "rows")

@@ -8,6 +8,8 @@ from worker.distill.index import MapIndex
 
 # Neighbours of so many rows are held at a time, whatever the number of rows.
 _CHUNK_ROWS = 65_536
+# A row of which the student knows all can still be drawn, where nothing else is left.
+_LEAST_LOSS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Region:
 
     rows: np.ndarray  # (region,) int64
     probabilities: np.ndarray  # (region,), sums to 1
+    # (split rows,) above 0, in proportion to which one of a row's neighbours is drawn; None: they are alike.
+    weights: np.ndarray | None = None
 
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
         return generator.choice(self.rows, size=count, p=self.probabilities)
@@ -45,6 +49,16 @@ def high_loss_region(smoothed: np.ndarray, quantile: float) -> Region:
     if weights.sum() <= 0:  # a student without any loss: every row is as good
         weights = np.ones(count)
     return Region(rows, weights / weights.sum())
+
+
+def row_region(losses: np.ndarray) -> Region:
+    """The rows whose loss is known, drawn in proportion to it, and so are the neighbours of each.
+
+    `losses` (split rows,) are NaN where they are not known: such a neighbour counts as the others in the mean.
+    """
+    rows = np.flatnonzero(np.isfinite(losses))
+    weights = np.maximum(np.where(np.isfinite(losses), losses, losses[rows].mean()).astype(np.float64), _LEAST_LOSS)
+    return Region(rows, weights[rows] / weights[rows].sum(), weights)
 
 
 def highest(losses: np.ndarray, count: int) -> np.ndarray:

@@ -93,14 +93,17 @@ class Synthesizer:
         return _concatenate(kept)
 
     def draw_pairs(self, region: Region, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(count,) rows of the region, and for each one of its neighbours on the map."""
+        """(count,) rows of the region, and for each one of its neighbours on the map, by the region's weights."""
         starts = region.draw(count, generator)
-        columns = generator.integers(self.neighbors, size=count)
+        weights = region.weights
+        drawn = generator.integers(self.neighbors, size=count) if weights is None else generator.random(count)
         ends = np.empty_like(starts)
         for start in range(0, count, _CHUNK_POINTS):
             part = slice(start, start + _CHUNK_POINTS)
             nearby, _ = self._index.neighbors_of(np.searchsorted(self.rows, starts[part]), self.neighbors)
-            ends[part] = self.rows[nearby[np.arange(len(nearby)), columns[part]]]
+            nearby = self.rows[nearby]
+            columns = drawn[part] if weights is None else _columns(weights[nearby], drawn[part])
+            ends[part] = nearby[np.arange(len(nearby)), columns]
         return starts, ends
 
     def _interpolate(self, region: Region, count: int, generator: np.random.Generator) -> Points:
@@ -135,6 +138,14 @@ class Synthesizer:
         exponents = -(distances**2 - distances[:, :1] ** 2) / (2 * self.bandwidth**2)
         weights = np.exp(exponents)
         return self.rows[found], weights / weights.sum(1, keepdims=True)
+
+
+def _columns(weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(rows,) which of its columns each row gets, in proportion to its `weights` (rows, k); `shares` (rows,) are
+    uniform below 1."""
+    edges = np.cumsum(weights, axis=1)
+    passed = (shares[:, None] * edges[:, -1:] >= edges).sum(1)
+    return np.minimum(passed, weights.shape[1] - 1)  # a product may be rounded up to the last edge
 
 
 def _distances(points: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:

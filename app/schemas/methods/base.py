@@ -31,15 +31,28 @@ Neighbors = Annotated[
 ]
 AnchorQuantile = Annotated[
     float,
-    Field(gt=0, le=1, description="Share of the training rows, those of highest smoothed loss, drawn from."),
+    Field(
+        gt=0,
+        le=1,
+        description="Share of the training rows, those of highest smoothed loss, drawn from by `targeting: region`.",
+    ),
+]
+Targeting = Annotated[
+    Literal["rows", "region"],
+    Field(
+        description="Where the student is taken to be weak. `rows`: at each scored row by its own loss; of its "
+        "neighbours too those of high loss are preferred. `region`: where the mean loss of the scored rows around is "
+        "high in the projection."
+    ),
 ]
 ScoredRows = Annotated[
     int,
     Field(
         ge=100,
         le=10_000_000,
-        description="Training rows whose loss is looked at before a round, drawn anew for each. Any other row is "
-        "taken to be like the nearest of them in the projection. All rows where there are fewer.",
+        description="Training rows whose loss is looked at before a round, drawn anew for each; all where there are "
+        "fewer. With `targeting: rows` it is they that are drawn from, with `region` any other row is taken to be like "
+        "the nearest of them in the projection.",
     ),
 ]
 SyntheticRatio = Annotated[

@@ -11,6 +11,7 @@ from app.schemas.methods.base import (
     Neighbors,
     Rounds,
     ScoredRows,
+    Targeting,
     Temperature,
     WarmupEpochs,
 )
@@ -19,7 +20,7 @@ from app.schemas.methods.base import (
 class Oversample(MethodParameters):
     """SAGE's other control: the same high-loss rows again, none made up."""
 
-    later_fields = frozenset({"scored_rows"})
+    later_fields = frozenset({"scored_rows", "targeting"})
     kind = "rows"
     has_default_objective = True
     title = "Oversampling"
@@ -33,5 +34,6 @@ class Oversample(MethodParameters):
     warmup_epochs: WarmupEpochs = 1.0
     oversample_ratio: float = Field(default=0.5, ge=0, le=4, description="Repeated rows for each real row in a round.")
     neighbors: Neighbors = 10
+    targeting: Targeting = "region"
     anchor_quantile: AnchorQuantile = 0.2
     scored_rows: ScoredRows = 2_048

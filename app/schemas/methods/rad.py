@@ -13,9 +13,9 @@ class Rad(MethodParameters):
     kind = "guide"
     title = "RAD"
     summary = (
-        "Leads the rounds of `sage` or `oversample` instead of their high-loss region: rows of small margin between "
+        "Leads the rounds of `sage` or `oversample` instead of their high loss: rows of small margin between "
         "the student's two first classes, by the distribution that gains most if the teacher's mistakes lie where "
-        "they hurt most. Their `anchor_quantile` has no meaning then."
+        "they hurt most. Their `targeting` and `anchor_quantile` have no meaning then."
     )
     source = (
         "After Baykal and others: Robust Active Distillation, 2023 (arXiv:2210.01213); the share of mistakes and the "

@@ -14,6 +14,7 @@ from app.schemas.methods.base import (
     Rounds,
     ScoredRows,
     SyntheticRatio,
+    Targeting,
     Temperature,
     WarmupEpochs,
 )
@@ -22,7 +23,7 @@ from app.schemas.methods.base import (
 class Sage(MethodParameters):
     """Distil where the student is still weak, on synthetic rows made there."""
 
-    later_fields = frozenset({"scored_rows", "lift", "candidates"})
+    later_fields = frozenset({"scored_rows", "lift", "candidates", "targeting"})
     kind = "rows"
     has_default_objective = True
     title = "SAGE"
@@ -44,6 +45,7 @@ class Sage(MethodParameters):
     lift: Lift = "splice"
     candidates: Candidates = 4.0
     neighbors: Neighbors = 10
+    targeting: Targeting = "region"
     anchor_quantile: AnchorQuantile = 0.2
     scored_rows: ScoredRows = 2_048
     early_stopping: bool = Field(

@@ -25,6 +25,7 @@ class TestSpec:
                 "warmup_epochs": 1.0,
                 "synthetic_ratio": 0.5,
                 "neighbors": 10,
+                "targeting": "region",
                 "anchor_quantile": 0.2,
                 "scored_rows": 2_048,
                 "lift": "splice",
@@ -60,6 +61,7 @@ class TestSpec:
                     "warmup_epochs": 1.0,
                     "oversample_ratio": 0.5,
                     "neighbors": 10,
+                    "targeting": "region",
                     "anchor_quantile": 0.2,
                     "scored_rows": 2_048,
                 }
@@ -99,7 +101,7 @@ class TestMeaning:
         meaning = job(method={"type": "sage"}).meaning()
         assert not {"priority", "time_limit_seconds"} & set(meaning)
         assert meaning["student"] == {"layers": 3, "hidden_size": "same", "init": "teacher_layers"}
-        assert not {"scored_rows", "lift", "candidates"} & set(meaning["method"])
+        assert not {"scored_rows", "lift", "candidates", "targeting"} & set(meaning["method"])
         assert meaning["method"]["anchor_quantile"] == 0.2
 
     def test_holds_later_fields_that_say_something(self) -> None:

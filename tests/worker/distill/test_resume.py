@@ -90,6 +90,16 @@ class TestExactResume:
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
+    def test_a_run_that_looks_for_regions_killed_twice_ends_the_same(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        whole = LONG | {"method__targeting": "region"}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        folder = make_run(tmp_path / "killed", "sage", **whole)
+        for count in (1, 4):
+            kill_after_checkpoints(folder, count, random.Random(count))
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+
     def test_metrics_replayed_after_a_kill_have_the_same_values(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:

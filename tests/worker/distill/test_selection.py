@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.distill.selection import high_loss_region, loss_mass, smooth, uniform_region
+from worker.distill.selection import high_loss_region, loss_mass, row_region, smooth, uniform_region
 
 
 def clusters(count: int = 5, size: int = 60) -> np.ndarray:
@@ -69,3 +69,25 @@ class TestControls:
     def test_loss_mass_is_the_mean_in_the_region(self) -> None:
         smoothed = np.array([1.0, 2.0, 9.0])
         assert loss_mass(smoothed, high_loss_region(smoothed, 0.34)) == 9.0
+
+
+class TestRowRegion:
+    def test_scored_rows_are_drawn_in_proportion_to_their_own_loss(self) -> None:
+        region = row_region(np.array([1.0, np.nan, 3.0], np.float32))
+        np.testing.assert_array_equal(region.rows, [0, 2])
+        np.testing.assert_allclose(region.probabilities, [0.25, 0.75])
+
+    def test_a_neighbour_that_was_not_scored_counts_as_the_others_in_the_mean(self) -> None:
+        region = row_region(np.array([1.0, np.nan, 3.0], np.float32))
+        assert region.weights is not None
+        np.testing.assert_allclose(region.weights, [1.0, 2.0, 3.0])
+
+    def test_a_student_without_loss_leaves_every_row_alike(self) -> None:
+        region = row_region(np.zeros(4, np.float32))
+        np.testing.assert_allclose(region.probabilities, np.full(4, 0.25))
+
+    def test_an_outlier_is_a_place_of_its_own(self) -> None:
+        losses = np.full(100, 0.1, np.float32)
+        losses[7] = 10.0
+        drawn = row_region(losses).draw(1_000, np.random.default_rng(2))
+        assert 0.4 < (drawn == 7).mean() < 0.6

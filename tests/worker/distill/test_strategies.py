@@ -29,15 +29,16 @@ def strategy_of(method: str, **changes: Any) -> Any:
     return build_recipe([MethodConfig(name, parameters)]).strategy
 
 
-def context(rows: np.ndarray | None = None) -> StrategyContext:
-    """A run of ROWS rows, of which the arm learns `rows`, or all."""
+def context(rows: np.ndarray | None = None, losses: np.ndarray | None = None) -> StrategyContext:
+    """A run of ROWS rows, of which the arm learns `rows`, or all; the student is bad on WEAK, or by the `losses`."""
     learnt = np.arange(ROWS) if rows is None else rows
     generator = np.random.default_rng(0)
     coordinates = generator.normal(size=(ROWS, 2)).astype(np.float32)
     coordinates[WEAK] += 50
     vectors = np.column_stack([coordinates, generator.normal(size=(ROWS, 6)) * 0.1]).astype(np.float32)
-    losses = np.full(ROWS, 0.1, np.float32)
-    losses[WEAK] = 2.0
+    if losses is None:
+        losses = np.full(ROWS, 0.1, np.float32)
+        losses[WEAK] = 2.0
     projection = Projection(vectors, coordinates)
     split = Split(
         ids=np.ones(ROWS * 4, np.int32),
@@ -99,9 +100,45 @@ class TestSage:
         assert (plan.rows >= ROWS).sum() == 30
         assert (plan.rows < ROWS).sum() == 60
 
-    def test_synthetic_rows_stand_in_the_weak_region(self) -> None:
-        plan = strategy_of("sage").plan_round(1, 90, 0, context())
-        assert np.isin(plan.synthetic.anchors, WEAK).mean() > 0.8
+    # The weak rows have 0.8 of all loss.
+    @pytest.mark.parametrize(("targeting", "share"), [("rows", 0.7), ("region", 0.8)])
+    def test_synthetic_rows_stand_where_the_student_is_weak(self, targeting: str, share: float) -> None:
+        plan = strategy_of("sage", targeting=targeting).plan_round(1, 90, 0, context())
+        assert np.isin(plan.synthetic.anchors, WEAK).mean() > share
+
+    def test_a_weak_row_far_from_other_weak_ones_is_found_by_its_own_loss(self) -> None:
+        losses = np.full(ROWS, 0.1, np.float32)
+        losses[7] = 20.0
+        by_rows, by_region = (
+            strategy_of("sage", targeting=targeting, candidates=1.0, scored_rows=ROWS)
+            .plan_round(1, 90, 0, context(losses=losses))
+            .synthetic
+            for targeting in ("rows", "region")
+        )
+        assert (by_rows.anchors == 7).mean() > 0.4
+        assert (by_region.anchors == 7).mean() < 0.3
+
+    def test_the_neighbour_that_lends_its_words_is_drawn_by_its_loss_too(self) -> None:
+        losses = np.zeros(ROWS, np.float32)
+        losses[WEAK[:3]] = 1.0
+        # Every other row of the heap is a neighbour.
+        sage = strategy_of("sage", candidates=1.0, neighbors=len(WEAK) - 1, scored_rows=ROWS)
+        plan = sage.plan_round(1, 90, 0, context(losses=losses))
+        assert set(plan.synthetic.anchors) == set(plan.synthetic.splices[:, 0]) == set(WEAK[:3])
+
+    def test_new_rows_start_from_rows_that_were_scored(self) -> None:
+        asked: list[np.ndarray] = []
+        surroundings = context()
+
+        def score(objective: Objective, rows: np.ndarray) -> np.ndarray:
+            asked.append(rows)
+            return surroundings.score(objective, rows)
+
+        sage = strategy_of("sage", scored_rows=30, candidates=1.0, synthetic_ratio=4.0)
+        plan = sage.plan_round(1, 500, 0, replace(surroundings, score=score))
+        assert [len(rows) for rows in asked] == [30]
+        assert set(plan.synthetic.anchors) <= set(asked[0])
+        assert not set(plan.synthetic.splices[:, 0]) <= set(asked[0]), "but any neighbour lends its words"
 
     def test_the_same_round_of_the_same_seed_is_the_same(self) -> None:
         first, second = (strategy_of("sage").plan_round(1, 90, 0, context()) for _ in range(2))
@@ -112,7 +149,8 @@ class TestSage:
         assert not np.array_equal(first.synthetic.splices, another.synthetic.splices)
 
     def test_of_candidates_those_are_kept_that_the_student_is_worst_on(self) -> None:
-        plans = [strategy_of("sage", candidates=many).plan_round(1, 90, 0, context()) for many in (1.0, 4.0)]
+        sages = [strategy_of("sage", targeting="region", candidates=many) for many in (1.0, 4.0)]
+        plans = [sage.plan_round(1, 90, 0, context()) for sage in sages]
         (all_kept, few_kept), (told_of_all, told_of_few) = zip(*((p.synthetic, p.facts) for p in plans), strict=True)
         assert len(all_kept) == len(few_kept) == 30
         assert np.isin(few_kept.anchors, WEAK).mean() > 0.8
@@ -144,7 +182,7 @@ class TestSage:
         assert shifted.weights.shape == (30, 5)
 
     def test_stops_after_two_rounds_in_which_the_loss_did_not_shrink(self) -> None:
-        sage, surroundings = strategy_of("sage", early_stopping=True), context()
+        sage, surroundings = strategy_of("sage", early_stopping=True, scored_rows=ROWS), context()
         plans = [sage.plan_round(number, 90, 0, surroundings) for number in (1, 2, 3)]
         assert [plan is None for plan in plans] == [False, False, True]
 

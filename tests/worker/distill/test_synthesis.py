@@ -2,7 +2,7 @@ import numpy as np
 
 from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.projection import Projection, fit_coordinates
-from worker.distill.selection import uniform_region
+from worker.distill.selection import Region, uniform_region
 from worker.distill.synthesis import Points, Synthesizer
 
 
@@ -124,3 +124,22 @@ class TestFitCoordinates:
 
     def test_a_handful_of_rows_is_laid_out_without_umap(self) -> None:
         assert fit_coordinates(np.eye(4, dtype=np.float32)).shape == (4, 2)
+
+
+class TestDrawPairs:
+    def test_a_neighbour_is_drawn_in_proportion_to_its_weight(self) -> None:
+        synthesizer = Synthesizer(projection(), neighbors=4)
+        weights = np.ones(200)
+        nearby, _ = synthesizer._index.neighbors_of(np.array([17]), 4)
+        weights[nearby[0]] = [1.0, 0.0, 5.0, 2.0]
+        region = Region(np.array([17]), np.ones(1), weights)
+        starts, ends = synthesizer.draw_pairs(region, 8_000, np.random.default_rng(0))
+        assert set(starts) == {17}
+        shares = [(ends == row).mean() for row in nearby[0]]
+        np.testing.assert_allclose(shares, [0.125, 0.0, 0.625, 0.25], atol=0.02)
+
+    def test_neighbours_are_alike_where_the_region_weighs_none(self) -> None:
+        synthesizer = Synthesizer(projection(), neighbors=4)
+        _, ends = synthesizer.draw_pairs(Region(np.array([17]), np.ones(1)), 8_000, np.random.default_rng(0))
+        _, counts = np.unique(ends, return_counts=True)
+        np.testing.assert_allclose(counts / 8_000, np.full(4, 0.25), atol=0.02)

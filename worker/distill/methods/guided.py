@@ -1,11 +1,14 @@
 """What SAGE and its controls have in common: rounds on a budget, and plain distillation by parameters of their own."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided, Lift
-from worker.distill.strategies.guides import Guide
+from worker.distill.strategies.guides import Guide, HighLoss, RowLoss
+
+Targeting = Literal["rows", "region"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,15 @@ class GuidedMethod(Method):
     def plain(self) -> KnowledgeDistillation:
         """What rows are scored by, and trained by where no other method says by what."""
         return KnowledgeDistillation(self.temperature, self.alpha)
+
+    @property
+    def distance(self) -> KnowledgeDistillation:
+        """How far the student is from the teacher, whatever the label."""
+        return KnowledgeDistillation(self.temperature, alpha=1.0)
+
+    def targets(self, targeting: Targeting, anchor_quantile: float) -> Guide:
+        """Of a method that goes where the loss is high."""
+        return RowLoss(self.distance) if targeting == "rows" else HighLoss(anchor_quantile, score=self.plain)
 
     def guided(
         self,
@@ -40,7 +52,7 @@ class GuidedMethod(Method):
             scored_rows=scored_rows,
             lift=lift,
             candidates=candidates,
-            distance=KnowledgeDistillation(self.temperature, alpha=1.0),
+            distance=self.distance,
             early_stopping=early_stopping,
         )
         return Part(default_objective=self.plain, strategy=strategy)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from worker.distill.methods.base import Part
-from worker.distill.methods.guided import GuidedMethod
+from worker.distill.methods.guided import GuidedMethod, Targeting
 from worker.distill.strategies.guided import Lift
-from worker.distill.strategies.guides import HighLoss
 
 
 @dataclass(frozen=True)
@@ -13,13 +12,14 @@ class Sage(GuidedMethod):
     synthetic_ratio: float
     lift: Lift
     candidates: float
+    targeting: Targeting
     anchor_quantile: float
     scored_rows: int
     early_stopping: bool
 
     def part(self) -> Part:
         return self.guided(
-            HighLoss(self.anchor_quantile, score=self.plain),
+            self.targets(self.targeting, self.anchor_quantile),
             extra_ratio=self.synthetic_ratio,
             lift=self.lift,
             candidates=self.candidates,

@@ -1,9 +1,8 @@
 """Rounds after a warm-up, each led by where the student's loss is high: SAGE and its two controls.
 
 All three present the same number of rows. They differ in what joins the real stream in a round:
-rows synthesised in the high-loss region, of which those of highest loss are kept (SAGE), rows synthesised
-anywhere (random anchors), or the high-loss rows themselves once more (oversampling). A gain is SAGE's only
-against both.
+rows synthesised where the loss is high (SAGE), rows synthesised anywhere (random anchors), or the rows of high
+loss themselves once more (oversampling). A gain is SAGE's only against both.
 """
 
 import itertools

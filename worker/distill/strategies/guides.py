@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worker.distill.objectives import Objective
-from worker.distill.selection import Region, high_loss_region, loss_mass, smooth, uniform_region
+from worker.distill.selection import Region, high_loss_region, loss_mass, row_region, smooth, uniform_region
 from worker.distill.strategies.base import StrategyContext
 
 
@@ -26,6 +26,23 @@ class Anywhere(Guide):
         context: StrategyContext,
     ) -> tuple[Region, float | None]:
         return uniform_region(context.rows), None
+
+
+@dataclass
+class RowLoss(Guide):
+    """The rows that were scored, each by its own loss."""
+
+    score: Objective  # always the plain distance to the teacher, whatever is trained with
+
+    def region(
+        self,
+        scored: np.ndarray,
+        neighbors: int,  # noqa: ARG002 - the guide's
+        context: StrategyContext,
+    ) -> tuple[Region, float | None]:
+        losses = np.full(len(context.split), np.nan, np.float32)
+        losses[scored] = context.score(self.score, scored)
+        return row_region(losses), float(losses[scored].mean())
 
 
 @dataclass

@@ -53,10 +53,13 @@ class TestRowsThatAreKept:
         made_of = plan.synthetic.splices[:, 0] if method == "sage" else plan.synthetic.sources.flatten()
         assert set(made_of) <= set(kept)
 
-    def test_lead_sage_to_where_they_are_weak(self) -> None:
+    @pytest.mark.parametrize("targeting", ["rows", "region"])
+    def test_lead_sage_to_where_they_are_weak(self, targeting: str) -> None:
         kept = np.sort(np.concatenate([np.arange(0, 40, 2), np.array(WEAK)[::2]]))
-        plan = strategy_of("sage").plan_round(1, 60, 0, context(kept))
-        assert set(plan.synthetic.anchors) <= set(WEAK)
+        losses = np.zeros(ROWS, np.float32)
+        losses[WEAK] = 2.0
+        plan = strategy_of("sage", targeting=targeting).plan_round(1, 60, 0, context(kept, losses))
+        assert set(plan.synthetic.anchors) <= set(WEAK) & set(kept)
 
 
 class TestWithOthers:
