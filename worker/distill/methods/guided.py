@@ -8,8 +8,6 @@ from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided, Lift
 from worker.distill.strategies.guides import Guide, HighLoss, RowLoss
 
-Targeting = Literal["rows", "region"]
-
 
 @dataclass(frozen=True)
 class GuidedMethod(Method):
@@ -21,17 +19,13 @@ class GuidedMethod(Method):
 
     @property
     def plain(self) -> KnowledgeDistillation:
-        """What rows are scored by, and trained by where no other method says by what."""
+        """What regions are scored by, and rows trained by where no other method says by what."""
         return KnowledgeDistillation(self.temperature, self.alpha)
 
     @property
     def distance(self) -> KnowledgeDistillation:
         """How far the student is from the teacher, whatever the label."""
         return KnowledgeDistillation(self.temperature, alpha=1.0)
-
-    def targets(self, targeting: Targeting, anchor_quantile: float) -> Guide:
-        """Of a method that goes where the loss is high."""
-        return RowLoss(self.distance) if targeting == "rows" else HighLoss(anchor_quantile, score=self.plain)
 
     def guided(
         self,
@@ -56,3 +50,18 @@ class GuidedMethod(Method):
             early_stopping=early_stopping,
         )
         return Part(default_objective=self.plain, strategy=strategy)
+
+
+@dataclass(frozen=True)
+class TargetedMethod(GuidedMethod):
+    """One that goes where the loss is high."""
+
+    targeting: Literal["rows", "region"]
+    anchor_quantile: float
+    scored_rows: int
+
+    @property
+    def guide(self) -> Guide:
+        if self.targeting == "rows":
+            return RowLoss(score=self.distance)
+        return HighLoss(self.anchor_quantile, score=self.plain)

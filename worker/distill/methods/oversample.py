@@ -3,19 +3,16 @@
 from dataclasses import dataclass
 
 from worker.distill.methods.base import Part
-from worker.distill.methods.guided import GuidedMethod, Targeting
+from worker.distill.methods.guided import TargetedMethod
 
 
 @dataclass(frozen=True)
-class Oversample(GuidedMethod):
+class Oversample(TargetedMethod):
     oversample_ratio: float
-    targeting: Targeting
-    anchor_quantile: float
-    scored_rows: int
 
     def part(self) -> Part:
         return self.guided(
-            self.targets(self.targeting, self.anchor_quantile),
+            self.guide,
             extra_ratio=self.oversample_ratio,
             scored_rows=self.scored_rows,
         )

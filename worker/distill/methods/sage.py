@@ -3,23 +3,20 @@
 from dataclasses import dataclass
 
 from worker.distill.methods.base import Part
-from worker.distill.methods.guided import GuidedMethod, Targeting
+from worker.distill.methods.guided import TargetedMethod
 from worker.distill.strategies.guided import Lift
 
 
 @dataclass(frozen=True)
-class Sage(GuidedMethod):
+class Sage(TargetedMethod):
     synthetic_ratio: float
     lift: Lift
     candidates: float
-    targeting: Targeting
-    anchor_quantile: float
-    scored_rows: int
     early_stopping: bool
 
     def part(self) -> Part:
         return self.guided(
-            self.targets(self.targeting, self.anchor_quantile),
+            self.guide,
             extra_ratio=self.synthetic_ratio,
             lift=self.lift,
             candidates=self.candidates,
