@@ -7,6 +7,7 @@ million rows fit. The folder's format is the worker's preparation's (parquet and
 import functools
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,7 @@ def load_dataset(folder: Path, tokenizer: Any, max_length: int) -> Dataset:
 def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, list[tuple[str, ...]]]:
     ids, segments, special, lengths, labels = [], [], [], [], []
     examples: list[tuple[str, ...]] = []
-    for batch in parquet.ParquetFile(file).iter_batches(batch_size=_TOKENISER_BATCH_ROWS):
-        columns = batch.to_pydict()
+    for columns in _batches(file):
         encoded = tokenizer(
             columns["text"],
             columns.get("text_pair"),
@@ -90,9 +90,9 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         special.append(_flat(encoded["special_tokens_mask"], bool))
         lengths += [len(row) for row in encoded["input_ids"]]
         labels.append(np.asarray(columns["label"], np.int64))
-        if not examples:
+        if len(examples) < _EXAMPLES:
             texts = [columns[name] for name in ("text", "text_pair") if name in columns]
-            examples = list(zip(*texts, strict=True))[:_EXAMPLES]
+            examples += list(zip(*texts, strict=True))[: _EXAMPLES - len(examples)]
     split = Split(
         ids=np.concatenate(ids),
         segments=np.concatenate(segments),
@@ -101,6 +101,14 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         labels=np.concatenate(labels),
     )
     return split, examples
+
+
+def _batches(file: Path) -> Iterator[dict[str, list[Any]]]:
+    """The file's rows by column, from one row group at a time: preparation makes those small where texts are long."""
+    with parquet.ParquetFile(file) as opened:
+        for group in range(opened.num_row_groups):
+            for batch in opened.read_row_group(group).to_batches(max_chunksize=_TOKENISER_BATCH_ROWS):
+                yield batch.to_pydict()
 
 
 def _flat(rows: list[list[int]], dtype: type) -> np.ndarray:

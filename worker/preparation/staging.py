@@ -20,7 +20,9 @@ from worker.preparation.lines import Upload
 from worker.preparation.tables import Table
 from worker.preparation.values import label_value, text_value
 
+# What is held at a time, and written as one row group: so many rows, or fewer where their texts are long.
 BATCH_ROWS = 4096
+BATCH_CHARACTERS = 8 * 1024 * 1024
 MAX_LABELS = 10_000
 _EXAMPLES = 5
 
@@ -52,8 +54,10 @@ class StagedSplit:
         return np.frombuffer(self.fingerprints, dtype=np.uint64)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        """As they were written: one for each row group."""
         with pq.ParquetFile(self.path) as file:
-            yield from file.iter_batches(BATCH_ROWS)
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
 
 
 def stage_split(
@@ -64,15 +68,18 @@ def stage_split(
     texts: list[str] = []
     pairs: list[str | None] = []
     codes: list[int] = []
+    characters = 0
 
     with pq.ParquetWriter(path, STAGED) as writer:
 
         def flush() -> None:
+            nonlocal characters
             if texts:
                 writer.write_batch(pa.record_batch([texts, pairs, pa.array(codes, pa.int32())], schema=STAGED))
             texts.clear()
             pairs.clear()
             codes.clear()
+            characters = 0
             tick()
 
         for number, values in table.rows(columns.names):
@@ -99,7 +106,8 @@ def stage_split(
             texts.append(text)
             pairs.append(pair)
             codes.append(code)
-            if len(texts) == BATCH_ROWS:
+            characters += len(text) + len(pair or "")
+            if len(texts) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
                 flush()
         flush()
     return staged
