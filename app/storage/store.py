@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import BaseError, GenericError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, from_url
 
 from app.prometheus import OBJECT_STORE_SECONDS
@@ -127,6 +127,7 @@ class ObjectStore:
                 for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
                     download.position += len(chunk)
                     yield bytes(chunk)
+                download.ended(key)
             except BaseError as error:
                 download.broke_off(error)
 
@@ -143,6 +144,7 @@ class ObjectStore:
                 async for chunk in result.stream(min_chunk_size=STREAM_CHUNK_BYTES):
                     download.position += len(chunk)
                     yield bytes(chunk)
+                download.ended(key)
             except BaseError as error:
                 download.broke_off(error)
 
@@ -311,6 +313,11 @@ class _Download:
             self._is_known = True
             self._end = result.range[1]
             self._e_tag = result.meta["e_tag"]
+
+    def ended(self, key: str) -> None:
+        """The request has no more to give; raise where that was less than it promised: it counts as broken off."""
+        if not self.is_whole:
+            raise GenericError(f"{key}: the object store ended its answer at byte {self.position} of {self._end}")
 
     def broke_off(self, error: BaseError) -> None:
         """Let the next request go on from here, or raise `error` where that has no prospects."""

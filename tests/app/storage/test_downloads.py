@@ -27,6 +27,8 @@ class Line:
         self.e_tag = '"first"'
         self.ranges: list[str | None] = []
         self.is_over = threading.Event()
+        # How much of it a body says that it holds.
+        self.length: Callable[[bytes], int] = len
         # Takes what was asked for and a function that sends; returning early cuts the connection.
         self.send: Callable[[bytes, Callable[[bytes], None]], None] = lambda content, send: send(content)
 
@@ -52,7 +54,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
                 return
             content = line.content[first : last + 1]
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(line.length(content)))
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(line.content)}")
             self.send_header("ETag", line.e_tag)
             self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
@@ -143,6 +145,21 @@ class TestDownload:
         with pytest.raises(obstore.exceptions.BaseError):
             list(open_store().stream("a"))
         assert time.monotonic() - began < 30 * SILENCE_SECONDS
+
+    def test_goes_on_after_answers_that_were_short(self, line: Line) -> None:
+        line.length = lambda content: min(len(content), STREAM_CHUNK_BYTES)
+        line.send = lambda content, send: send(content[:STREAM_CHUNK_BYTES])
+        assert b"".join(open_store().stream("a", start=1)) == OBJECT[1:]
+        assert len(line.ranges) == 4
+
+    def test_fails_when_answers_are_empty(self, line: Line) -> None:
+        """Harm: the same request for ever, to a server or a proxy that ends every body at once."""
+        line.length = lambda _: 0
+        line.send = lambda _content, _send: None
+        with pytest.raises(obstore.exceptions.BaseError, match=f"at byte 1 of {len(OBJECT)}"):
+            list(open_store().stream("a", start=1))
+        with pytest.raises(obstore.exceptions.BaseError, match=f"at byte 1 of {len(OBJECT)}"):
+            asyncio.run(collect(open_store().stream_async("a", start=1)))
 
     def test_never_joins_two_objects(self, line: Line) -> None:
         def replace(content: bytes, send: Callable[[bytes], None]) -> None:
