@@ -13,7 +13,7 @@ from worker.preparation.errors import PreparationFailed, quote, quote_all
 from worker.preparation.lines import MAX_LINE_CHARACTERS, Upload, text_lines
 
 PARQUET_BATCH_ROWS = 4096
-# As much of a file as is read at once, and as much of a batch as is written out at once.
+# As much of a batch as is written out at once.
 PIECE_BYTES = 64 * 1024 * 1024
 
 
@@ -183,7 +183,7 @@ class ParquetTable:
         texts = [name for name in names if name in self._texts]
         try:
             with pq.ParquetFile(self._upload.path, read_dictionary=texts) as file:
-                for batch in file.iter_batches(_rows_at_once(file.metadata), columns=list(names)):
+                for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
                     size_bytes += _unpacked_bytes(batch)
                     if size_bytes > self._max_bytes:
                         raise PreparationFailed(
@@ -211,14 +211,6 @@ def _is_text(data_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(data_type):
         data_type = data_type.value_type
     return pa.types.is_string(data_type) or pa.types.is_large_string(data_type)
-
-
-def _rows_at_once(metadata: pq.FileMetaData) -> int:
-    """So many rows that a batch of the largest takes no more than a piece, by what the file says of its row groups;
-    texts that repeat may take more once they are written out."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    row_bytes = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0)
-    return max(1, min(PARQUET_BATCH_ROWS, int(PIECE_BYTES / max(1, row_bytes))))
 
 
 def _unpacked_bytes(batch: pa.RecordBatch) -> int:

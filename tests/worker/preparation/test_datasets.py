@@ -114,6 +114,19 @@ class TestFormats:
         assert pq.read_schema(bench.prepared / "train.parquet").field("label").type == pa.int32()
         assert bench.rows("test") == [{"text": "hold", "label": 0}]
 
+    def test_long_texts_are_written_and_read_few_at_a_time(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: four thousand documents at a time are more than the memory, of the preparation and of every engine."""
+        monkeypatch.setattr(staging, "BATCH_CHARACTERS", 10_000)
+        rows = [
+            {"text": f"{number} " + "long " * 400, "text_pair": "x" * 1_000, "label": number % 2}
+            for number in range(99)
+        ]
+        bench.prepare({"train.jsonl": json_bytes(rows), "validation.jsonl": json_bytes(rows)})
+        with pq.ParquetFile(bench.prepared / "train.parquet") as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        assert sizes == [4] * 24 + [3]
+        assert [row["text"] for row in bench.rows("train")] == [row["text"] for row in rows]
+
     def test_quoted_fields_keep_commas_quotes_and_line_ends(self, bench: Bench) -> None:
         text = 'one, "two"\nthree'
         bench.prepare({"train.csv": csv_bytes([*ROWS, (text, "a")]), "validation.csv": csv_bytes(ROWS)})
@@ -313,19 +326,6 @@ class TestBadFiles:
         table = tables.open_table(Upload("train", "train.parquet", path), max_bytes=10_000_000)
         rows = [(number, *values) for number, values in table.rows(["label", "text"])]
         assert rows == list(zip(range(1, 500), columns["label"], texts, strict=True))
-
-    def test_long_texts_are_written_and_read_few_at_a_time(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Harm: four thousand documents at a time are more than the memory, of the preparation and of every engine."""
-        monkeypatch.setattr(staging, "BATCH_CHARACTERS", 10_000)
-        rows = [
-            {"text": f"{number} " + "long " * 400, "text_pair": "x" * 1_000, "label": number % 2}
-            for number in range(99)
-        ]
-        bench.prepare({"train.jsonl": json_bytes(rows), "validation.jsonl": json_bytes(rows)})
-        with pq.ParquetFile(bench.prepared / "train.parquet") as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        assert sizes == [4] * 24 + [3]
-        assert [row["text"] for row in bench.rows("train")] == [row["text"] for row in rows]
 
     def test_text_that_is_a_number(self, bench: Bench) -> None:
         failure = bench.fail({"train.jsonl": json_bytes([{"text": 5, "label": "a"}])})
