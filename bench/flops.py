@@ -1,4 +1,4 @@
-"""Useful floating-point operations of training an encoder: what the real tokens need, padding not counted."""
+"""Useful floating-point operations of training an encoder: what the logits need, padding not counted."""
 
 from dataclasses import dataclass
 
@@ -31,10 +31,11 @@ def training_flops(shape: EncoderShape, counts: TokenCounts) -> int:
     """Forward and backward over the split once.
 
     A weight costs 6 operations for each token (multiply and add, in the forward pass and for both gradients);
-    attention costs 12 x hidden x length for each token and layer; pooler and classifier see one token a row.
-    Embeddings, LayerNorms, softmax and the optimiser are not counted.
+    attention costs 12 x hidden x length for each token and layer. Pooler and classifier see one token a row, and so
+    does the last layer but for its keys and values. Embeddings, LayerNorms, softmax and the optimiser are not counted.
     """
-    weights = 6 * shape.layers * shape.layer_parameters * counts.tokens
-    attention = 12 * shape.layers * shape.hidden * counts.squared
-    head = 6 * (shape.hidden**2 + shape.hidden * shape.labels) * counts.rows
-    return weights + attention + head
+    inner, keys_and_values = shape.layers - 1, 2 * shape.hidden**2
+    by_token = inner * shape.layer_parameters + keys_and_values
+    by_row = shape.layer_parameters - keys_and_values + shape.hidden**2 + shape.hidden * shape.labels
+    attention = 12 * shape.hidden * (inner * counts.squared + counts.tokens)
+    return 6 * (by_token * counts.tokens + by_row * counts.rows) + attention

@@ -135,8 +135,8 @@ def rate_table(rows: list[str]) -> list[str]:
         "Stillhouse's training step beside the machine's own matmul, measured right before and after each job at the "
         "step's shapes (real tokens x hidden x hidden and x 4 hidden, forward and both gradients); the faster of the "
         "two counts. Useful operations are 6 for each weight of a matmul and token, and 12 x length x hidden for each "
-        "token and layer of attention; padding is not counted. The step is the mean, all that goes on between two "
-        "optimiser steps included.",
+        "token and layer of attention; padding is not counted, nor what of the last layer no logit depends on. The "
+        "step is the mean, all that goes on between two optimiser steps included.",
         "",
         "| | precision | tokens in a step | useful work | step, mean | useful rate | matmul, bf16 | matmul, fp32 | "
         "share of the matmul rate |",

@@ -72,17 +72,20 @@ class TestPairedDifference:
 
 
 class TestFlops:
-    def test_count_of_a_layer_by_hand(self) -> None:
-        shape = EncoderShape(layers=1, hidden=2, intermediate=8, labels=3)
-        # Two rows of 3 and 5 tokens. Weights: 4 x 2 x 2 + 2 x 2 x 8 = 48, for 8 tokens; attention 12 x 2 x (9 + 25);
-        # pooler and classifier 2 x 2 + 2 x 3 for each row.
+    def test_count_of_two_layers_by_hand(self) -> None:
+        shape = EncoderShape(layers=2, hidden=2, intermediate=8, labels=3)
+        # Two rows of 3 and 5 tokens. The first layer: weights 4 x 2 x 2 + 2 x 2 x 8 = 48, for 8 tokens; attention
+        # 12 x 2 x (9 + 25). The last one: keys and values, 8 of those 48, for 8 tokens, the other 40 for the first
+        # token of each row; attention 12 x 2 x (3 + 5). Pooler and classifier 2 x 2 + 2 x 3 for each row.
         counts = TokenCounts(rows=2, tokens=8, squared=34)
-        assert training_flops(shape, counts) == 6 * 48 * 8 + 12 * 2 * 34 + 6 * 10 * 2
+        first = 6 * 48 * 8 + 12 * 2 * 34
+        last = 6 * 8 * 8 + 6 * 40 * 2 + 12 * 2 * 8
+        assert training_flops(shape, counts) == first + last + 6 * 10 * 2
 
-    def test_layers_count_in_full(self) -> None:
-        counts = TokenCounts(rows=0, tokens=10, squared=100)
-        one, three = (training_flops(EncoderShape(layers, 4, 16, 2), counts) for layers in (1, 3))
-        assert three == 3 * one
+    def test_each_layer_but_the_last_counts_in_full(self) -> None:
+        counts = TokenCounts(rows=1, tokens=10, squared=100)
+        one, two, four = (training_flops(EncoderShape(layers, 4, 16, 2), counts) for layers in (1, 2, 4))
+        assert four - two == 2 * (two - one) > 6 * one
 
     def test_share_takes_the_faster_matmul_as_the_measure(self) -> None:
         rates = {"before": {"bf16": {"rate": 100.0}}, "after": {"bf16": {"rate": 200.0}}}

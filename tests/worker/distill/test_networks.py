@@ -17,8 +17,8 @@ from worker.distill.families import word_table
 from worker.distill.network import Network
 from worker.distill.networks import PlainNetwork, build_network
 from worker.distill.packed.dropout import BitMasks, keep
-from worker.distill.packed.functions import Attention, fused_attention
-from worker.distill.packed.layout import Grid, Packing
+from worker.distill.packed.functions import Attention, FirstAttention, fused_attention
+from worker.distill.packed.layout import Grid, Packing, TokenGrid
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights
 
@@ -147,6 +147,54 @@ class TestFusedAttention:
             found.append((context[: packing.real_tokens], of_values))
         for ours, theirs in zip(*found, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+class TestFirstAttention:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("chance", [0.0, 0.3])
+    def test_gives_the_first_tokens_what_attention_gives_all(
+        self, dtype: torch.dtype, chance: float, tmp_path: Path
+    ) -> None:
+        """Values and gradients, a bias and dropout of the same weights included."""
+        _, dataset, compute = load(tmp_path, "bert", has_pairs=False)
+        packing, _ = Packing.of(mixed_batch(dataset, compute))
+        heads, length = 4, packing.length
+        draw = torch.Generator().manual_seed(0)
+
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=draw).to(compute.device, dtype)
+
+        values, bias = drawn(len(packing.row_of), 96), drawn(heads, length, length).float()
+        gradient = drawn(packing.rows, 32)
+        starts = packing.starts()
+        mask = all_masks = None
+        if chance:
+            mask = BitMasks(1).draw((packing.rows, length, heads), chance, torch.float32).to(compute.device)
+            narrow = mask if dtype is torch.float32 else mask.to(torch.int16)
+            of_first = narrow.permute(0, 2, 1).reshape(packing.rows * heads, 1, length)
+            all_masks = of_first.expand(-1, length, -1).contiguous()
+        found = []
+        for is_first in (True, False):
+            leaves = [values.clone().requires_grad_(), bias.clone().requires_grad_()]
+            projected, of_distance = leaves
+            if is_first:
+                context = FirstAttention.apply(
+                    projected[starts, :32],
+                    projected[:, 32:],
+                    TokenGrid.of(packing),
+                    of_distance[:, 0],
+                    mask,
+                    chance,
+                    heads,
+                )
+            else:
+                whole = Attention.apply(projected, Grid.of(packing, heads), of_distance, all_masks, chance)
+                context = whole.index_select(0, starts)
+            found.append([context, *torch.autograd.grad(context, leaves, gradient)])
+        assert found[0][1].abs().sum() > 0
+        near = {"atol": 1e-5, "rtol": 1e-4} if dtype is torch.float32 else {"atol": 0.03, "rtol": 0.03}
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, **near)
 
 
 class TestModel:

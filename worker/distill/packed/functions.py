@@ -1,4 +1,4 @@
-"""The two steps of a transformer layer where a gradient written by hand saves passes over memory."""
+"""The steps of a transformer layer where a gradient written by hand saves passes over memory."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 
 from worker.distill.packed.dropout import keep, keep_
-from worker.distill.packed.layout import Grid
+from worker.distill.packed.layout import Grid, TokenGrid
 
 Tensor = torch.Tensor
 
@@ -73,6 +73,63 @@ class Attention(torch.autograd.Function):
         torch.bmm(used.transpose(1, 2), context, out=grid[2])
         packed = flat.index_select(0, where.from_grid).view(tokens, -1)
         return packed, None, of_bias, None, None
+
+
+class FirstAttention(torch.autograd.Function):
+    """As Attention, for the query of each row's first token alone: of the last layer nothing else is read."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        projected: Tensor,
+        where: TokenGrid,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        chance: float,
+        heads: int,
+    ) -> Tensor:
+        """(rows, width) for `queries` (rows, width) and `projected` (tokens, 2 * width), keys and values side by side.
+
+        `bias` (heads, length) is added to every row's scores; `mask` (rows, length, heads), as wide as fp32, drops
+        attention weights with `chance`. All in fp32: it is next to nothing beside a whole layer's.
+        """
+        grid = projected.index_select(0, where.to_grid.flatten()).float()
+        keys, values = grid.view(where.rows, where.length, 2, heads, -1).unbind(2)
+        asked = queries.float().view(where.rows, 1, heads, -1)
+        scores = (keys * asked).sum(-1).mul_(1 / math.sqrt(asked.shape[-1]))
+        if bias is not None:
+            scores.add_(bias.t())
+        if where.padding is not None:
+            scores.add_(where.padding[:, :, None])
+        weights = torch.softmax(scores, 1)
+        used = weights if mask is None else keep(weights, mask).mul_(1 / (1 - chance))
+        context = (values * used[..., None]).sum(1)
+        ctx.save_for_backward(grid, asked, weights, used, mask)
+        ctx.where, ctx.heads, ctx.scale = where, heads, 1 / (1 - chance)
+        return context.view(queries.shape).to(queries.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None, None, None, None]:
+        grid, asked, weights, used, mask = ctx.saved_tensors
+        where: TokenGrid = ctx.where
+        width = gradient.shape[1]
+        keys, values = grid.view(where.rows, where.length, 2, ctx.heads, -1).unbind(2)
+        of_context = gradient.float().view(asked.shape)
+        of_weights = (values * of_context).sum(-1)
+        if mask is not None:
+            of_weights = keep_(of_weights, mask).mul_(ctx.scale)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, 1, torch.float32)
+        of_bias = of_scores.sum(0).t() if ctx.needs_input_grad[3] else None
+        of_scores = of_scores.mul_(1 / math.sqrt(asked.shape[-1]))[..., None]
+        # One place more than the grid has, where what fills up finds its zeros, as in Attention.
+        flat = torch.empty((len(grid) + 1, 2 * width), device=grid.device)
+        flat[-1:].zero_()
+        of_keys, of_values = flat[:-1].view(where.rows, where.length, 2, ctx.heads, -1).unbind(2)
+        torch.mul(of_scores, asked, out=of_keys)
+        torch.mul(used[..., None], of_context, out=of_values)
+        of_queries = (keys * of_scores).sum(1).view(gradient.shape).to(gradient.dtype)
+        return of_queries, flat.index_select(0, where.from_grid).to(gradient.dtype), None, of_bias, None, None, None
 
 
 def fused_attention(projected: Tensor, where: Grid, chance: float) -> Tensor:

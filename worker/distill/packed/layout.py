@@ -66,6 +66,35 @@ class Packing:
         """(rows,) int64: the packed place of each row's first token."""
         return self.lengths.cumsum(0) - self.lengths
 
+    def is_real(self) -> torch.Tensor:
+        """(tokens,) bool: which do not fill up. Found on the device: graphs ask it again for other rows."""
+        return torch.arange(len(self.row_of), device=self.lengths.device) < self.lengths.sum()
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Whole tokens by row, (rows, length, any width), and the way to them and back."""
+
+    rows: int
+    length: int
+    padding: torch.Tensor | None  # (rows, length) fp32, -inf where there is no token; None where all rows are full
+    to_grid: torch.Tensor  # (rows, length) int64 packed token; where there is none it is its row's first one
+    from_grid: torch.Tensor  # (tokens,) int64 back; a token that fills up looks one place behind the grid
+
+    @classmethod
+    def of(cls, packing: Packing) -> "TokenGrid":
+        rows, length = packing.rows, packing.length
+        places = torch.arange(length, device=packing.lengths.device)
+        mask = places < packing.lengths[:, None]
+        starts = packing.starts()[:, None]
+        return cls(
+            rows=rows,
+            length=length,
+            padding=None if packing.is_full else torch.where(mask, 0.0, -torch.inf),
+            to_grid=torch.where(mask, starts + places, starts),
+            from_grid=torch.where(packing.is_real(), packing.row_of * length + packing.position_of, rows * length),
+        )
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -83,13 +112,11 @@ class Grid:
 
     @classmethod
     def of(cls, packing: Packing, heads: int) -> "Grid":
-        rows, length = packing.rows, packing.length
+        tokens = TokenGrid.of(packing)
+        rows, length = tokens.rows, tokens.length
         device = packing.lengths.device
-        places = torch.arange(length, device=device)
-        mask = places < packing.lengths[:, None]
-        starts = packing.starts()
-        # A place of the grid without a token looks at its row's first one; attention masks what comes of it.
-        token = torch.where(mask, starts[:, None] + places, starts[:, None])
+        # Attention masks what comes of the places without a token of their own.
+        token = tokens.to_grid
         head = torch.arange(heads, device=device)
         part = torch.arange(3, device=device)
         context_to_grid = token[:, None, :] * heads + head[None, :, None]  # (rows, heads, length)
@@ -99,14 +126,13 @@ class Grid:
         context_from_grid = (row_of[:, None] * heads + head) * length + position_of[:, None]  # (tokens, heads)
         size = rows * heads * length
         from_grid = context_from_grid[:, None, :] + (part * size)[None, :, None]
-        is_real = torch.arange(len(row_of), device=device) < packing.lengths.sum()
-        from_grid = torch.where(is_real[:, None, None], from_grid, 3 * size)
+        from_grid = torch.where(packing.is_real()[:, None, None], from_grid, 3 * size)
         return cls(
             rows=rows,
             length=length,
             heads=heads,
-            padding=None if packing.is_full else torch.where(mask, 0.0, -torch.inf),
-            presence=mask.float(),
+            padding=tokens.padding,
+            presence=(torch.arange(length, device=device) < packing.lengths[:, None]).float(),
             to_grid=to_grid.flatten(),
             from_grid=from_grid.flatten(),
             context_to_grid=context_to_grid.flatten(),

@@ -1,11 +1,12 @@
 """A BERT-like classifier computed on packed tokens, reading and training the weights of a plain transformers model.
 
 The same function as the model's own forward (tests hold one against the other, gradients too), without padding,
-with one product for queries, keys and values, and in bf16 where the run computes so: activations in bf16, sums
+with one product for queries, keys and values, without what of the last layer nothing reads (the head looks at each
+row's first token), and in bf16 where the run computes so: activations in bf16, sums
 of products, softmax and LayerNorm statistics in fp32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,8 +17,8 @@ from worker.distill.batches import Batch
 from worker.distill.families import Family, family_of, pool_activation, word_table
 from worker.distill.network import Network, Outputs
 from worker.distill.packed.dropout import BitMasks, Masks, keep
-from worker.distill.packed.functions import Attention, DropAddNorm
-from worker.distill.packed.layout import Grid, Packing
+from worker.distill.packed.functions import Attention, DropAddNorm, FirstAttention
+from worker.distill.packed.layout import Grid, Packing, TokenGrid
 from worker.distill.packed.linear import DirectLinear, Linear
 from worker.distill.packed.tables import RelativeBias, look_up
 from worker.distill.packed.weights import FlatWeights
@@ -72,10 +73,12 @@ class PackedNetwork(Network):
         if names.has_segment_table:
             self._segments = self.weights.read(f"{embeddings}.token_type_embeddings.weight", is_exact=True)
         self._norm = _Norm(self.weights, f"{embeddings}.LayerNorm", model, is_exact=True)
-        layers = range(len(names.layers(model)))
-        self._layers = [
-            _Layer(self.weights, f"{names.layers_path}.{index}", names, model, self._linear) for index in layers
-        ]
+        parts = names.layer_parts
+        *paths, last = (f"{names.layers_path}.{index}" for index in range(len(names.layers(model))))
+        asks, told = (parts.query,), (parts.key, parts.value)
+        self._layers = [_Layer(self.weights, path, names, model, self._linear, asks + told) for path in paths]
+        self._last_layer = _Layer(self.weights, last, names, model, self._linear, told)
+        self._queries_of_first = self._linear(self.weights, f"{last}.{parts.query}")
         self._first_position = names.first_position(config)
         self._bias = RelativeBias(self.weights, model, names.relative_bias_path) if names.relative_bias_path else None
         self._pooler = Linear(self.weights, names.pooler_path)
@@ -135,22 +138,37 @@ class PackedNetwork(Network):
     def _compute(self, tokens: Tokens, masks: Masks | None) -> Outputs:
         """With `masks` as in training, without as in evaluation."""
         hidden = self._embed(tokens, masks)
-        attend = self._attention(tokens.packing, masks)
-        # DistilBERT drops nothing behind its attention.
-        output_chance = self._hidden_chance if self.family.drops_attention_output else 0.0
+        if self._layers:
+            attend = self._attention(tokens.packing, masks)
         for layer in self._layers:
-            context = attend(layer.projection(hidden))
-            output_mask = self._mask(masks, hidden.shape, output_chance)
-            hidden = layer.attention_norm(layer.output(context), hidden, output_mask, output_chance)
-            inner = functional.gelu(layer.up(hidden))
-            mask = self._mask(masks, hidden.shape, self._hidden_chance)
-            hidden = layer.norm(layer.down(inner), hidden, mask, self._hidden_chance)
+            hidden = self._behind_attention(layer, attend(layer.projection(hidden)), hidden, masks)
         first = hidden.index_select(0, tokens.packing.starts())
+        context = self._context_of_first(first, hidden, tokens.packing, masks)
+        first = self._behind_attention(self._last_layer, context, first, masks)
         if self.family.drops_before_pooler:
             first = self._drop(first, masks, self._head_chance)
         features = self._pool(self._pooler(first))
         pooled = self._drop(features, masks, self._head_chance)
         return Outputs(self._classifier(pooled).float(), features.float())
+
+    def _behind_attention(self, layer: "_Layer", context: Tensor, hidden: Tensor, masks: Masks | None) -> Tensor:
+        """(tokens, width) what a layer makes of the `hidden` that it was given and the `context` it found for them."""
+        # DistilBERT drops nothing behind its attention.
+        chance = self._hidden_chance if self.family.drops_attention_output else 0.0
+        mask = self._mask(masks, hidden.shape, chance)
+        hidden = layer.attention_norm(layer.output(context), hidden, mask, chance)
+        inner = functional.gelu(layer.up(hidden))
+        mask = self._mask(masks, hidden.shape, self._hidden_chance)
+        return layer.norm(layer.down(inner), hidden, mask, self._hidden_chance)
+
+    def _context_of_first(self, first: Tensor, hidden: Tensor, packing: Packing, masks: Masks | None) -> Tensor:
+        """(rows, width): what the last layer's attention gives the rows' `first` tokens (rows, width)."""
+        grid = TokenGrid.of(packing)
+        bias = None if self._bias is None else self._bias.of(grid.length)[:, 0]
+        chance = self._attention_chance
+        mask = self._mask(masks, (grid.rows, grid.length, self.heads), chance, torch.float32)
+        queries, projected = self._queries_of_first(first), self._last_layer.projection(hidden)
+        return cast(Tensor, FirstAttention.apply(queries, projected, grid, bias, mask, chance, self.heads))
 
     def _attention(self, packing: Packing, masks: Masks | None) -> Callable[[Tensor], Tensor]:
         """From (tokens, 3 * width) queries, keys and values to (tokens, width), the same way in every layer."""
@@ -172,8 +190,10 @@ class PackedNetwork(Network):
         normed = functional.layer_norm(total, total.shape[-1:], self._norm.weight, self._norm.bias, self._norm.epsilon)
         return self._drop(normed.to(self.dtype), masks, self._hidden_chance)
 
-    def _mask(self, masks: Masks | None, shape: tuple[int, ...], chance: float) -> Tensor | None:
-        return masks.draw(tuple(shape), chance, self.dtype) if masks is not None and chance > 0 else None
+    def _mask(
+        self, masks: Masks | None, shape: tuple[int, ...], chance: float, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        return masks.draw(tuple(shape), chance, dtype or self.dtype) if masks is not None and chance > 0 else None
 
     def _drop(self, values: Tensor, masks: Masks | None, chance: float) -> Tensor:
         mask = self._mask(masks, values.shape, chance)
@@ -213,9 +233,11 @@ class _Layer:
         family: Family,
         model: torch.nn.Module,
         linear: type[Linear | DirectLinear],
+        projected: Sequence[str],
     ) -> None:
+        """`projected` are those of queries, keys and values that one product makes for all tokens."""
         parts = family.layer_parts
-        self.projection = linear(weights, *(f"{path}.{name}" for name in (parts.query, parts.key, parts.value)))
+        self.projection = linear(weights, *(f"{path}.{part}" for part in projected))
         self.output = linear(weights, f"{path}.{parts.output}")
         # A GPU's LayerNorm wants its weights in the precision of what it norms.
         is_exact = next(model.parameters()).device.type == "cpu"
