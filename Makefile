@@ -21,7 +21,7 @@ help:
 	@echo "make bench-methods  what each method brings and costs, alone and with SAGE; writes docs/methods.md (hours, in pieces; DEVICE=, AT_ONCE=, DATA=, DATASET=, SEEDS=, MINUTES=)"
 	@echo "make bench-quality  is SAGE worth its cost: up to five methods on one budget (hours, in pieces; DEVICE=, AT_ONCE=, PAIR=, EPOCHS=, ARMS=, DATA=, DATASET=, SEEDS=, MINUTES=)"
 	@echo "make bench-sage  what SAGE costs beside plain distillation, at three sizes (an hour; DATA=, SIZE=)"
-	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; DEVICE=, PAIR=, DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
+	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; DEVICE=, PRECISION=, PAIR=, DATA=, DATASET=, ONLY=, ROUNDS=, MINUTES=)"
 	@echo "make up      the service on this machine: API, worker, Swagger page"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -57,7 +57,7 @@ bench-sage: $(VENV)/.test
 	$(VENV)/bin/python -m bench.sage $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
 
 bench-speed: $(VENV)/.test
-	$(VENV)/bin/python -m bench.speed $(if $(DEVICE),--device $(DEVICE)) $(if $(PAIR),--pair $(PAIR)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(VENV)/bin/python -m bench.speed $(if $(DEVICE),--device $(DEVICE)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(PAIR),--pair $(PAIR)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

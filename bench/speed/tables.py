@@ -37,6 +37,7 @@ def report(pair: Pair, first: Comparison, found: list[tuple[Comparison, Measured
 
 
 def introduction(pair: Pair, hyper: Hyperparameters, precision: str, device: str) -> list[str]:
+    around = "bf16 around both models, " if precision == "bf16" else ""
     attention = "eager attention, " if device == "cpu" else ""
     return [
         f"Whole jobs, each a process of its own: {pair.teacher}, tuned once for the dataset, as the teacher of a "
@@ -45,7 +46,7 @@ def introduction(pair: Pair, hyper: Hyperparameters, precision: str, device: str
         f"{hyper.alpha:g} of the loss from the teacher, the same for all; validation after each epoch, and the better "
         "epoch is tested. A job is the time from launch to exit: loading, the teacher, training, the test and the "
         "student's folder. *As documented* is what each peer's own examples do, in fp32; *best* adds what its user can "
-        f"add: {precision} around both models, padding per batch, rows of like length together, {attention}the "
+        f"add: {around}padding per batch, rows of like length together, {attention}the "
         "fused AdamW, and for TextBrewer cached teacher outputs. Systems alternate within a round, with the round's "
         "number as seed; times are medians over the rounds, ratios medians of the ratios within a round, differences "
         "of accuracy paired by round with a 95 % interval (Student's t).",
