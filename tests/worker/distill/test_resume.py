@@ -4,8 +4,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.worker.distill.forked_engine import Instant, fork_engine
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
 from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints
@@ -39,27 +38,41 @@ def content_of(artifact: Path) -> tuple[str, bytes]:
     return manifest["content_sha256"], (artifact / "model.safetensors").read_bytes()
 
 
+@pytest.fixture
+def make_killed(tmp_path: Path, projections: Path) -> Callable[..., Path]:
+    """A run to be killed, after an undisturbed one, whose projection it finds. Of a kill while one is fitted there is a
+    test of its own."""
+
+    def make(method: str, **changes: Any) -> Path:
+        folder = make_run(tmp_path / "killed", method, **changes)
+        shutil.copytree(projections, folder / "cache" / "projections")
+        return folder
+
+    return make
+
+
 def kill_after_checkpoints(folder: Path, count: int, chance: random.Random) -> None:
     """Start the engine, SIGKILL it a random moment after `count` new checkpoints."""
     before = len(events_of(folder, "checkpoint"))
-    engine = start_engine(folder)
+    engine = fork_engine(folder)
     try:
         while len(events_of(folder, "checkpoint")) < before + count:
-            assert engine.poll() is None, "the engine ended before it could be killed: make the run longer"
+            assert engine.is_alive(), "the engine ended before it could be killed: make the run longer"
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.08))
     finally:
         engine.kill()
-    assert engine.wait() == -signal.SIGKILL
+        engine.join()
+    assert engine.exitcode == -signal.SIGKILL
 
 
 class TestExactResume:
     def test_a_run_killed_twice_ends_with_the_same_weights(
-        self, method: str, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, method: str, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         whole = LONG | {"combine": COMPLETED.get(method, [])}
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", method, **whole))
-        folder = make_run(tmp_path / "killed", method, **whole)
+        folder = make_killed(method, **whole)
         chance = random.Random(method)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
@@ -68,34 +81,38 @@ class TestExactResume:
         assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True, True]
 
     def test_a_run_with_tuning_and_a_baseline_killed_in_each_stage_ends_the_same(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         whole = {"tuned": True, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
             "checkpoint_seconds": 0.02
         }
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
-        folder = make_run(tmp_path / "killed", "sage", **whole)
+        folder = make_killed("sage", **whole)
         for phase in ("teacher_tuning", "training", "baseline"):
             kill_in_phase(folder, phase)
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
     @pytest.mark.parametrize("beside", [("taid", "opdf", "llkd"), ("bd_kd", "nd", "sinkd")])
     def test_methods_together_killed_in_each_round_end_the_same(
-        self, beside: tuple[str, ...], tmp_path: Path, run_engine: Callable[[Path], Path]
+        self,
+        beside: tuple[str, ...],
+        tmp_path: Path,
+        run_engine: Callable[[Path], Path],
+        make_killed: Callable[..., Path],
     ) -> None:
         whole = LONG | {"combine": [METHODS[method] for method in beside]}
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
-        folder = make_run(tmp_path / "killed", "sage", **whole)
+        folder = make_killed("sage", **whole)
         for count in (1, 3, 3):
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
     def test_a_run_that_looks_for_regions_killed_twice_ends_the_same(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         whole = LONG | {"method__targeting": "region"}
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
-        folder = make_run(tmp_path / "killed", "sage", **whole)
+        folder = make_killed("sage", **whole)
         for count in (1, 4):
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == content_of(undisturbed)
@@ -112,10 +129,10 @@ class TestExactResume:
         assert all(len(seen) == 1 for seen in values.values())
 
     def test_another_thread_count_keeps_the_checkpoints_own(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
-        folder = make_run(tmp_path / "killed", "kd", **LONG)
+        folder = make_killed("kd", **LONG)
         kill_after_checkpoints(folder, 2, random.Random(2))
         job = json.loads((folder / "job.json").read_text())
         (folder / "job.json").write_text(json.dumps(job | {"threads": 2}))
@@ -160,18 +177,22 @@ class TestExactResume:
         assert "teacher_outputs" in events_of(folder, "warning")[-1]["message"]
 
 
-# (function, at which call of it, before or after its work): where in a run the kill falls.
+# Where in a run the kill falls.
 INSTANTS = {
-    "while UMAP fits": ("worker.distill.projection:ProjectionFit.result", 1, "before"),
-    "between the teacher's outputs and their place in the cache": ("worker.distill.cache:Cache.commit", 1, "before"),
-    "in the synthesis": ("worker.distill.synthesis:Synthesizer.draw_pairs", 1, "after"),
-    "between synthesis and labelling": ("worker.distill.guidance:label_rows", 1, "before"),
-    "between labelling and the choice of what is kept": ("worker.distill.guidance:predict_synthetic", 1, "before"),
-    "in the write of a checkpoint": ("worker.distill.checkpoint:save_file", 5, "after"),
-    "between a checkpoint's last byte and its name": ("worker.distill.checkpoint:os.rename", 2, "before"),
-    "between a checkpoint's name and its announcement": ("worker.distill.loop:save_checkpoint", 2, "after"),
-    "in the export": ("worker.distill.export:sha256_of", 2, "after"),
-    "in the packing": ("worker.distill.export:tarfile.TarFile.addfile", 2, "after"),
+    "while UMAP fits": Instant("worker.distill.projection:ProjectionFit.result", 1, "before"),
+    "between the teacher's outputs and their place in the cache": Instant(
+        "worker.distill.cache:Cache.commit", 1, "before"
+    ),
+    "in the synthesis": Instant("worker.distill.synthesis:Synthesizer.draw_pairs", 1, "after"),
+    "between synthesis and labelling": Instant("worker.distill.guidance:label_rows", 1, "before"),
+    "between labelling and the choice of what is kept": Instant(
+        "worker.distill.guidance:predict_synthetic", 1, "before"
+    ),
+    "in the write of a checkpoint": Instant("worker.distill.checkpoint:save_file", 5, "after"),
+    "between a checkpoint's last byte and its name": Instant("worker.distill.checkpoint:os.rename", 2, "before"),
+    "between a checkpoint's name and its announcement": Instant("worker.distill.loop:save_checkpoint", 2, "after"),
+    "in the export": Instant("worker.distill.export:sha256_of", 2, "after"),
+    "in the packing": Instant("worker.distill.export:tarfile.TarFile.addfile", 2, "after"),
 }
 
 
@@ -182,11 +203,12 @@ class TestInstants:
     ) -> None:
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage"))
         folder = make_run(tmp_path / "killed", "sage")
-        function, call, moment = INSTANTS[instant]
-        if "projection" not in function:  # only that one has to fit by itself
+        dies_at = INSTANTS[instant]
+        if "projection" not in dies_at.function:  # only that one has to fit by itself
             shutil.copytree(projections, folder / "cache" / "projections")
-        killed = ["tests.worker.distill.killed_engine", function, str(call), moment, str(folder)]
-        assert subprocess.run([sys.executable, "-m", *killed], check=False).returncode == -signal.SIGKILL
+        engine = fork_engine(folder, dies_at)
+        engine.join()
+        assert engine.exitcode == -signal.SIGKILL
         assert not events_of(folder, "succeeded")
         assert content_of(run_engine(folder)) == content_of(undisturbed)
         assert all(event["exact_resume"] for event in events_of(folder, "resumed"))
@@ -199,11 +221,12 @@ class TestStop:
         long_run = {"training__epochs": 12.0}
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **long_run))
         folder = make_run(tmp_path / "stopped", "kd", **long_run)
-        engine = start_engine(folder)
+        engine = fork_engine(folder)
         while not events_of(folder, "metric"):
             time.sleep(0.005)
         engine.terminate()
-        assert engine.wait(timeout=20) == exit_codes.STOPPED
+        engine.join(timeout=20)
+        assert engine.exitcode == exit_codes.STOPPED
         assert len(list_checkpoints(folder / "checkpoints")) == 1
         assert content_of(run_engine(folder)) == content_of(undisturbed)
 
@@ -211,27 +234,27 @@ class TestStop:
 def kill_in_phase(folder: Path, phase: str) -> None:
     """SIGKILL once a checkpoint was written in `phase` by this process."""
     seen = len(events_of(folder))
-    engine = start_engine(folder)
+    engine = fork_engine(folder)
     try:
         while True:
             fresh = events_of(folder)[seen:]
             entered = [i for i, event in enumerate(fresh) if event["type"] == "phase" and event["phase"] == phase]
             if entered and any(event["type"] == "checkpoint" for event in fresh[entered[0] :]):
                 break
-            assert engine.poll() is None, f"the engine ended before it could be killed in {phase}"
+            assert engine.is_alive(), f"the engine ended before it could be killed in {phase}"
             time.sleep(0.002)
     finally:
         engine.kill()
-    engine.wait()
+        engine.join()
 
 
 class TestOlderCheckpoint:
     def test_of_a_release_whose_objectives_had_no_state_goes_on_exactly(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: an upgrade that takes away what a paused job had done."""
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
-        folder = make_run(tmp_path / "killed", "kd", **LONG)
+        folder = make_killed("kd", **LONG)
         kill_after_checkpoints(folder, 2, random.Random(6))
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
@@ -241,11 +264,11 @@ class TestOlderCheckpoint:
         assert events_of(folder, "resumed")[-1]["exact_resume"] is True
 
     def test_of_a_release_that_spliced_nothing_goes_on_exactly(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: rows that were shifted when the round began are something else after the upgrade."""
         undisturbed = run_engine(make_run(tmp_path / "undisturbed", "random_anchors", **LONG))
-        folder = make_run(tmp_path / "killed", "random_anchors", **LONG)
+        folder = make_killed("random_anchors", **LONG)
         chance = random.Random(8)
         for _ in range(10):  # until one falls into a round of shifted rows
             kill_after_checkpoints(folder, 1, chance)
