@@ -25,7 +25,7 @@ from bench.speed.tables import Measured, report
 from worker.machine import count_cores
 
 TITLE = "Distillation beside TextBrewer, torchdistill and the Trainer"
-# Each pair of models has a section of its own, and so has fp32 on a processor: the figures above it are in bf16.
+# Each pair of models has a section of its own on either device: these are in bf16, and fp32 has its own again.
 SECTIONS = {
     ("minilm", "cpu"): Section(TITLE, "bench-speed"),
     ("mpnet", "cpu"): Section(f"{TITLE}: mpnet", "bench-speed PAIR=mpnet"),
@@ -39,7 +39,7 @@ SECTIONS = {
 def section(pair: str, device: str, precision: str) -> Section:
     """Where what was measured so is to be found."""
     found = SECTIONS[pair, device]
-    if device == "cuda" or precision == "bf16":
+    if precision == "bf16":
         return found
     return Section(f"{found.title}, in fp32", f"{found.command} PRECISION=fp32")
 

@@ -14,10 +14,12 @@ from worker.distill.data import Split
 from worker.distill.network import Network, Outputs
 
 # A processor works fastest on batches whose activations stay in its cache; a GPU wants as much at once as its memory
-# holds by a wide margin, here counted with the padding. Scores of attention in memory would grow by the square.
+# holds by a wide margin, here counted with the padding, which fills rows up to a multiple of the last of these numbers.
+# Scores of attention in memory would grow by the square.
 _PROCESSOR_BATCH_ROWS = 32
 _GPU_BATCH_TOKENS = 32_768
 _GPU_BATCH_PAIRS_OF_TOKENS = 2**23
+_GPU_LENGTH_MULTIPLE = 32
 
 _CALIBRATION_BINS = 15
 
@@ -84,7 +86,7 @@ def evaluation_batches(lengths: np.ndarray, device: torch.device) -> Iterator[np
     while start < len(order):
         rows = _PROCESSOR_BATCH_ROWS
         if device.type == "cuda":
-            longest = int(lengths[order[start]])
+            longest = -(-int(lengths[order[start]]) // _GPU_LENGTH_MULTIPLE) * _GPU_LENGTH_MULTIPLE
             rows = max(1, min(_GPU_BATCH_TOKENS // longest, _GPU_BATCH_PAIRS_OF_TOKENS // longest**2))
         yield order[start : start + rows]
         start += rows

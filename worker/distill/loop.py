@@ -37,7 +37,7 @@ from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network, put_weights
 from worker.distill.objectives import CrossEntropy
-from worker.distill.progress import FORWARD, TRAINING, Progress
+from worker.distill.progress import Progress, forward_work, training_work
 from worker.distill.results import Measurer
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.real_rows import RealRows
@@ -171,10 +171,10 @@ class Run:
         rows = len(self.dataset.train)
         all_rows = sum(len(split) for split in self.dataset.splits.values())
         if self.job.teacher_tuning is not None and self._cached_tuned_teacher() is None:
-            self.progress.plan(TUNING, TRAINING * self.teacher_layers * self.job.teacher_tuning.epochs * rows)
-        self.progress.plan("teacher_outputs", FORWARD * self.teacher_layers * all_rows)
+            self.progress.plan(TUNING, training_work(self.teacher_layers, self.job.teacher_tuning.epochs * rows))
+        self.progress.plan("teacher_outputs", forward_work(self.teacher_layers, all_rows))
         for name, _ in self._arms():
-            work = TRAINING * self.job.student.layers * self.job.training.epochs * rows
+            work = training_work(self.job.student.layers, self.job.training.epochs * rows)
             self.progress.plan(name, work)
             if name in self.finished:
                 self.progress.restore(name, work)
@@ -255,7 +255,7 @@ class Run:
         return load_file(found)["train"]
 
     def _after_teacher_batch(self, rows: int) -> None:
-        self.progress.advance("teacher_outputs", FORWARD * self.teacher_layers * rows)
+        self.progress.advance("teacher_outputs", forward_work(self.teacher_layers, rows))
         self._check_stop()
 
     # -- the student --------------------------------------------------------------------------------

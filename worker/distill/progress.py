@@ -1,7 +1,6 @@
 """How far a run is and how long it will take, from the work that each part is known to cost.
 
-The unit is one row through one transformer layer, forward; a training step costs three of them
-(forward, and backward twice that). What a cache makes unnecessary is taken out of the plan.
+The unit is one row through one transformer layer, forward. What a cache makes unnecessary is taken out of the plan.
 """
 
 import time
@@ -9,9 +8,20 @@ import time
 from worker.distill.device import device_memory
 from worker.distill.events import EventLog
 
-FORWARD = 1
-TRAINING = 3
+# Of the last layer only keys and values are of all tokens: two of the twelve products, each a square of the width.
+_LAST_LAYER = 1 / 6
+_TRAINING = 3  # forward, and backward twice that
 _REPORT_EVERY_SECONDS = 1.0
+
+
+def forward_work(layers: int, rows: float) -> float:
+    """What it costs to ask a model of so many `layers` about `rows`."""
+    return (layers - 1 + _LAST_LAYER) * rows
+
+
+def training_work(layers: int, rows: float) -> float:
+    """What it costs to train it on them."""
+    return _TRAINING * forward_work(layers, rows)
 
 
 class Progress:

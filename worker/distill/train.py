@@ -23,7 +23,7 @@ from worker.distill.network import Network
 from worker.distill.networks import put_weights
 from worker.distill.objectives import Answers, Objective
 from worker.distill.parameterisation import Parameterisation
-from worker.distill.progress import TRAINING, Progress
+from worker.distill.progress import Progress, training_work
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
 
@@ -180,7 +180,7 @@ class ArmTraining:
             loss = None
             if self.position.step % _LOG_EVERY_STEPS == 0 or self.position.step == self.total_steps:
                 loss = self._log_window()
-            context.progress.advance(arm.name, TRAINING * arm.layers * len(rows), loss)
+            context.progress.advance(arm.name, training_work(arm.layers, len(rows)), loss)
             context.at_safe_point(self.state, is_round_end=False)
 
     def _batches(self, plan: RoundPlan) -> list[np.ndarray]:
@@ -293,6 +293,6 @@ class ArmTraining:
         self.plan = resumed.plan
         self.arm.strategy.load_state_dict(resumed.position.strategy)
         self.arm.objective.load_state_dict(resumed.position.objective)
-        self.context.progress.restore(self.arm.name, TRAINING * self.arm.layers * resumed.position.rows_presented)
+        self.context.progress.restore(self.arm.name, training_work(self.arm.layers, resumed.position.rows_presented))
         put_weights(self.network, resumed.weights)
         self.network.load_optimizer_state(resumed.optimizer)

@@ -29,7 +29,7 @@ class Instant:
 
 def fork_engine(folder: Path, dies_at: Instant | None = None) -> BaseProcess:
     """The engine at work in `folder`; it kills itself `dies_at` an instant where one is named."""
-    engine = _CONTEXT.Process(target=_run, args=(folder, dies_at))
+    engine = _CONTEXT.Process(target=_run, args=(folder, dies_at), daemon=True)
     engine.start()
     return engine
 

@@ -11,6 +11,7 @@ import torch
 from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.distill.test_vectors import load
 from worker.distill.batches import Batch, SyntheticRows, collate
+from worker.distill.config import StudentConfig
 from worker.distill.data import Dataset
 from worker.distill.device import Compute
 from worker.distill.families import word_table
@@ -21,6 +22,7 @@ from worker.distill.packed.functions import Attention, FirstAttention, fused_att
 from worker.distill.packed.layout import Grid, Packing, TokenGrid
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights
+from worker.distill.student import TeacherLayersStudent
 
 
 def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
@@ -54,6 +56,20 @@ def mixed_batch(dataset: Dataset, compute: Compute) -> Batch:
     return batch
 
 
+def assert_same_gradients(
+    plain: PlainNetwork, packed: PackedNetwork, batch: Batch, *, parameters_at_least: int
+) -> None:
+    for network in (plain, packed):
+        logits = network.training_outputs(batch, 0).logits
+        torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    packed.weights.gather_gradients()
+    trained = {name: parameter for name, parameter in plain.model.named_parameters() if parameter.requires_grad}
+    assert len(trained) >= parameters_at_least
+    for name, parameter in trained.items():
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(packed.weights.gradient(name), parameter.grad, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("has_pairs", [False, True])
 class TestPackedNetwork:
@@ -72,18 +88,7 @@ class TestPackedNetwork:
     def test_gives_the_plain_gradients(self, family: str, has_pairs: bool, tmp_path: Path) -> None:
         model, dataset, compute = load(tmp_path, family, has_pairs)
         plain, packed = both_forms(without_dropout(model), compute)
-        batch = mixed_batch(dataset, compute)
-        for network in (plain, packed):
-            logits = network.training_outputs(batch, 0).logits
-            torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-        packed.weights.gather_gradients()
-        compared = 0
-        for name, parameter in plain.model.named_parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None, name
-                torch.testing.assert_close(packed.weights.gradient(name), parameter.grad, atol=1e-6, rtol=1e-4)
-                compared += 1
-        assert compared > 60
+        assert_same_gradients(plain, packed, mixed_batch(dataset, compute), parameters_at_least=60)
 
     @pytest.mark.parametrize("trains_words", [False, True])
     def test_trains_as_the_plain_form_does(
@@ -123,6 +128,20 @@ class TestPackedNetwork:
         assert (packed.outputs(batch).logits - wanted).abs().max() < 0.05 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+class TestOneLayer:
+    """The first layer is the last: no other attention comes before it."""
+
+    def test_gives_the_plain_logits_and_gradients(self, family: str, tmp_path: Path) -> None:
+        teacher, dataset, compute = load(tmp_path, family, has_pairs=False)
+        student = StudentConfig(layers=1, hidden_size="same", init="teacher_layers", word_vectors="trained")
+        model = TeacherLayersStudent(student).wrap(teacher, compute)
+        plain, packed = both_forms(without_dropout(model), compute)
+        batch = mixed_batch(dataset, compute)
+        torch.testing.assert_close(packed.outputs(batch).logits, plain.outputs(batch).logits, atol=1e-5, rtol=0)
+        assert_same_gradients(plain, packed, batch, parameters_at_least=20)
+
+
 class TestFusedAttention:
     @pytest.mark.parametrize("has_pairs", [False, True])
     def test_gives_what_the_one_written_by_hand_gives(self, has_pairs: bool, tmp_path: Path) -> None:
@@ -152,12 +171,19 @@ class TestFusedAttention:
 class TestFirstAttention:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("chance", [0.0, 0.3])
+    @pytest.mark.parametrize("is_full", [False, True])
     def test_gives_the_first_tokens_what_attention_gives_all(
-        self, dtype: torch.dtype, chance: float, tmp_path: Path
+        self, dtype: torch.dtype, chance: float, is_full: bool, tmp_path: Path
     ) -> None:
         """Values and gradients, a bias and dropout of the same weights included."""
         _, dataset, compute = load(tmp_path, "bert", has_pairs=False)
-        packing, _ = Packing.of(mixed_batch(dataset, compute))
+        batch = mixed_batch(dataset, compute)
+        if is_full:  # rows cut to the same number of tokens, which is a round one
+            alike = batch.mask[:, :8].all(1)
+            present = batch.mask[alike, :8]
+            batch = replace(batch, mask=present, places=present.flatten().nonzero().flatten())
+        packing, _ = Packing.of(batch)
+        assert (TokenGrid.of(packing).padding is None) == is_full
         heads, length = 4, packing.length
         draw = torch.Generator().manual_seed(0)
 

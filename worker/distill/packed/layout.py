@@ -3,7 +3,7 @@
 Everything but attention works on packed tokens (tokens, width), so no arithmetic is spent on padding. Attention
 works per row and head, on a grid padded to the batch's longest row where no kernel does it on packed tokens; rows of
 like length share a batch, so that grid holds next to no padding either. Going from one to the other is a gather in
-both directions, by indices that all layers share.
+both directions, by indices that all layers share but the last, whose attention is for one token of each row.
 
 New shapes are expensive: a processor's matrix library compiles its kernels anew for each, which costs as much as the
 product, and a GPU's graphs are captured for each. So the packed tokens are filled up to a round number, and the

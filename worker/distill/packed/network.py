@@ -164,7 +164,7 @@ class PackedNetwork(Network):
     def _context_of_first(self, first: Tensor, hidden: Tensor, packing: Packing, masks: Masks | None) -> Tensor:
         """(rows, width): what the last layer's attention gives the rows' `first` tokens (rows, width)."""
         grid = TokenGrid.of(packing)
-        bias = None if self._bias is None else self._bias.of(grid.length)[:, 0]
+        bias = None if self._bias is None else self._bias.of(grid.length, queries=1)[:, 0]
         chance = self._attention_chance
         mask = self._mask(masks, (grid.rows, grid.length, self.heads), chance, torch.float32)
         queries, projected = self._queries_of_first(first), self._last_layer.projection(hidden)

@@ -34,11 +34,12 @@ class RelativeBias:
         self._encoder: Any = model.get_submodule(path.rpartition(".")[0])
         self._buckets: dict[int, Tensor] = {}
 
-    def of(self, length: int) -> Tensor:
-        """(heads, length, length) fp32."""
+    def of(self, length: int, queries: int | None = None) -> Tensor:
+        """(heads, queries, length) fp32, of the first so many tokens' queries, or of all."""
+        queries = length if queries is None else queries
         if length not in self._buckets:
             places = torch.arange(length, device=self._table.device)
             buckets = self._encoder.relative_position_bucket(places[None] - places[:, None], num_buckets=_BUCKETS)
             self._buckets[length] = cast(Tensor, buckets).flatten()
-        by_pair = look_up(self._table, self._buckets[length], len(self._table))
-        return by_pair.view(length, length, -1).permute(2, 0, 1).contiguous()
+        by_pair = look_up(self._table, self._buckets[length][: queries * length], len(self._table))
+        return by_pair.view(queries, length, -1).permute(2, 0, 1).contiguous()
