@@ -62,14 +62,34 @@ def predict(
 ) -> Predictions:
     """As `predict_logits`, and the features where they are kept."""
     rows = np.arange(len(split)) if rows is None else rows
+    return predict_batches(
+        network,
+        split.lengths[rows],
+        lambda which: collate(rows[which], split, device),
+        device,
+        after_batch=after_batch,
+        keeps_features=keeps_features,
+    )
+
+
+def predict_batches(
+    network: Network,
+    lengths: np.ndarray,
+    make: Callable[[np.ndarray], Batch],
+    device: torch.device,
+    *,
+    after_batch: Callable[[int], None],
+    keeps_features: bool,
+) -> Predictions:
+    """As `predict`, for rows of any kind: at least one, of `lengths` (rows,), of which `make` makes batches by their
+    positions."""
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
-    batches = evaluation_batches(split.lengths[rows], device)
-    for which, answer in ask(network, batches, lambda which: collate(rows[which], split, device), keeps_features):
+    for which, answer in _ask(network, _batches(lengths, device), make, keeps_features):
         if logits is None:
-            logits = np.empty((len(rows), answer.logits.shape[1]), np.float32)
+            logits = np.empty((len(lengths), answer.logits.shape[1]), np.float32)
             if answer.features is not None:
-                features = np.empty((len(rows), answer.features.shape[1]), np.float32)
+                features = np.empty((len(lengths), answer.features.shape[1]), np.float32)
         logits[which] = answer.logits
         if features is not None:
             features[which] = answer.features
@@ -78,7 +98,7 @@ def predict(
     return Predictions(logits, features)
 
 
-def evaluation_batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
+def _batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
     """Positions of `lengths` (rows,) for passes without a gradient, in batches that suit `device`; longest first, so
     that the first batch shows the peak memory."""
     order = np.argsort(-lengths, kind="stable")
@@ -92,7 +112,7 @@ def evaluation_batches(lengths: np.ndarray, device: torch.device) -> Iterator[np
         start += rows
 
 
-def ask(
+def _ask(
     network: Network, batches: Iterable[np.ndarray], make: Callable[[np.ndarray], Batch], keeps_features: bool
 ) -> Iterator[tuple[np.ndarray, Predictions]]:
     """Each of `batches` with what `network` says to what `make` makes of it; a GPU has the next one to work on when the

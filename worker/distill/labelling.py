@@ -7,7 +7,7 @@ import torch
 
 from worker.distill.batches import Predictions, SyntheticRows, collate
 from worker.distill.data import Split
-from worker.distill.evaluate import ask, evaluation_batches
+from worker.distill.evaluate import predict_batches
 from worker.distill.network import Network
 from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points
@@ -44,17 +44,13 @@ def predict_synthetic(
     check_stop: Callable[[], None],
 ) -> Predictions:
     """What `network` says to each of the rows, in evaluation mode; `check_stop` is called after each batch."""
-    logits = np.empty_like(synthetic.teacher_logits)
-    features = np.empty((len(synthetic), vectors.shape[1]), np.float32) if keeps_features else None
-    batches = evaluation_batches(split.lengths[synthetic.anchors], device)
-    for which, answer in ask(
+    if not len(synthetic):
+        return Predictions(synthetic.teacher_logits, vectors[:0] if keeps_features else None)
+    return predict_batches(
         network,
-        batches,
+        split.lengths[synthetic.anchors],
         lambda which: collate(len(split) + which, split, device, synthetic=synthetic, vectors=vectors),
-        keeps_features,
-    ):
-        logits[which] = answer.logits
-        if features is not None:
-            features[which] = answer.features
-        check_stop()
-    return Predictions(logits, features)
+        device,
+        after_batch=lambda _: check_stop(),
+        keeps_features=keeps_features,
+    )
