@@ -83,11 +83,11 @@ def prepare(pair: Pair, options: argparse.Namespace) -> list[Comparison]:
     cache = open_cache(options.cache)
     threads = count_cores()
     hyper = Hyperparameters(batch_size=options.batch_size, learning_rate=pair.learning_rate)
+    precision = options.precision or machine.fast_precision(device)
     comparisons = []
     for name in names:
         dataset = datasets.prepare(name, options.data, cache, options.rows)
         models = make_models(base_folder(pair, cache), pair, dataset, cache, threads, device)
-        precision = options.precision or machine.fast_precision(device)
         comparison = Comparison(dataset, models, hyper, precision, threads, cache, device)
         if options.peers_here:
             comparison.shared_python = Path(sys.executable)

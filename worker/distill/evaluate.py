@@ -12,14 +12,13 @@ import torch
 from worker.distill.batches import Batch, Predictions, collate
 from worker.distill.data import Split
 from worker.distill.network import Network, Outputs
+from worker.distill.packed.layout import grid_length
 
 # A processor works fastest on batches whose activations stay in its cache; a GPU wants as much at once as its memory
-# holds by a wide margin, here counted with the padding, which fills rows up to a multiple of the last of these numbers.
-# Scores of attention in memory would grow by the square.
+# holds by a wide margin, here counted with the padding. Scores of attention in memory would grow by the square.
 _PROCESSOR_BATCH_ROWS = 32
 _GPU_BATCH_TOKENS = 32_768
 _GPU_BATCH_PAIRS_OF_TOKENS = 2**23
-_GPU_LENGTH_MULTIPLE = 32
 
 _CALIBRATION_BINS = 15
 
@@ -106,7 +105,7 @@ def _batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
     while start < len(order):
         rows = _PROCESSOR_BATCH_ROWS
         if device.type == "cuda":
-            longest = -(-int(lengths[order[start]]) // _GPU_LENGTH_MULTIPLE) * _GPU_LENGTH_MULTIPLE
+            longest = grid_length(int(lengths[order[start]]), device.type)
             rows = max(1, min(_GPU_BATCH_TOKENS // longest, _GPU_BATCH_PAIRS_OF_TOKENS // longest**2))
         yield order[start : start + rows]
         start += rows

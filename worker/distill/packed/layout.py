@@ -10,6 +10,7 @@ product, and a GPU's graphs are captured for each. So the packed tokens are fill
 grid's length to another: few shapes, and little work on what fills them up.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ class Packing:
         places = torch.cat([batch.places, batch.places[:1].expand(fill)])
         packing = cls(
             rows=rows,
-            length=_round_up(width, _LENGTH_MULTIPLE[kind]),
+            length=grid_length(width, kind),
             real_tokens=real_tokens,
             row_of=places // width,
             position_of=places % width,
@@ -66,6 +67,10 @@ class Packing:
         """(rows,) int64: the packed place of each row's first token."""
         return self.lengths.cumsum(0) - self.lengths
 
+    @functools.cached_property  # the last layer's attention wants it, and so does the others' grid
+    def token_grid(self) -> "TokenGrid":
+        return TokenGrid.of(self)
+
     def is_real(self) -> torch.Tensor:
         """(tokens,) bool: which do not fill up. Found on the device: graphs ask it again for other rows."""
         return torch.arange(len(self.row_of), device=self.lengths.device) < self.lengths.sum()
@@ -78,6 +83,7 @@ class TokenGrid:
     rows: int
     length: int
     padding: torch.Tensor | None  # (rows, length) fp32, -inf where there is no token; None where all rows are full
+    is_there: torch.Tensor  # (rows, length) bool: where there is one
     to_grid: torch.Tensor  # (rows, length) int64 packed token; where there is none it is its row's first one
     from_grid: torch.Tensor  # (tokens,) int64 back; a token that fills up looks one place behind the grid
 
@@ -85,13 +91,14 @@ class TokenGrid:
     def of(cls, packing: Packing) -> "TokenGrid":
         rows, length = packing.rows, packing.length
         places = torch.arange(length, device=packing.lengths.device)
-        mask = places < packing.lengths[:, None]
+        is_there = places < packing.lengths[:, None]
         starts = packing.starts()[:, None]
         return cls(
             rows=rows,
             length=length,
-            padding=None if packing.is_full else torch.where(mask, 0.0, -torch.inf),
-            to_grid=torch.where(mask, starts + places, starts),
+            padding=None if packing.is_full else torch.where(is_there, 0.0, -torch.inf),
+            is_there=is_there,
+            to_grid=torch.where(is_there, starts + places, starts),
             from_grid=torch.where(packing.is_real(), packing.row_of * length + packing.position_of, rows * length),
         )
 
@@ -112,7 +119,7 @@ class Grid:
 
     @classmethod
     def of(cls, packing: Packing, heads: int) -> "Grid":
-        tokens = TokenGrid.of(packing)
+        tokens = packing.token_grid
         rows, length = tokens.rows, tokens.length
         device = packing.lengths.device
         # Attention masks what comes of the places without a token of their own.
@@ -132,12 +139,17 @@ class Grid:
             length=length,
             heads=heads,
             padding=tokens.padding,
-            presence=(torch.arange(length, device=device) < packing.lengths[:, None]).float(),
+            presence=tokens.is_there.float(),
             to_grid=to_grid.flatten(),
             from_grid=from_grid.flatten(),
             context_to_grid=context_to_grid.flatten(),
             context_from_grid=context_from_grid.flatten(),
         )
+
+
+def grid_length(longest: int, kind: str) -> int:
+    """How long a grid is whose longest row has so many tokens, on a device of this kind."""
+    return _round_up(longest, _LENGTH_MULTIPLE[kind])
 
 
 def _token_multiple(tokens: int, kind: str) -> int:

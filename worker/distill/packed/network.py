@@ -2,8 +2,8 @@
 
 The same function as the model's own forward (tests hold one against the other, gradients too), without padding,
 with one product for queries, keys and values, without what of the last layer nothing reads (the head looks at each
-row's first token), and in bf16 where the run computes so: activations in bf16, sums
-of products, softmax and LayerNorm statistics in fp32.
+row's first token), and in bf16 where the run computes so: activations in bf16, sums of products, softmax and
+LayerNorm statistics in fp32.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from worker.distill.families import Family, family_of, pool_activation, word_tab
 from worker.distill.network import Network, Outputs
 from worker.distill.packed.dropout import BitMasks, Masks, keep
 from worker.distill.packed.functions import Attention, DropAddNorm, FirstAttention
-from worker.distill.packed.layout import Grid, Packing, TokenGrid
+from worker.distill.packed.layout import Grid, Packing
 from worker.distill.packed.linear import DirectLinear, Linear
 from worker.distill.packed.tables import RelativeBias, look_up
 from worker.distill.packed.weights import FlatWeights
@@ -163,7 +163,7 @@ class PackedNetwork(Network):
 
     def _context_of_first(self, first: Tensor, hidden: Tensor, packing: Packing, masks: Masks | None) -> Tensor:
         """(rows, width): what the last layer's attention gives the rows' `first` tokens (rows, width)."""
-        grid = TokenGrid.of(packing)
+        grid = packing.token_grid
         bias = None if self._bias is None else self._bias.of(grid.length, queries=1)[:, 0]
         chance = self._attention_chance
         mask = self._mask(masks, (grid.rows, grid.length, self.heads), chance, torch.float32)
