@@ -81,6 +81,8 @@ class TestFormats:
             ("train.ndjson.gz", gzip.compress(json_bytes([{"label": label, "text": text} for text, label in ROWS]))),
             ("train.parquet", parquet_bytes(text=[text for text, _ in ROWS], label=[label for _, label in ROWS])),
         ],
+        # By content a test would have another name from second to second, which gzip notes, and in each process.
+        ids=["csv", "csv.gz", "tsv", "TSV.gz", "jsonl", "ndjson.gz", "parquet"],
     )
     def test_every_format_gives_the_same_rows_and_the_same_hash(
         self, bench: Bench, tmp_path: Path, name: str, content: bytes
