@@ -1,7 +1,8 @@
 """`python -m bench.quality`: is SAGE worth its cost? Up to five methods on one budget, into docs/benchmarks.md.
 
-Every cell (a dataset, a size, a seed) is kept under .bench/, keyed by all that decides it, so the bench may be stopped
-at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two cores.
+Each method of a cell (a dataset, a size, a seed) is kept under .bench/, keyed by all that decides it, so the bench may
+be stopped at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two
+cores.
 `--change neighbors=20` tries another SAGE: it reports validation only and writes no page, so that what is chosen by it
 is not chosen by the test split. `--quick` does everything once with a tiny model: to see that it works.
 """

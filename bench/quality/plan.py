@@ -7,6 +7,7 @@ from app.schemas.methods.registry import METHODS
 from bench.hyperparameters import Hyperparameters
 
 SAGE, KD = "sage", "kd"
+TEACHER = "teacher"
 # SAGE with 60 % of the budget: does it get where plain KD ends?
 SAGE_ON_LESS = "sage_on_less"
 LESS = 0.6
@@ -46,13 +47,21 @@ def size_name(rows: int | None) -> str:
     return "all rows" if rows is None else f"{rows:,} rows"
 
 
-def method(arm: str, hyper: Hyperparameters, changes: dict[str, Any], budget: float = 1.0) -> dict[str, Any]:
-    """The arm's entry in job.json: the job spec's defaults, but no early stop, which would be another budget."""
-    model = METHODS[arm]
+def budget_of(arm: str) -> float:
+    """Its share of the budget."""
+    return LESS if arm == SAGE_ON_LESS else 1.0
+
+
+def method(arm: str, hyper: Hyperparameters, changes: dict[str, Any]) -> dict[str, Any]:
+    """The arm's entry in job.json: the job spec's defaults, but no early stop, which would be another budget.
+
+    `changes` are of SAGE; its controls follow where they have the same parameter.
+    """
+    model = METHODS[SAGE if arm == SAGE_ON_LESS else arm]
     wanted = {
         "temperature": hyper.temperature,
         "alpha": hyper.alpha,
-        "warmup_epochs": WARMUP_EPOCHS * budget,
+        "warmup_epochs": WARMUP_EPOCHS * budget_of(arm),
         "early_stopping": False,
         **changes,
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from app.schemas.methods.sage import Sage
 from bench.figures import Difference, mean_interval, paired_difference
 from bench.quality.measure import Outcome
-from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TITLES, size_name
+from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TEACHER, TITLES, size_name
 from bench.report import cells
 from bench.setting import made_by
 
@@ -53,7 +53,7 @@ def introduction(pair: str, epochs: float, arms: Collection[str], sage: Sage, ma
 
 
 def _table(measured: Cells) -> list[str]:
-    teacher = statistics.fmean(_accuracy(cell["teacher"]) for cell in measured.values())
+    teacher = statistics.fmean(_accuracy(cell[TEACHER]) for cell in measured.values())
     columns = ["accuracy", "less plain KD, points"]
     columns += ["SAGE less it, points"] if SAGE in _arms(measured) else []
     columns += ["retention", "agreement", "less plain KD, points", "ECE"]

@@ -5,9 +5,11 @@ import pytest
 
 from bench.hyperparameters import Hyperparameters
 from bench.quality.__main__ import _change, _parser, main
-from bench.quality.measure import Outcome, arm_seconds
-from bench.quality.plan import ARMS, KD, SAGE, method
+from bench.quality.measure import Outcome, find, measure, training_seconds
+from bench.quality.plan import ARMS, KD, LESS, SAGE, SAGE_ON_LESS, WARMUP_EPOCHS, Plan, method
 from bench.quality.tables import is_above, report
+from bench.setting import Setting
+from bench.tiny import PAIR, make_tiny
 from tests.bench.quick_run import run_quick
 
 
@@ -123,7 +125,8 @@ class TestOptions:
 
 class TestMethod:
     def test_budgets_shrink_with_their_warm_up(self) -> None:
-        assert method(SAGE, Hyperparameters(), {}, budget=0.5)["warmup_epochs"] == 0.5
+        less = method(SAGE_ON_LESS, Hyperparameters(), {})
+        assert less == method(SAGE, Hyperparameters(), {}) | {"warmup_epochs": LESS * WARMUP_EPOCHS}
 
     def test_changes_reach_the_arms_that_have_the_parameter(self) -> None:
         changes = {"neighbors": 3}
@@ -134,15 +137,36 @@ class TestMethod:
         ]
 
 
-class TestArmSeconds:
-    def test_last_from_the_end_of_the_arm_before(self) -> None:
+class TestTrainingSeconds:
+    def test_last_to_the_last_checkpoint_of_the_student(self) -> None:
         events = [
+            {"type": "checkpoint", "arm": "teacher", "time": "1970-01-01T00:00:05+00:00"},
             {"type": "phase", "phase": "training", "time": "1970-01-01T00:00:10+00:00"},
             {"type": "checkpoint", "arm": "student", "time": "1970-01-01T00:00:15+00:00"},
             {"type": "checkpoint", "arm": "student", "time": "1970-01-01T00:00:30+00:00"},
-            {"type": "checkpoint", "arm": "baseline.kd", "time": "1970-01-01T00:00:45+00:00"},
+            {"type": "phase", "phase": "evaluating", "time": "1970-01-01T00:00:31+00:00"},
         ]
-        assert arm_seconds(events, "sage") == {"sage": 20.0, "kd": 15.0}
+        assert training_seconds(events) == 20.0
+
+
+@pytest.mark.slow
+class TestCells:
+    def test_arms_are_added_to_a_cell_and_those_that_are_there_stay(self, tmp_path: Path) -> None:
+        """Harm: hours of a table measured again, for one more arm of it."""
+        models, dataset = make_tiny(tmp_path, train_rows=64)
+        setting = Setting(models, Hyperparameters(), PAIR.student_layers, "fp32", 1, tmp_path)
+        one, both = (Plan("tiny", None, 1, epochs=1.5, arms=arms) for arms in ((KD,), ("fine_tune", KD)))
+        alone = measure(one, dataset, setting)
+        assert find(both, dataset, setting) is None
+        (kept,) = (tmp_path / "results").iterdir()
+        written = kept.stat()
+        found = measure(both, dataset, setting)
+        assert found == find(both, dataset, setting)
+        assert {arm: found[arm] for arm in (KD, "teacher")} == alone
+        assert kept.stat() == written
+        # Another plan's arms are not taken for these.
+        assert find(replace(one, seed=2), dataset, setting) is None
+        assert find(replace(one, epochs=2.0), dataset, setting) is None
 
 
 @pytest.mark.slow
