@@ -22,6 +22,8 @@ from worker.preparation.lines import Upload
 
 DATA_VARIABLE = "STILLHOUSE_BENCH_DATA"
 DEMO = "demo"
+# Of the training rows so many are held out for trials, or this share of them where that is less.
+HELD_OUT_ROWS, HELD_OUT_SHARE = 3_000, 0.4
 
 
 @dataclass(frozen=True)
@@ -84,21 +86,36 @@ def missing_files(name: str, data: Path | None) -> str | None:
 
 
 def prepare(
-    name: str, data: Path | None, cache: Path, rows: int | None, splits: Collection[str] | None = None
+    name: str,
+    data: Path | None,
+    cache: Path,
+    rows: int | None,
+    splits: Collection[str] | None = None,
+    *,
+    is_trial: bool = False,
 ) -> Dataset:
     """The prepared dataset, from the cache where it is there; at most `rows` rows, evenly drawn, of each of `splits`
-    (None: all)."""
+    (None: all).
+
+    In a trial its test split is not the dataset's, but training rows that have been held out.
+    """
     source = SOURCES[name]
     files = demo_dataset_files() if name == DEMO else {}
     if data is not None:
         files = files or {split: data / name / file for split, file in source.files.items()}
-    ingredients = {"files": hash_files(files.values()), "splits": sorted(files), "rows": rows}
-    key = cell_key(ingredients if splits is None else ingredients | {"shortened": sorted(splits)})
+    ingredients: dict[str, Any] = {"files": hash_files(files.values()), "splits": sorted(files), "rows": rows}
+    if splits is not None:
+        ingredients["shortened"] = sorted(splits)
+    if is_trial:
+        ingredients["held_out"] = [HELD_OUT_ROWS, HELD_OUT_SHARE]
+    key = cell_key(ingredients)
     folder = cache / "data" / f"{name}-{key[:12]}"
     if not folder.exists():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         prepare_dataset([Upload(split, path.name, path) for split, path in files.items()], partial)
+        if is_trial:
+            _hold_out(partial)
         if rows is not None:
             _shorten(partial, rows, splits)
         partial.rename(folder)
@@ -119,6 +136,20 @@ def count_tokens(dataset: Dataset, tokenizer_folder: Path) -> TokenCounts:
     encoded = tokenizer(columns["text"], columns.get("text_pair"), truncation=True, max_length=dataset.max_length)
     lengths = np.array([len(row) for row in encoded["input_ids"]])
     return TokenCounts(len(lengths), int(lengths.sum()), int((lengths**2).sum()))
+
+
+def _hold_out(folder: Path) -> None:
+    """Put training rows in the place of the test split."""
+    train = parquet.read_table(folder / "train.parquet")
+    count = min(HELD_OUT_ROWS, int(HELD_OUT_SHARE * len(train)))
+    order = np.random.default_rng(0).permutation(len(train))
+    split = {"test": np.sort(order[:count]), "train": np.sort(order[count:])}
+    summary = json.loads((folder / "dataset.json").read_text())
+    for name, rows in split.items():
+        parquet.write_table(train.take(rows), folder / f"{name}.parquet")
+        summary["rows"][name] = len(rows)
+    summary["sha256"] = f"{summary['sha256']}-held-out-{count}"
+    (folder / "dataset.json").write_text(json.dumps(summary))
 
 
 def _shorten(folder: Path, rows: int, splits: Collection[str] | None) -> None:

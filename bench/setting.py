@@ -64,12 +64,16 @@ def prepare(
     pair_name: str,
     device: str = "cpu",
     at_once: int = 1,
+    *,
+    is_trial: bool = False,
 ) -> tuple[Dataset, Setting]:
-    """The student's rows, and the teacher tuned on all of the dataset's."""
+    """The student's rows, and the teacher tuned on all of the dataset's; in a trial neither has those held out."""
     machine.facts(device)  # that there is such a device is found before anything is made for it
     pair, cores = PAIRS[pair_name], count_cores()
-    whole = datasets.prepare(name, data, cache, None)
-    dataset = whole if rows is None else datasets.prepare(name, data, cache, rows, splits=("train",))
+    whole = datasets.prepare(name, data, cache, None, is_trial=is_trial)
+    dataset = whole
+    if rows is not None:
+        dataset = datasets.prepare(name, data, cache, rows, splits=("train",), is_trial=is_trial)
     models = make_models(base_folder(pair, cache), pair, whole, cache, cores, device)
     return dataset, Setting(
         models,

@@ -3,8 +3,9 @@
 Each method of a cell (a dataset, a size, a seed) is kept under .bench/, keyed by all that decides it, so the bench may
 be stopped at any time and goes on from there: `--minutes 30` begins no cell after that. All of it takes hours on two
 cores.
-`--change neighbors=20` tries another SAGE: it reports validation only and writes no page, so that what is chosen by it
-is not chosen by the test split. `--quick` does everything once with a tiny model: to see that it works.
+`--trial` judges by training rows that neither teacher nor student has seen, in the place of the test split, and
+writes no page: what is chosen by it is not chosen by the test split. `--change neighbors=20` is a trial of another
+SAGE. `--quick` does everything once with a tiny model: to see that it works.
 """
 
 import argparse
@@ -55,7 +56,14 @@ def main() -> int:
     for name in names:
         for size in options.size or (["all"] if is_paper else list(SIZES)):
             prepared[name, SIZES[size]] = prepare(
-                name, SIZES[size], options.data, cache, pair.name, options.device, options.at_once
+                name,
+                SIZES[size],
+                options.data,
+                cache,
+                pair.name,
+                options.device,
+                options.at_once,
+                is_trial=_is_trial(options),
             )
     plans = [
         Plan(name, rows, seed, changes, options.epochs, _arms(options))
@@ -69,8 +77,12 @@ def main() -> int:
         print("Nothing is measured yet.")
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
-    finish(found, title, options, None if changes else options.page or PAGE)
+    finish(found, title, options, None if _is_trial(options) else options.page or PAGE)
     return 0
+
+
+def _is_trial(options: argparse.Namespace) -> bool:
+    return bool(options.trial or options.change)
 
 
 def _arms(options: argparse.Namespace) -> tuple[str, ...]:
@@ -122,8 +134,9 @@ def finish(
         Sage(**dict(options.change)),
         machine.describe(options.device),
         are_timed=options.at_once == 1,
+        is_trial=_is_trial(options),
     )
-    text = "\n".join(report(found, head, on_validation=bool(options.change), at_papers_size=options.pair == PAPER))
+    text = "\n".join(report(found, head, is_trial=_is_trial(options), at_papers_size=options.pair == PAPER))
     print(text)
     if page is not None:
         write_section(_section(options), text, page)
@@ -183,8 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
     parser.add_argument("--epochs", type=_epochs, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
     parser.add_argument("--arms", type=_arm_names, help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")
+    parser.add_argument("--trial", action="store_true", help="judge by training rows that are held out; no page")
     parser.add_argument(
-        "--change", nargs="+", action="extend", type=_change, default=[], help="parameters of SAGE, name=value"
+        "--change", nargs="+", action="extend", type=_change, default=[], help="a trial: parameters of SAGE, name=value"
     )
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser

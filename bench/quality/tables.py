@@ -20,47 +20,62 @@ def report(
     found: list[tuple[str, int | None, Cells]],
     introduction: str,
     *,
-    on_validation: bool = False,
+    is_trial: bool = False,
     at_papers_size: bool = False,
 ) -> list[str]:
     """The whole section; `found` has dataset, rows (None: all) and cells of each table that has any.
 
-    `on_validation` shows nothing of the test split: what is chosen by it must not have been seen there.
+    A trial is told by fewer figures, and without a verdict.
     """
-    table = _validation_table if on_validation else _table
+    table = _trial_table if is_trial else _table
     lines = [introduction]
     for dataset, rows, measured in found:
         lines += ["", f"### {dataset}, {size_name(rows)}", "", *table(measured)]
-    if on_validation:
+    if is_trial:
         return lines
     return [*lines, "", *(_beside_the_paper(found) if at_papers_size else _verdicts(found))]
 
 
-def introduction(pair: str, epochs: float, arms: Collection[str], sage: Sage, machine: str, *, are_timed: bool) -> str:
+def introduction(
+    pair: str,
+    epochs: float,
+    arms: Collection[str],
+    sage: Sage,
+    machine: str,
+    *,
+    are_timed: bool,
+    is_trial: bool = False,
+) -> str:
     """What the tables of these `arms` have in common; `sage` has the parameters that matter most to its rows."""
     defaults = made_by(sage) if SAGE in arms else f"`lift: {sage.lift}`"
     seconds = "seconds are those of the training, the synthesis included and the teacher's pass left out"
     if not are_timed:
         seconds = "cells were measured beside each other, so there are no times"
+    seen, read = "on all its rows", "the test split is read once, at the end"
+    figures = (
+        "Retention is of the teacher's accuracy; agreement is with the teacher; ECE is the expected calibration error "
+        f"in 15 bins; {seconds}"
+    )
+    if is_trial:
+        seen = "on its training rows less some that are held out"
+        read = "the rows held out, which neither teacher nor student has seen, stand for the test split"
+        figures = "Agreement is with the teacher"
     return (
-        f"{pair}; the teacher is tuned once for the dataset, on all its rows. Every method presents the same number of "
-        f"rows to the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the "
-        f"job spec's defaults otherwise ({defaults}). Validation after each round chooses the student; the test split "
-        "is read once, at the end. Means over the seeds with a 95 % interval (Student's t); differences are paired by "
-        "seed. Retention is of the teacher's accuracy; agreement is with the teacher; ECE is "
-        f"the expected calibration error in 15 bins; {seconds}. {machine}."
+        f"{pair}; the teacher is tuned once for the dataset, {seen}. Every method presents the same number of rows to "
+        f"the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the job "
+        f"spec's defaults otherwise ({defaults}). Validation after each round chooses the student; {read}. Means over "
+        f"the seeds with a 95 % interval (Student's t); differences are paired by seed. {figures}. {machine}."
     )
 
 
 def _table(measured: Cells) -> list[str]:
-    teacher = statistics.fmean(_accuracy(cell[TEACHER]) for cell in measured.values())
     columns = ["accuracy", "less plain KD, points"]
     columns += ["SAGE less it, points"] if SAGE in _arms(measured) else []
     columns += ["retention", "agreement", "less plain KD, points", "ECE"]
     if are_timed := all(_times(measured, arm) for arm in _arms(measured)):
         columns.append("seconds")
     return [
-        f"Teacher: {100 * teacher:.2f} %. {_seeds(measured)}",
+        _teacher_and_seeds(measured),
         "",
         cells("", *columns),
         "|---|" + "---:|" * len(columns),
@@ -68,33 +83,40 @@ def _table(measured: Cells) -> list[str]:
     ]
 
 
-def _validation_table(measured: Cells) -> list[str]:
-    lines = [
-        _seeds(measured),
+def _trial_table(measured: Cells) -> list[str]:
+    columns = ["accuracy", "less plain KD, points", "agreement", "less plain KD, points", "loss", "less plain KD"]
+    return [
+        _teacher_and_seeds(measured),
         "",
-        "| | accuracy | less plain KD, points | loss | less plain KD |",
-        "|---|" + "---:|" * 4,
+        cells("", *columns),
+        "|---|" + "---:|" * len(columns),
+        *(_trial_row(arm, measured) for arm in _arms(measured)),
     ]
-    for arm in _arms(measured):
-        own = _values(measured, arm)
-        lines.append(
-            cells(
-                TITLES[arm],
-                _percent(mean_interval([_validation_accuracy(outcome) for outcome in own.values()])),
-                "" if arm == KD else _points(difference(measured, arm, KD, _validation_accuracy)),
-                f"{statistics.fmean(_validation_loss(outcome) for outcome in own.values()):.4f}",
-                "" if arm == KD else _signed(difference(measured, arm, KD, _validation_loss), 1, 4),
-            )
-        )
-    return lines
+
+
+def _trial_row(arm: str, measured: Cells) -> str:
+    own = _values(measured, arm)
+    accuracy, agreement, loss = (
+        None if arm == KD else difference(measured, arm, KD, value) for value in (_accuracy, _agreement, _loss)
+    )
+    return cells(
+        TITLES[arm],
+        _percent(mean_interval([_accuracy(outcome) for outcome in own.values()])),
+        _points(accuracy),
+        _percent(mean_interval([outcome.agreement for outcome in own.values()])),
+        _points(agreement),
+        f"{statistics.fmean(_loss(outcome) for outcome in own.values()):.4f}",
+        _signed(loss, 1, 4),
+    )
 
 
 def _arms(measured: Cells) -> list[str]:
     return [arm for arm in ARMS if all(arm in cell for cell in measured.values())]
 
 
-def _seeds(measured: Cells) -> str:
-    return f"Seeds: {', '.join(str(seed) for seed in sorted(measured))}."
+def _teacher_and_seeds(measured: Cells) -> str:
+    teacher = statistics.fmean(_accuracy(cell[TEACHER]) for cell in measured.values())
+    return f"Teacher: {100 * teacher:.2f} %. Seeds: {', '.join(str(seed) for seed in sorted(measured))}."
 
 
 def _row(arm: str, measured: Cells, *, are_timed: bool) -> str:
@@ -199,12 +221,8 @@ def _accuracy(outcome: Outcome) -> float:
     return outcome.test["accuracy"]
 
 
-def _validation_accuracy(outcome: Outcome) -> float:
-    return outcome.validation["accuracy"]
-
-
-def _validation_loss(outcome: Outcome) -> float:
-    return outcome.validation["loss"]
+def _loss(outcome: Outcome) -> float:
+    return outcome.test["loss"]
 
 
 def _agreement(outcome: Outcome) -> float:
