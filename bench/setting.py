@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from app.schemas.methods.sage import Sage
-from bench import datasets, machine
+from bench import datasets, engine, machine
 from bench.bases import base_folder
 from bench.datasets import Dataset
 from bench.hyperparameters import Hyperparameters
@@ -50,6 +50,33 @@ class Setting:
             "hyperparameters": self.hyper.as_dict(),
             "precision": self.precision,
         } | ({} if self.at_once == 1 else {"at_once": self.at_once})
+
+    def write_run(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        method: dict[str, Any],
+        combine: Sequence[dict[str, Any]] = (),
+        *,
+        epochs: float,
+        seed: int,
+        cache: Path | None = None,
+    ) -> None:
+        """A run folder of one job. Its `cache` is that of all cells, unless another is named: the teacher answers once,
+        and one map serves all seeds."""
+        engine.write_run(
+            folder,
+            teacher=self.models.teacher,
+            teacher_sha256=self.models.teacher_sha256,
+            dataset=dataset,
+            student_layers=self.layers,
+            training=self.hyper.training(epochs=epochs, precision=self.precision, seed=seed),
+            method=method,
+            combine=combine,
+            tuning=None,
+            threads=self.threads,
+            cache=self.cache / "engine" if cache is None else cache,
+        )
 
 
 # By dataset and rows.

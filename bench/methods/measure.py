@@ -39,20 +39,7 @@ def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
     key = cell_key(ingredients)
     work = setting.cache / "work" / f"methods-{key}"
     main, *others = plan.recipe.parameters(setting.hyper)
-    engine.write_run(
-        work,
-        teacher=setting.models.teacher,
-        teacher_sha256=setting.models.teacher_sha256,
-        dataset=dataset,
-        student_layers=setting.layers,
-        training=setting.hyper.training(epochs=EPOCHS, precision=setting.precision, seed=plan.seed),
-        method=main,
-        combine=others,
-        tuning=None,
-        threads=setting.threads,
-        # One for all cells: the teacher answers once, and one map serves all seeds.
-        cache=setting.cache / "engine",
-    )
+    setting.write_run(work, dataset, main, others, epochs=EPOCHS, seed=plan.seed)
     load = machine.load_average()
     measured, events = engine.run(work, with_children=True, device=setting.device)
     result = events[-1]["result"]

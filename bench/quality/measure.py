@@ -58,21 +58,8 @@ def _run(arm: str, plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, 
     ingredients = _ingredients(arm, plan, dataset, setting)
     key = cell_key(ingredients)
     work = setting.cache / "work" / f"quality-{key}"
-    engine.write_run(
-        work,
-        teacher=setting.models.teacher,
-        teacher_sha256=setting.models.teacher_sha256,
-        dataset=dataset,
-        student_layers=setting.layers,
-        training=setting.hyper.training(
-            epochs=plan.epochs * budget_of(arm), precision=setting.precision, seed=plan.seed
-        ),
-        method=method(arm, setting.hyper, dict(plan.changes)),
-        tuning=None,
-        threads=setting.threads,
-        # One for all cells: the teacher answers once, and one map serves all seeds.
-        cache=setting.cache / "engine",
-    )
+    own = method(arm, setting.hyper, dict(plan.changes))
+    setting.write_run(work, dataset, own, epochs=plan.epochs * budget_of(arm), seed=plan.seed)
     _, events = engine.run(work, device=setting.device)
     result = events[-1]["result"]
     seconds = training_seconds(events) if setting.at_once == 1 else None

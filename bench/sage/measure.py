@@ -79,18 +79,7 @@ def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
 def _run(
     folder: Path, method: dict[str, Any], size: Size, dataset: Dataset, setting: Setting, cache: Path
 ) -> tuple[Job, float]:
-    engine.write_run(
-        folder,
-        teacher=setting.models.teacher,
-        teacher_sha256=setting.models.teacher_sha256,
-        dataset=dataset,
-        student_layers=setting.layers,
-        training=setting.hyper.training(epochs=size.epochs, precision=setting.precision, seed=1),
-        method=method,
-        tuning=None,
-        threads=setting.threads,
-        cache=cache,
-    )
+    setting.write_run(folder, dataset, method, epochs=size.epochs, seed=1, cache=cache)
     measured, events = engine.run(folder, with_children=True)
     job = Job(
         seconds=measured.seconds,
