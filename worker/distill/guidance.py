@@ -94,14 +94,8 @@ class Guidance:
             logits = predict_logits(
                 student, self.split, self.compute.device, rows=rows, after_batch=lambda _: self.check_stop()
             )
-            answers = Answers(
-                student=torch.from_numpy(logits),
-                teacher=None if teacher is None else torch.from_numpy(teacher.logits[rows]),
-                labels=torch.from_numpy(self.split.labels[rows]),
-                has_label=torch.ones(len(rows), dtype=torch.bool),
-            )
-            losses = objective(answers)
-        return losses.numpy()
+            said = None if teacher is None else teacher.logits[rows]
+            return _losses(objective, logits, said, self.split.labels[rows], have_labels=True)
 
     def _label(self, drawn: Points | Splices, *, keeps_features: bool) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
@@ -124,10 +118,18 @@ class Guidance:
             said = predict_synthetic(
                 student, synthetic, self.split, self.vectors, self.compute.device, check_stop=self.check_stop
             )
-            answers = Answers(
-                student=torch.from_numpy(said.logits),
-                teacher=torch.from_numpy(synthetic.teacher_logits),
-                labels=torch.from_numpy(self.split.labels[synthetic.anchors]),
-                has_label=torch.zeros(len(synthetic), dtype=torch.bool),
-            )
-            return objective(answers).numpy()
+            labels = self.split.labels[synthetic.anchors]
+            return _losses(objective, said.logits, synthetic.teacher_logits, labels, have_labels=False)
+
+
+def _losses(
+    objective: Objective, student: np.ndarray, teacher: np.ndarray | None, labels: np.ndarray, *, have_labels: bool
+) -> np.ndarray:
+    """(rows,) loss of each row by the logits of the two, (rows, classes)."""
+    answers = Answers(
+        student=torch.from_numpy(student),
+        teacher=None if teacher is None else torch.from_numpy(teacher),
+        labels=torch.from_numpy(labels),
+        has_label=torch.full((len(labels),), have_labels),
+    )
+    return objective(answers).numpy()
