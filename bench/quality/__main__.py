@@ -23,7 +23,18 @@ from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
 from bench.options import add_engine, add_shared, check_engine, names_of, open_cache
 from bench.quality.measure import Outcome, find, measure
-from bench.quality.plan import ARMS, DATASETS, EPOCHS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, WARMUP_EPOCHS, Plan
+from bench.quality.plan import (
+    ARMS,
+    DATASETS,
+    EPOCHS,
+    KD,
+    PAPER_RETENTION,
+    SAGE,
+    SAGE_ON_LESS,
+    WARMUP_EPOCHS,
+    Plan,
+    size_name,
+)
 from bench.quality.tables import Cells, introduction, report
 from bench.report import PAGE, Section, write_section
 from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
@@ -54,7 +65,7 @@ def main() -> int:
     pair = PAIRS[options.pair]
     prepared: Prepared = {}
     for name in names:
-        for size in options.size or (["all"] if is_paper else list(SIZES)):
+        for size in _sizes(options):
             prepared[name, SIZES[size]] = prepare(
                 name,
                 SIZES[size],
@@ -90,13 +101,25 @@ def _arms(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(arm for arm in ARMS if arm in (options.arms or DEFAULT_ARMS[options.pair]))
 
 
+def _default_sizes(options: argparse.Namespace) -> list[str]:
+    return ["all"] if options.pair == PAPER else [*SIZES]
+
+
+def _sizes(options: argparse.Namespace) -> list[str]:
+    """In the order of the tables."""
+    return [size for size in SIZES if size in (options.size or _default_sizes(options))]
+
+
 def _section(options: argparse.Namespace) -> Section:
-    """Each pair of models, device, budget and choice of arms has a section of its own."""
+    """Each pair of models, device, budget and choice of sizes and arms has a section of its own."""
     title, command = TITLE, "bench-quality"
     if options.pair != "minilm":
         title, command = f"{title}: {options.pair}", f"{command} PAIR={options.pair}"
     if options.epochs != EPOCHS:
         title, command = f"{title}, {options.epochs:g} epochs", f"{command} EPOCHS={options.epochs:g}"
+    if (sizes := _sizes(options)) != _default_sizes(options):
+        title = f"{title}, {' and '.join(size_name(SIZES[size]) for size in sizes)}"
+        command = f"{command} SIZE={','.join(sizes)}"
     if (arms := _arms(options)) != DEFAULT_ARMS[options.pair]:
         title, command = f"{title}, {len(arms)} of its arms", f"{command} ARMS={','.join(arms)}"
     if options.device != "cpu":

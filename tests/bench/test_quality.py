@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bench.hyperparameters import Hyperparameters
-from bench.quality.__main__ import _change, _parser, main
+from bench.quality.__main__ import _change, _parser, _section, main
 from bench.quality.measure import Outcome, find, measure, training_seconds
 from bench.quality.plan import ARMS, KD, LESS, SAGE, SAGE_ON_LESS, WARMUP_EPOCHS, Plan, method
 from bench.quality.tables import is_above, report
@@ -113,6 +113,25 @@ class TestOptions:
         with pytest.raises(SystemExit):
             main()
         assert said in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("given", "title", "command"),
+        [
+            ([], "", ""),
+            (["--size", "2000,all"], "", ""),
+            (["--size", "all", "--arms", "sage,kd"], ", all rows, 2 of its arms", " SIZE=all ARMS=kd,sage"),
+            (["--pair", "mpnet"], ": mpnet", " PAIR=mpnet"),
+            (["--pair", "mpnet", "--size", "all"], ": mpnet", " PAIR=mpnet"),
+            (["--pair", "mpnet", "--size", "2000"], ": mpnet, 2,000 rows", " PAIR=mpnet SIZE=2000"),
+            (["--epochs", "12", "--device", "cuda"], ", 12 epochs, on a GPU", " EPOCHS=12 DEVICE=cuda"),
+        ],
+    )
+    def test_that_make_another_table_are_in_the_name_of_its_section(
+        self, given: list[str], title: str, command: str
+    ) -> None:
+        """Harm: a table overwrites another, or cannot be made again by the command that stands above it."""
+        section = _section(_parser().parse_args(given))
+        assert (section.title, section.command) == (f"What SAGE is worth{title}", f"bench-quality{command}")
 
     def test_a_change_may_be_a_word(self) -> None:
         assert [_change(text) for text in ("lift=shift", "neighbors=20")] == [("lift", "shift"), ("neighbors", 20)]
