@@ -22,6 +22,7 @@ from app.db.migrate import upgrade
 from app.home_lock import HomeLock, HomeTaken, home_lock
 from app.logging import configure_logging
 from app.main import create_app
+from app.routes.events import close_streams
 from app.server import CannotStart, bind
 from app.settings import Settings, get_settings
 from app.worker_process import WORKER_COMMAND, WorkerProcess, describe_missing_packages
@@ -180,8 +181,9 @@ class ApiThread:
     """uvicorn in a thread, where it leaves signals alone."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            self._app,
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,
@@ -202,6 +204,7 @@ class ApiThread:
             raise CannotStart("The API stopped by itself; the log above says why.")
 
     def ask_to_stop(self) -> None:
+        close_streams(self._app)
         self._server.should_exit = True
 
     def wait_until_stopped(self) -> None:

@@ -51,12 +51,20 @@ log = structlog.get_logger(__name__)
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     feed = EventFeed(app.state.settings)
     app.state.event_feed = feed
-    with _at_stop_signal(feed.close):
+    with _at_stop_signal(feed.close_soon):
         yield
     feed.close()
 
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["jobs"], lifespan=_lifespan)
+
+
+def close_streams(app: FastAPI) -> None:
+    """End every stream of the app, from any thread. To be called before a server is told to stop: it waits for open
+    responses before it ends the lifespan."""
+    feed: EventFeed | None = getattr(app.state, "event_feed", None)
+    if feed is not None:  # it has not begun to serve
+        feed.close_soon()
 
 
 def get_event_feed(request: Request) -> EventFeed:
@@ -154,19 +162,15 @@ class EventStreamResponse(StreamingResponse):
 
 @contextmanager
 def _at_stop_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` in the event loop once the process is told to stop.
-
-    A server waits for open responses before it ends the lifespan, and the streams would stay open as long.
-    """
+    """Call `act` once the process is told to stop, and then whoever wanted to know of that."""
     if threading.current_thread() is not threading.main_thread():
-        # Signals arrive elsewhere, and whoever handles them closes the feed.
+        # Signals arrive elsewhere, and whoever handles them calls close_streams.
         yield
         return
-    loop = asyncio.get_running_loop()
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
+        act()
         pass_on = earlier[signal.Signals(number)]
         assert callable(pass_on)
         pass_on(number, frame)

@@ -8,6 +8,7 @@ Everything but the reading itself happens in the event loop, so nothing here is 
 """
 
 import asyncio
+import contextlib
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -161,10 +162,11 @@ class Listener:
 
 
 class EventFeed:
-    """The listeners of this process and their reader, which runs while there are any."""
+    """The listeners of this process and their reader, which runs while there are any. Made in the event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._loop = asyncio.get_running_loop()
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
         self._count = 0
         self._urgent: set[Listener] = set()
@@ -217,6 +219,11 @@ class EventFeed:
         for of_job in self._listeners.values():
             for listener in of_job:
                 listener.give_end(End("closed"))
+
+    def close_soon(self) -> None:
+        """The same from any thread, or from the handler of a signal."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it every stream
+            self._loop.call_soon_threadsafe(self.close)
 
     async def _read_on(self) -> None:
         loop = asyncio.get_running_loop()

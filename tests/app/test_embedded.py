@@ -1,11 +1,17 @@
+import asyncio
+import contextlib
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from app import embedded, worker_process
+from app.embedded import ApiThread
 from app.server import CannotStart, bind
+from tests.app.routes.event_client import open_stream
 from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import add_job
 
 
 class TestBind:
@@ -43,3 +49,31 @@ class TestUp:
         change_settings(home=tmp_path / "file" / "home", teacher_dirs="")
         with pytest.raises(CannotStart, match="STILLHOUSE_HOME"):
             embedded.up()
+
+
+@pytest.mark.usefixtures("sqlite_database")
+class TestApiThread:
+    def test_ends_open_streams_when_it_is_to_stop(self, change_settings: ChangeSettings) -> None:
+        """Harm: Ctrl-C waits for who follows a job, and then cuts him off in the middle of a response."""
+        job_id = add_job()
+
+        async def follow(address: str) -> list[str]:
+            async with open_stream(address, job_id) as stream:
+                seen = []
+                async for message in stream:  # raises where the response is not brought to its end
+                    seen.append(message.event)
+                    api.ask_to_stop()
+                return seen
+
+        with contextlib.closing(bind("127.0.0.1", 0)) as listener:
+            api = ApiThread(change_settings(event_poll_seconds=0.05), listener)
+            api.start()
+            deadline = time.monotonic() + 20
+            while not api.is_serving and time.monotonic() < deadline:
+                time.sleep(0.01)
+            port = listener.getsockname()[1]
+            assert asyncio.run(asyncio.wait_for(follow(f"http://127.0.0.1:{port}"), timeout=60)) == ["status"]
+            api.wait_until_stopped()
+            with pytest.raises(CannotStart):
+                api.check()
+            api.ask_to_stop()  # once more is no error
