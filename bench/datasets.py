@@ -6,12 +6,13 @@ system that pads every row to the full length pads to.
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 
 from app.seeds import demo_dataset_files
@@ -123,7 +124,7 @@ def prepare(
 
 
 def open_dataset(folder: Path, name: str, max_length: int, note: str = "") -> Dataset:
-    summary = json.loads((folder / "dataset.json").read_text())
+    summary = _summary(folder)
     return Dataset(name, folder, max_length, summary["sha256"], len(summary["labels"]), summary["rows"], note)
 
 
@@ -143,24 +144,30 @@ def _hold_out(folder: Path) -> None:
     train = parquet.read_table(folder / "train.parquet")
     count = min(HELD_OUT_ROWS, int(HELD_OUT_SHARE * len(train)))
     order = np.random.default_rng(0).permutation(len(train))
-    split = {"test": np.sort(order[:count]), "train": np.sort(order[count:])}
-    summary = json.loads((folder / "dataset.json").read_text())
-    for name, rows in split.items():
-        parquet.write_table(train.take(rows), folder / f"{name}.parquet")
-        summary["rows"][name] = len(rows)
-    summary["sha256"] = f"{summary['sha256']}-held-out-{count}"
-    (folder / "dataset.json").write_text(json.dumps(summary))
+    splits = {"test": train.take(np.sort(order[:count])), "train": train.take(np.sort(order[count:]))}
+    _replace(folder, splits, f"held-out-{count}")
 
 
 def _shorten(folder: Path, rows: int, splits: Collection[str] | None) -> None:
-    summary = json.loads((folder / "dataset.json").read_text())
-    for split, count in summary["rows"].items():
-        if splits is not None and split not in splits:
-            continue
-        file = folder / f"{split}.parquet"
-        # Evenly over the file: rows of one label may stand together.
-        chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int))
-        parquet.write_table(parquet.read_table(file).take(chosen), file)
-        summary["rows"][split] = len(chosen)
-    summary["sha256"] = f"{summary['sha256']}-{rows}"
+    kept = {}
+    for split, count in _summary(folder)["rows"].items():
+        if splits is None or split in splits:
+            # Evenly over the file: rows of one label may stand together.
+            chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int))
+            kept[split] = parquet.read_table(folder / f"{split}.parquet").take(chosen)
+    _replace(folder, kept, str(rows))
+
+
+def _replace(folder: Path, splits: Mapping[str, pyarrow.Table], mark: str) -> None:
+    """Put these rows in the place of the splits'; by the `mark` the hash is another dataset's."""
+    summary = _summary(folder)
+    for split, table in splits.items():
+        parquet.write_table(table, folder / f"{split}.parquet")
+        summary["rows"][split] = len(table)
+    summary["sha256"] = f"{summary['sha256']}-{mark}"
     (folder / "dataset.json").write_text(json.dumps(summary))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    return found

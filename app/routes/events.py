@@ -63,7 +63,7 @@ def close_streams(app: FastAPI) -> None:
     """End every stream of the app, from any thread. To be called before a server is told to stop: it waits for open
     responses before it ends the lifespan."""
     feed: EventFeed | None = getattr(app.state, "event_feed", None)
-    if feed is not None:  # it has not begun to serve
+    if feed is not None:  # else it has not begun to serve
         feed.close_soon()
 
 
