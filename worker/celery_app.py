@@ -24,6 +24,10 @@ from worker.work_loop import WorkLoop
 # Over a folder Celery takes up to 4 s to notice that it should stop, and over a broker that neither answers
 # nor refuses it may take for ever. With the work handed back there is nothing left to wait for.
 CELERY_STOP_SECONDS = 1.0
+# Of the time that a stopping worker has: this share, and no longer than that, is for handing the work back when there
+# is no time left to save any of it.
+RELEASE_SHARE = 0.2
+LONGEST_RELEASE_SECONDS = 5.0
 # Longer than any run: a message is acknowledged on receipt, so nothing is ever redelivered late.
 VISIBILITY_SECONDS = 24 * 3600
 
@@ -63,6 +67,7 @@ def make_celery(settings: Settings) -> Celery:
 settings = get_settings()
 celery_app = make_celery(settings)
 work_loop = WorkLoop(settings)
+work_loop.shutdown.seconds -= min(LONGEST_RELEASE_SECONDS, RELEASE_SHARE * settings.shutdown_seconds)
 
 
 @signals.setup_logging.connect

@@ -54,6 +54,8 @@ class EngineProcess:
         self._is_over_memory = False
         self._kill_at = float("inf")
         self._lock = threading.Lock()
+        # From then on its number may be another's.
+        self._is_reaped = False
         self._ended = threading.Event()
         self._watch = logged_thread(self._watch_over, name="engine-watch")
         self._watch.start()
@@ -100,14 +102,14 @@ class EngineProcess:
         """Ask it to write a checkpoint and exit; its group is killed when the grace is over. Returns at once."""
         self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         with self._lock:
-            if not self._ended.is_set():
+            if not self._is_reaped:
                 # The engine alone: it needs its helpers until its checkpoint is written.
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and everything it started, now. Callable from any thread, more than once."""
         with self._lock:
-            if not self._ended.is_set():
+            if not self._is_reaped:
                 _kill_group(self.pid)
 
     def outcome(self, last_event: Mapping[str, Any] | None) -> EngineOutcome:
@@ -144,6 +146,7 @@ class EngineProcess:
                 # belong to anybody else.
                 _kill_group(self.pid)
                 self._process.wait()
+                self._is_reaped = True
             try:
                 self._tell_end()
             finally:

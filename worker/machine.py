@@ -13,6 +13,7 @@ CHILD_SEARCH_SECONDS = 1.0
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _VMSTAT = Path("/proc/vmstat")
+_PROCESSES = Path("/proc")
 # cgroup v1 says "no limit" with a number near 2**63.
 _NO_LIMIT_BYTES = 2**60
 
@@ -58,7 +59,11 @@ def count_oom_kills() -> int:
 
 
 class GroupMemory:
-    """The memory of a process and its children."""
+    """The memory of a process and its children that the kernel cannot have back while they live.
+
+    Not the pages of mapped files: those it takes back when memory runs short, before it kills anybody. Where the
+    kernel does not tell the kinds of pages apart, they count too.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -68,12 +73,12 @@ class GroupMemory:
     def resident_bytes(self) -> int:
         """Resident memory; pages that several processes share count for each of them."""
         self._search()
-        return sum(_memory(process, "rss") for process in self._processes)
+        return sum(map(_resident_bytes, self._processes))
 
     def own_bytes(self) -> int:
         """As resident_bytes, with shared pages counted once in all; slow to read."""
         self._search()
-        return sum(_memory(process, "pss") for process in self._processes)
+        return sum(map(_own_bytes, self._processes))
 
     def _search(self) -> None:
         # Finding children reads every process of the machine.
@@ -87,14 +92,26 @@ class GroupMemory:
             self._processes = []
 
 
-def _memory(process: psutil.Process, field: str) -> int:
+def _resident_bytes(process: psutil.Process) -> int:
+    kept = _sum_of_kilobytes(_PROCESSES / str(process.pid) / "status", "RssAnon", "RssShmem")
+    if kept is not None:
+        return kept
     try:
-        if field == "pss":
-            full = process.memory_full_info()
-            return int(getattr(full, "pss", full.rss))
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    kept = _sum_of_kilobytes(_PROCESSES / str(process.pid) / "smaps_rollup", "Pss_Anon", "Pss_Shmem")
+    if kept is not None:
+        return kept
+    # Both are too much, the one for what is shared, the other for what is mapped.
+    resident = _resident_bytes(process)
+    try:
+        return min(resident, int(getattr(process.memory_full_info(), "pss", resident)))
+    except psutil.Error:
+        return resident
 
 
 def _cgroup_folders(controller: str) -> list[Path]:
@@ -114,7 +131,7 @@ def _cgroup_folders(controller: str) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 
@@ -122,6 +139,17 @@ def _read(path: Path) -> str:
 def _read_number(path: Path) -> int | None:
     text = _read(path).strip()
     return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _sum_of_kilobytes(path: Path, *names: str) -> int | None:
+    """The sum of the lines `NAME: COUNT kB` of these names, in bytes; None where one of them is missing."""
+    found = {}
+    for line in _read(path).splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name in names and len(words) == 2 and words[0].isdigit():
+            found[name] = 1024 * int(words[0])
+    return sum(found.values()) if len(found) == len(names) else None
 
 
 def _count_in(path: Path, name: str) -> int | None:

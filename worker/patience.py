@@ -45,9 +45,11 @@ def patiently(
     *,
     what: str,
     check: Callable[[], None],
+    check_again: Callable[[], None] | None = None,
     patience_seconds: float = STORAGE_PATIENCE_SECONDS,
 ) -> Answer:
-    """Call `ask` until it works. `check` is called before every try and raises when nobody wants it any more.
+    """Call `ask` until it works. `check` is called before every try and raises when nobody wants it any more;
+    `check_again` takes its place once a try has failed: what is worth a try need not be worth another.
 
     Raises DiskFull at once, StorageUnavailable after `patience_seconds` of transient errors; any other
     error passes through. `what` names the call in logs and messages.
@@ -68,6 +70,7 @@ def patiently(
                     f"{what} failed for {patience_seconds:.0f} seconds; the last error was: {_first_line(error)}"
                 ) from error
             log.warning("retrying", what=what, error=_first_line(error), pause_seconds=round(pause, 1))
+        check = check_again or check
         _pause(pause, check)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -1,10 +1,13 @@
 """One claim from beginning to end: a job's run here, a dataset's or teacher's in imports.py.
 
-Whatever happens, the run folder goes, the engine is dead, and the row says how it ended, unless the lease
-was lost: then another worker or the sweep has the row, and nothing is written.
+Whatever happens, the engine is dead, the row says how it ended, and the run folder goes, unless the lease
+was lost: then another worker or the sweep has the row, and nothing is written. In this order: a worker that has to
+stop may have no time left for the folder, nor for an upload that is still going on.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from sqlalchemy.orm import Session
@@ -34,11 +37,14 @@ from worker.patience import StorageUnavailable, is_disk_full, patiently
 from worker.preparation.errors import PreparationFailed
 from worker.reporter import Reporter
 from worker.stopping import Cancelled, HandedBack, OutOfTime, Shutdown
+from worker.threads import logged_thread
 from worker.uploads import Uploads
 from worker.work import Work
 from worker.workspace import run_folder
 
 LOOK_SECONDS = 0.25
+# After a stopping worker's time is up, until its work is handed back over the head of the thread that works.
+UNWIND_SECONDS = 0.5
 # Of the time that a stopping worker has, the engine gets this share to write its checkpoint; the rest is
 # for storing it.
 ENGINE_SHARE_OF_STOP = 0.6
@@ -55,17 +61,22 @@ log = structlog.get_logger(__name__)
 
 def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: Sequence[str] = ENGINE) -> None:
     """Work on a claim until its row says how it ended. Raises nothing that one piece of work could cause."""
-    with observed(claim) as seen, LeaseKeeper(claim, settings, shutdown) as keeper:
+    with (
+        observed(claim) as seen,
+        LeaseKeeper(claim, settings, shutdown) as keeper,
+        ExitStack() as remains,
+        _handed_back_in_time(claim, settings, keeper, shutdown),
+    ):
         log.info("work_begun", kind=claim.kind, id=claim.id, attempt=claim.attempt)
         try:
-            with run_folder(settings.work_dir, claim) as folder:
-                store = ObjectStore.from_settings(settings)
-                work = Work(claim, settings, store, keeper, shutdown, folder, seen)
-                if claim.kind == "job":
-                    run_job(work, engine=engine)
-                else:
-                    imports.run_import(work)
-                    seen.outcome = AttemptOutcome.SUCCEEDED
+            folder = remains.enter_context(run_folder(settings.work_dir, claim))
+            store = ObjectStore.from_settings(settings)
+            work = Work(claim, settings, store, keeper, shutdown, folder, seen)
+            if claim.kind == "job":
+                run_job(work, remains, engine=engine)
+            else:
+                imports.run_import(work)
+                seen.outcome = AttemptOutcome.SUCCEEDED
         except LeaseLost:
             log.warning("work_dropped", kind=claim.kind, id=claim.id)
             LEASES_LOST.labels(claim.kind).inc()
@@ -73,22 +84,47 @@ def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: S
             _leave_to_the_sweep(claim, settings)
         except Cancelled:
             seen.outcome = AttemptOutcome.CANCELLED
-            _end(claim, settings, keeper, lambda session: jobs.finish_cancelled(session, claim))
+            _end(claim, settings, keeper, remains, lambda session: jobs.finish_cancelled(session, claim))
         except HandedBack:
             seen.outcome = AttemptOutcome.PAUSED if keeper.is_pausing else AttemptOutcome.HANDED_BACK
-            _hand_back(claim, settings, keeper)
+            _hand_back(claim, settings, keeper, remains)
         except Exception as error:
             failure = _explain(error)
             # A stack trace is for what nobody foresaw; the rest is said in the row.
             trace = error if failure.code == "internal_error" else None
             log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, exc_info=trace)
-            _end(claim, settings, keeper, lambda session: _mark_failed(session, claim, failure))
+            _end(claim, settings, keeper, remains, lambda session: _mark_failed(session, claim, failure))
         else:
             log.info("work_ended", kind=claim.kind, id=claim.id, outcome=seen.outcome)
 
 
-def run_job(work: Work, *, engine: Sequence[str] = ENGINE) -> None:
-    """Materialise, run the engine, report, store the student; the job has ended when this returns."""
+@contextmanager
+def _handed_back_in_time(claim: Claim, settings: Settings, keeper: LeaseKeeper, shutdown: Shutdown) -> Iterator[None]:
+    """Hand the work of a stopping worker back when its time is up, whatever the block still waits for: nothing can
+    interrupt the storing or the fetching of a file. What the block writes after that is refused."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(LOOK_SECONDS):
+            if shutdown.seconds_left < -UNWIND_SECONDS:
+                log.warning("work_not_over_in_time", kind=claim.kind, id=claim.id)
+                _hand_back(claim, settings, keeper, ExitStack())
+                return
+
+    thread = logged_thread(watch, name=f"hand-back-{claim.id}")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def run_job(work: Work, remains: ExitStack, *, engine: Sequence[str] = ENGINE) -> None:
+    """Materialise, run the engine, report, store the student; the job has ended when this returns.
+
+    `remains` is closed once the row says so.
+    """
     work.seen.enter(FETCHING)
     spec = materialise(work)
     work.seen.enter(STARTING)
@@ -108,7 +144,8 @@ def run_job(work: Work, *, engine: Sequence[str] = ENGINE) -> None:
     finally:
         process.kill()
         process.wait(10.0)
-        uploads.close()
+        if uploads.close():
+            remains.callback(_leave_behind, work, uploads)
 
 
 def _follow(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> None:
@@ -187,13 +224,20 @@ def _store_artifacts(work: Work) -> list[ArtifactRow]:
     return rows
 
 
-def _end(claim: Claim, settings: Settings, keeper: LeaseKeeper, change: imports.Change) -> None:
+def _end(claim: Claim, settings: Settings, keeper: LeaseKeeper, remains: ExitStack, change: imports.Change) -> None:
     """Write the last word on a claim, if it is still ours to say."""
+
+    def make_room() -> None:
+        # The run folder may be what fills the disk, where the database lies on the same one.
+        remains.close()
+        keeper.check_not_lost()
+
     try:
         patiently(
             lambda: imports.apply(settings, change),
             what="writing how the work ended",
             check=keeper.check_not_lost,
+            check_again=make_room,
         )
         keeper.conclude()
     except LeaseLost:
@@ -203,9 +247,15 @@ def _end(claim: Claim, settings: Settings, keeper: LeaseKeeper, change: imports.
         log.exception("end_not_written", kind=claim.kind, id=claim.id)
 
 
+def _leave_behind(work: Work, uploads: Uploads) -> None:
+    """See to an upload that was still going on when the work ended: what it stores is nobody's."""
+    uploads.wait_until_over()
+    _leave_to_the_sweep(work.claim, work.settings)
+
+
 def _leave_to_the_sweep(claim: Claim, settings: Settings) -> None:
-    """Have the sweep look for what was stored after the lease was lost. A worker that was frozen for long may have
-    woken in the middle of an upload, when the sweep had already been there."""
+    """Have the sweep look for what was stored after the work was lost or had ended. A worker that was frozen for long
+    may have woken in the middle of an upload, when the sweep had already been there."""
     try:
         with write_session(settings) as session:
             cleanups.schedule(session, _ROOTS[claim.kind](claim.id))
@@ -213,8 +263,8 @@ def _leave_to_the_sweep(claim: Claim, settings: Settings) -> None:
         log.warning("cleanup_not_scheduled", kind=claim.kind, id=claim.id, error=str(error))
 
 
-def _hand_back(claim: Claim, settings: Settings, keeper: LeaseKeeper) -> None:
-    _end(claim, settings, keeper, lambda session: leases.release(session, claim))
+def _hand_back(claim: Claim, settings: Settings, keeper: LeaseKeeper, remains: ExitStack) -> None:
+    _end(claim, settings, keeper, remains, lambda session: leases.release(session, claim))
     log.info("work_handed_back", kind=claim.kind, id=claim.id)
     queue.wake(settings)
 

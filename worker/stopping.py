@@ -28,7 +28,7 @@ class OutOfTime(WorkStopped):
 
 
 class Shutdown:
-    """The worker was told to stop, and by when everything has to be over.
+    """The worker was told to stop, and by when what it has in hand has to be saved.
 
     A plain number and no lock: `request` is called from signal handlers.
     """
@@ -47,7 +47,7 @@ class Shutdown:
 
     @property
     def seconds_left(self) -> float:
-        """Until everything has to be over; infinite while nobody asked."""
+        """Until then; infinite while nobody asked."""
         return self._deadline - time.monotonic()
 
     def wait(self, seconds: float) -> bool:

@@ -2,7 +2,9 @@
 
 The engine and the reports on it go on while the object store is slow or away. What is to be stored is linked
 aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest and
-the best matter. Nothing here fails a run, except a full disk.
+the best matter. One that is being stored is stored to its end, however many come meanwhile: a store that takes longer
+than the engine takes from one checkpoint to the next would else never hold one. Nothing here fails a run, except a
+full disk.
 
 What the run said before a checkpoint is written before the checkpoint is recorded (`release`): a run that goes on
 from there does not say it again. The same holds for a cache entry, which spares the next attempt the work.
@@ -51,7 +53,7 @@ class _CacheEntry:
 
 
 class _Superseded(Exception):
-    """A newer checkpoint waits: this one is not worth asking the store again."""
+    """The store failed, and a newer checkpoint waits: this one is not worth asking it again."""
 
 
 class Uploads:
@@ -115,12 +117,18 @@ class Uploads:
                 self._changed.wait(min(left, 0.5))
         return True
 
-    def close(self) -> None:
-        """Stop after the call that is under way; what still waits is not stored."""
+    def close(self) -> bool:
+        """Store nothing more, and record nothing of what is being stored. Returns at once: True while the store still
+        has a call in hand, which nothing can interrupt."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._thread.join()
+            return self._is_busy
+
+    def wait_until_over(self) -> None:
+        """After `close`: wait for the call under way, for as long as the worker may."""
+        while self._thread.is_alive() and (left := self._work.shutdown.seconds_left) > 0:
+            self._thread.join(min(left, 0.5))
 
     def _stage(self, folder: Path, name: str) -> Path | None:
         self._staged += 1
@@ -184,7 +192,6 @@ class Uploads:
     def _store_checkpoint(self, checkpoint: _Checkpoint) -> None:
         """Objects first, then the row that names them, in one transaction with the end of older ones."""
         work, step = self._work, checkpoint.facts.step
-        check = self._check if checkpoint.facts.is_best else self._check_newest
         prefix = keys.job_checkpoint(work.claim.id, work.claim.run_token, step)
         files = describe_files(checkpoint.folder)
         size_bytes = sum(file["size_bytes"] for file in files)
@@ -196,8 +203,10 @@ class Uploads:
             jobs.add_events(session, work.claim, [{"type": "checkpoint", "payload": payload}])
 
         with checkpoint_upload(step, size_bytes, not_wanted=(_Superseded, LeaseLost, WorkStopped)):
-            work.upload_folder(checkpoint.folder, prefix, files, check=check)
-            work.write(record, check=check)
+            check_again = self._check if checkpoint.facts.is_best else self._check_newest
+            work.upload_folder(checkpoint.folder, prefix, files, check=self._check, check_again=check_again)
+            # Once its files are stored, to pass it over would spare nothing.
+            work.write(record, check=self._check)
         log.info("checkpoint_stored", step=step, size_bytes=size_bytes)
 
     def _check_newest(self) -> None:

@@ -66,15 +66,27 @@ class Work:
         self.keeper.conclude()
         return answer
 
-    def upload(self, path: Path, key: str, *, check: Check | None = None) -> None:
-        patiently(lambda: self.store.put_file(key, path), what=f"storing {key}", check=check or self.keeper.check)
+    def upload(self, path: Path, key: str, *, check: Check | None = None, check_again: Check | None = None) -> None:
+        patiently(
+            lambda: self.store.put_file(key, path),
+            what=f"storing {key}",
+            check=check or self.keeper.check,
+            check_again=check_again,
+        )
 
     def upload_folder(
-        self, folder: Path, prefix: str, files: Sequence[StoredFile], *, check: Check | None = None
+        self,
+        folder: Path,
+        prefix: str,
+        files: Sequence[StoredFile],
+        *,
+        check: Check | None = None,
+        check_again: Check | None = None,
     ) -> None:
-        """Store `files` of `folder` under `prefix`."""
+        """Store `files` of `folder` under `prefix`. The checks are those of `patiently`, for each file."""
         for file in files:
-            self.upload(folder / file["path"], keys.inside(prefix, file["path"]), check=check)
+            key = keys.inside(prefix, file["path"])
+            self.upload(folder / file["path"], key, check=check, check_again=check_again)
 
     def download(self, key: str, path: Path, *, sha256: str) -> None:
         """Fetch an object; raises DamagedObject when it is gone or has another hash."""

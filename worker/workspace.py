@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +12,11 @@ from pathlib import Path
 
 import structlog
 
+from app.domain.ids import is_id
 from app.domain.leases import Claim
+
+# As app.domain.ids.new_run_token makes them.
+_RUN_TOKEN = re.compile(r"[0-9a-f]{24}")
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +39,12 @@ def run_folder(work_dir: Path, claim: Claim) -> Iterator[Path]:
 
 
 def remove_dead_runs(work_dir: Path) -> int:
-    """Remove the folders of workers that died; returns how many there were."""
+    """Remove the folders of workers that died; returns how many there were.
+
+    Whatever else lies in `work_dir` is not touched: it may be a home, or a disk that others use too.
+    """
     removed = 0
-    for path in sorted({_folder_of(path) for path in work_dir.glob("*/*")}):
+    for path in sorted(_run_folders(work_dir)):
         lock = _lock(_lock_path(path))
         if lock is None:
             continue
@@ -46,6 +54,12 @@ def remove_dead_runs(work_dir: Path) -> int:
     if removed:
         log.info("dead_runs_removed", count=removed, work_dir=str(work_dir))
     return removed
+
+
+def _run_folders(work_dir: Path) -> set[Path]:
+    """WORK_DIR/ID/RUN_TOKEN of every run that left its folder there, or its lock."""
+    found = {_folder_of(path) for row in work_dir.glob("*_*") if is_id(row.name) for path in row.glob("*")}
+    return {path for path in found if _RUN_TOKEN.fullmatch(path.name) and (path.is_dir() or not path.exists())}
 
 
 def _lock_path(folder: Path) -> Path:
@@ -87,6 +101,7 @@ def _remove(folder: Path) -> None:
         time.sleep(0.1)
     else:
         log.warning("run_folder_not_removed", folder=str(folder))
-    _lock_path(folder).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # what stays is a dead run's for the next worker
+        _lock_path(folder).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another run's folder may be beside it
         folder.parent.rmdir()

@@ -191,11 +191,11 @@ def bench(teacher_folder: Path, change_settings: ChangeSettings) -> Iterator[Ben
 class WorkerProcess:
     """A worker as operators start it, with the settings of the test's environment."""
 
-    def __init__(self, log_path: Path, **environment: str) -> None:
+    def __init__(self, log_path: Path, module: str = "worker", **environment: str) -> None:
         self.log_path = log_path
         with log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,  # Celery's own words; the log is on the other stream
                 stderr=log,
@@ -230,8 +230,8 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Starts real worker processes; those still alive at the end of the test are killed."""
     started: list[WorkerProcess] = []
 
-    def start(**environment: str) -> WorkerProcess:
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", **environment)
+    def start(module: str = "worker", **environment: str) -> WorkerProcess:
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", module, **environment)
         started.append(worker)
         return worker
 

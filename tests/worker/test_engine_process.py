@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from worker.engine_outcome import EngineEnd
 from worker.engine_process import PARENT_PIPE, EngineProcess
@@ -123,6 +124,40 @@ class TestMemoryLimit:
         assert process.wait(10)
         assert process.outcome(None).code == "out_of_memory"
 
+    def test_shared_memory_counts(self, start: Start) -> None:
+        process = start(
+            """
+            import mmap, time
+            held = mmap.mmap(-1, 400 * 1024**2)
+            for page in range(0, len(held), 4096):
+                held[page] = 1
+            time.sleep(60)
+            """,
+            memory_limit_bytes=200 * MEBIBYTE,
+        )
+        assert process.wait(10)
+        assert process.outcome(None).code == "out_of_memory"
+
+    def test_pages_of_a_mapped_file_do_not_count(self, start: Start, tmp_path: Path) -> None:
+        """Harm: a job on vectors larger than the memory fails, though the kernel takes such pages back when it wants
+        them for something else."""
+        if "tmpfs" in subprocess.check_output(["stat", "-f", "-c", "%T", tmp_path], text=True):
+            pytest.skip("the pages of a file that lies in memory are memory")
+        with (tmp_path / "vectors").open("wb") as file:
+            file.truncate(400 * MEBIBYTE)
+        process = start(
+            """
+            import mmap, time
+            with open("vectors", "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            sum(mapped[page] for page in range(0, len(mapped), 4096))
+            time.sleep(0.7)
+            """,
+            memory_limit_bytes=200 * MEBIBYTE,
+        )
+        assert process.wait(10)
+        assert process.outcome({"type": "succeeded"}).end is EngineEnd.SUCCEEDED
+
     def test_engine_below_its_limit_is_left_alone(self, start: Start) -> None:
         process = start("import time; held = b'x' * (50 * 1024**2); time.sleep(0.7)", memory_limit_bytes=200 * MEBIBYTE)
         assert process.wait(10)
@@ -191,6 +226,31 @@ class TestKill:
         assert process.wait(5)
         process.kill()
         process.stop(1)
+
+    def test_nor_while_its_end_is_being_told(self, start: Start, tmp_path: Path) -> None:
+        """Harm: a pause that comes just as the engine has ended fails a finished job, or a kill hits a stranger who
+        was given its number."""
+        process = start(
+            """
+            import pathlib, time
+            while not pathlib.Path("go").exists():
+                time.sleep(0.01)
+            """
+        )
+        seen = []
+
+        def interfere(logger: object, method: str, event: dict[str, object]) -> dict[str, object]:  # noqa: ARG001
+            if event["event"] == "engine_ended":
+                seen.append(process.is_running)
+                process.stop(1)
+                process.kill()
+                seen.append("no harm")
+            return event
+
+        with capture_logs(processors=[interfere]):
+            (tmp_path / "go").touch()
+            assert process.wait(5)
+        assert seen == [True, "no harm"]
 
 
 class TestSurroundings:

@@ -1,11 +1,19 @@
 """What is read of the kernel's files, which here are given ones."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from worker import machine
-from worker.machine import count_oom_kills
+from worker.machine import GroupMemory, count_oom_kills
+
+KILOBYTE = 1024
+STATUS = "Name:\tpython\nVmRSS:\t 1000 kB\nRssAnon:\t  100 kB\nRssFile:\t  880 kB\nRssShmem:\t   20 kB\nThreads:\t1\n"
+ROLLUP = "5581-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 1000 kB\nPss: 600 kB\nPss_Dirty: 70 kB\n"
+ROLLUP_BY_KIND = "Pss_Anon: 70 kB\nPss_File: 525 kB\nPss_Shmem: 5 kB\n"
 
 
 @pytest.fixture
@@ -51,3 +59,41 @@ class TestCountOomKills:
         assert count_oom_kills() == 7
         (kernel / "vmstat").unlink()
         assert count_oom_kills() == 0
+
+
+@pytest.fixture
+def process(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, Path]]:
+    """A real process, and the folder of what the kernel says of it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        folder = kernel / "processes" / str(child.pid)
+        folder.mkdir(parents=True)
+        monkeypatch.setattr(machine, "_PROCESSES", kernel / "processes")
+        yield child.pid, folder
+        child.kill()
+
+
+class TestGroupMemory:
+    def test_counts_what_the_kernel_cannot_have_back(self, process: tuple[int, Path]) -> None:
+        pid, folder = process
+        (folder / "status").write_text(STATUS)
+        (folder / "smaps_rollup").write_text(ROLLUP + ROLLUP_BY_KIND)
+        assert GroupMemory(pid).resident_bytes() == 120 * KILOBYTE
+        assert GroupMemory(pid).own_bytes() == 75 * KILOBYTE
+
+    def test_an_older_kernel_s_rollup_does_not_bring_mapped_files_back_in(self, process: tuple[int, Path]) -> None:
+        pid, folder = process
+        (folder / "status").write_text(STATUS)
+        (folder / "smaps_rollup").write_text(ROLLUP)
+        assert GroupMemory(pid).own_bytes() == 120 * KILOBYTE
+
+    def test_counts_everything_where_the_kinds_are_not_told_apart(self, process: tuple[int, Path]) -> None:
+        pid, _ = process
+        memory = GroupMemory(pid)
+        assert memory.resident_bytes() > 1000 * KILOBYTE
+        assert 0 < memory.own_bytes() <= memory.resident_bytes()
+
+    def test_of_a_process_that_has_ended_is_nothing(self) -> None:
+        with subprocess.Popen([sys.executable, "-c", ""]) as child:
+            child.wait()
+        memory = GroupMemory(child.pid)
+        assert (memory.resident_bytes(), memory.own_bytes()) == (0, 0)

@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
@@ -15,6 +17,7 @@ from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import claimed
 from tests.worker.conftest import Bench, wait_for
 
+RULES = Path(__file__).parents[2] / "k8s" / "alerts" / "prometheus-rules.yaml"
 ATTEMPTS = "stillhouse_attempt_duration_seconds_count"
 
 
@@ -128,6 +131,14 @@ class TestWhileItRuns:
         local_bench.shutdown.request()
         stop(thread)
         assert now(local_bench, "stillhouse_engine_device_memory_bytes") == 0
+
+
+class TestAlerts:
+    def test_only_checkpoints_that_were_stored_tell_how_long_storing_takes(self) -> None:
+        """Harm: what is dropped is dropped soon, so a store too slow for all of them would pass for a fast one."""
+        rules = [rule for group in yaml.safe_load(RULES.read_text())["spec"]["groups"] for rule in group["rules"]]
+        (slow,) = [rule for rule in rules if rule["alert"] == "StillhouseCheckpointsAreSlow"]
+        assert 'stillhouse_checkpoint_upload_duration_seconds_bucket{outcome="stored"}' in slow["expr"]
 
 
 class TestEngineOutput:

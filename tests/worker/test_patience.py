@@ -63,6 +63,17 @@ class TestPatiently:
         with pytest.raises(StorageUnavailable, match=r"fetching x failed .* starting up"):
             patiently(Flaky(*[AWAY] * 50), what="fetching x", check=nobody_minds, patience_seconds=0.1)
 
+    def test_what_is_worth_a_try_may_not_be_worth_another(self) -> None:
+        flaky = Flaky(AWAY)
+
+        def not_again() -> None:
+            raise KeyError("superseded")
+
+        with pytest.raises(KeyError):
+            patiently(flaky, what="asking", check=nobody_minds, check_again=not_again)
+        assert flaky.calls == 1
+        assert patiently(flaky, what="asking", check=nobody_minds, check_again=not_again) == "answer"
+
     def test_stops_as_soon_as_nobody_wants_the_answer(self) -> None:
         flaky = Flaky(*[AWAY] * 50)
 

@@ -2,26 +2,46 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
 
 from app.db.models import Job
-from app.db.session import read_session, write_session
+from app.db.session import dispose_engines, read_session, write_session
 from app.repositories import artifacts, checkpoints, jobs, leases, metrics
 from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
+from app.storage.store import ObjectStore
 from app.sweep import sweep_once
+from tests.fixtures.disk import fill, mounted_disk
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
 from tests.worker.conftest import Bench, wait_for
-from worker import reporter, uploads
+from worker import reporter, runner, uploads
 from worker.runner import run_claim
 from worker.stopping import Shutdown
+
+
+@pytest.fixture
+def held_upload(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A store that has the files of checkpoints in hand until the event is set."""
+    is_let = threading.Event()
+    put_file = ObjectStore.put_file
+
+    def hold(self: ObjectStore, key: str, path: Path) -> int:
+        if "/checkpoints/" in key:
+            is_let.wait(60)
+        return put_file(self, key, path)
+
+    monkeypatch.setattr(ObjectStore, "put_file", hold)
+    yield is_let
+    is_let.set()
 
 
 class TestSucceededJob:
@@ -255,6 +275,44 @@ class TestStoppedWorker:
         assert time.monotonic() - began < 3
         assert local_bench.job(job_id).status == "queued"
 
+    def test_hands_back_while_the_store_still_has_a_checkpoint_in_hand(
+        self, local_bench: Bench, held_upload: threading.Event
+    ) -> None:
+        local_bench.shutdown = Shutdown(seconds=1.5)
+        job_id = local_bench.add_job()
+        _, thread = local_bench.start("endless")
+        local_bench.shutdown.request()
+        thread.join(10)
+        assert not thread.is_alive()
+        job = local_bench.job(job_id)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 1, 0)
+        assert list(local_bench.settings.work_dir.iterdir()) == []
+
+        # What the store has had in hand comes too late for anybody.
+        held_upload.set()
+        wait_for(lambda: "uploads" not in [thread.name for thread in threading.enumerate()])
+        assert local_bench.checkpoint_steps(job_id) == []
+
+    def test_hands_back_over_a_disk_that_the_run_has_filled(
+        self, local_bench: Bench, tmp_path: Path, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: where one disk holds everything, the run folder leaves no room for the row that says how it ended."""
+        job_id = local_bench.add_job()
+        database = local_bench.settings.database_path
+        assert database is not None
+        dispose_engines()
+        local_bench.shutdown = Shutdown(seconds=2.0)
+        with mounted_disk(tmp_path / "disk", "16m") as disk:
+            shutil.copy(database, disk)
+            change_settings(database_url=f"sqlite:///{disk / database.name}", work_dir=disk)
+            claim, thread = local_bench.start("endless")
+            fill(disk / job_id / claim.run_token)
+            local_bench.shutdown.request()
+            thread.join(15)
+            assert not thread.is_alive()
+            assert local_bench.job(job_id).status == "queued"
+            dispose_engines()
+
     def test_damaged_checkpoint_is_passed_over_for_the_one_before(self, local_bench: Bench) -> None:
         """Harm: a student trained on from the older checkpoint with what could be fetched of the newer one."""
         local_bench.shutdown = Shutdown(seconds=1.0)
@@ -306,6 +364,28 @@ class TestPausedJob:
         thread.join(10)
         assert not thread.is_alive()
         assert local_bench.job(job_id).status == "cancelled"
+
+    def test_is_paused_before_an_upload_ends_that_takes_too_long_and_the_sweep_gets_that(
+        self,
+        local_bench: Bench,
+        held_upload: threading.Event,
+        change_settings: ChangeSettings,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(runner, "SAVE_SECONDS", 1.0)
+        job_id = local_bench.add_job()
+        _, thread = local_bench.start("endless")
+        with write_session() as session:
+            jobs.request_pause(session, job_id)
+        wait_for(lambda: local_bench.job(job_id).status == "paused")
+
+        held_upload.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert local_bench.checkpoint_steps(job_id) == []
+        assert local_bench.objects(keys.job_root(job_id)) != []
+        sweep_once(change_settings(cleanup_delay_seconds=0.001))
+        assert local_bench.objects(keys.job_root(job_id)) == []
 
 
 class TestTimeLimit:

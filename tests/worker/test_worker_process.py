@@ -7,10 +7,13 @@ import time
 import pytest
 
 from app import queue
+from app.db.session import read_session
+from app.repositories import attempts
 from tests.fixtures.environment import ChangeSettings
 from tests.worker.conftest import Bench, StartWorker, wait_for
 from worker import work_loop
 
+STALLED_WORKER = "tests.worker.stalled_worker"
 CSV = b"text,label\n" + b"".join(b"row %d,%s\n" % (number, b"ab"[number % 2 :][:1]) for number in range(20))
 
 
@@ -82,6 +85,55 @@ class TestEnding:
         job = local_bench.job(job_id)
         assert (job.status, job.attempt) == ("queued", 1)
         assert list(local_bench.settings.work_dir.iterdir()) == []
+
+    def test_an_upload_that_does_not_end_holds_nothing_up(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a worker leaves without a word because the store is slow, the job waits until its lease has run out,
+        and the attempt counts as lost."""
+        change_settings(shutdown_seconds=4)
+        job_id = local_bench.add_job()
+        worker = start_worker(STALLED_WORKER, STALLED_KEYS="/checkpoints/", STALLED_PART="endless")
+        worker.wait_until_ready()
+        wait_for(lambda: local_bench.job(job_id).progress == 0.25, seconds=30)
+        worker.process.terminate()
+        assert worker.process.wait(15) == 0
+        assert "stalled: jobs/" in worker.log
+        check_handed_back(local_bench, job_id)
+        assert local_bench.checkpoint_steps(job_id) == []
+        assert list(local_bench.settings.work_dir.iterdir()) == []
+
+    @pytest.mark.parametrize(("shutdown_seconds", "saving_seconds"), [(10, 8.0), (120, 115.0)])
+    def test_some_of_its_time_is_kept_for_handing_back(
+        self, change_settings: ChangeSettings, shutdown_seconds: int, saving_seconds: float
+    ) -> None:
+        """Harm: what is saved until the very last moment is saved in vain, because the worker is gone before the job
+        is handed back."""
+        change_settings(shutdown_seconds=shutdown_seconds)
+        ask = "from worker.celery_app import work_loop; print(work_loop.shutdown.seconds)"
+        seen = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+        assert float(seen.stdout) == saving_seconds
+
+    def test_work_is_handed_back_over_the_head_of_a_thread_that_is_stuck(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: as above, of a job whose teacher is being fetched, or whose student is being stored."""
+        change_settings(shutdown_seconds=4)
+        job_id = local_bench.add_job()
+        worker = start_worker(STALLED_WORKER, STALLED_KEYS="teachers/", STALLED_PART="student")
+        worker.wait_until_ready()
+        wait_for(lambda: "stalled: teachers/" in worker.log, seconds=30)
+        worker.process.terminate()
+        assert worker.process.wait(15) == 1
+        check_handed_back(local_bench, job_id)
+
+
+def check_handed_back(bench: Bench, job_id: str) -> None:
+    """The job waits for another worker, and this one's go does not count."""
+    job = bench.job(job_id)
+    assert (job.status, job.run_token, job.attempt, job.fruitless_attempts) == ("queued", None, 1, 0)
+    with read_session() as session:
+        assert [attempt.outcome for attempt in attempts.list_for_job(session, job_id)] == ["handed_back"]
 
 
 class TestImports:
