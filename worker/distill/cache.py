@@ -44,6 +44,9 @@ def teacher_outputs_key(job: JobConfig) -> str:
         tuned=tuned_teacher_key(job),
         dataset=job.dataset.sha256,
         max_length=job.training.max_length,
+        # Those kept before had the outputs of a teacher without names of its own by number, also where LABEL_10 and
+        # LABEL_2 were the dataset's names too.
+        classes="by name",
     )
 
 

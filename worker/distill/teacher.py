@@ -42,7 +42,8 @@ def load_teacher(
     family = family_of(config)
     names = [config.id2label[index] for index in range(config.num_labels)]
     has_real_names = not all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    is_rearranged = has_real_names and sorted(names) == sorted(labels)
+    # By name wherever the names are the same, LABEL_0 and so on too: a dataset has LABEL_10 before LABEL_2.
+    is_rearranged = sorted(names) == sorted(labels)
     fits = is_rearranged or (not has_real_names and len(names) == len(labels))
     if not fits and not may_grow_head:
         raise TeacherLabelMismatch(

@@ -33,6 +33,7 @@ class Family:
     layer_shapes: Callable[[ModelSize], Shapes]
     head_shapes: Callable[[int], Shapes]  # of hidden size: what a classifier has before its last layer
     classifier: str = "classifier"  # that last layer
+    tokenizer: str = "BertTokenizer"  # what transformers builds where the files name none
     counts_positions_from_padding: bool = False  # the first token's position is the padding's id and one
     distance_buckets: str | None = None  # field of config.json, where attention has a bias by distance
 
@@ -172,6 +173,7 @@ FAMILIES = {
         layer_shapes=_mpnet_layer,
         head_shapes=_dense_head,
         classifier="classifier.out_proj",
+        tokenizer="MPNetTokenizer",
         counts_positions_from_padding=True,
         distance_buckets="relative_attention_num_buckets",
     ),
@@ -183,6 +185,7 @@ FAMILIES = {
         layer_shapes=_bert_layer,
         head_shapes=_dense_head,
         classifier="classifier.out_proj",
+        tokenizer="RobertaTokenizer",
         counts_positions_from_padding=True,
     ),
 }

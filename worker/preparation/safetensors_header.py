@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.preparation.errors import PreparationFailed, quote
+from worker.preparation.teacher_files import WEIGHTS_INDEX, WHOLE_WEIGHTS
 
 # The format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
@@ -46,27 +47,36 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def read_weights(folder: Path) -> dict[str, TensorInfo]:
     """All tensors of a model folder: model.safetensors, or the parts that its index names."""
-    whole = folder / "model.safetensors"
+    whole = folder / WHOLE_WEIGHTS
     if whole.exists():
         return read_header(whole)
-    index_path = folder / "model.safetensors.index.json"
-    try:
-        weight_map: dict[str, Any] = json.loads(index_path.read_bytes())["weight_map"]
-        parts = sorted({str(part) for part in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(index_path, f"cannot be read ({error!r})") from None
+    index_path = folder / WEIGHTS_INDEX
+    part_of_tensor = read_index(index_path)
     tensors: dict[str, TensorInfo] = {}
-    for part in parts:
+    for part in sorted(set(part_of_tensor.values())):
         if Path(part).name != part or not (folder / part).is_file():
-            raise PreparationFailed(
-                "teacher_files_missing",
-                f"model.safetensors.index.json names {quote(part)}, which is not among the teacher's files. "
-                "Add the missing part of the weights.",
-            )
+            raise missing_part(part)
         tensors.update(read_header(folder / part))
-    if missing := sorted(set(weight_map) - set(tensors)):
+    if missing := sorted(set(part_of_tensor) - set(tensors)):
         raise _damaged(index_path, f"promises {quote(missing[0])}, which no part holds")
     return tensors
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Which file each tensor is in, from the index of weights in parts."""
+    try:
+        weight_map: dict[str, Any] = json.loads(path.read_bytes())["weight_map"]
+        return {name: str(part) for name, part in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"cannot be read ({error!r})") from None
+
+
+def missing_part(part: str) -> PreparationFailed:
+    return PreparationFailed(
+        "teacher_files_missing",
+        f"{WEIGHTS_INDEX} names {quote(part)}, which is not among the teacher's files. "
+        "Add the missing part of the weights.",
+    )
 
 
 def _damaged(path: Path, what: str) -> PreparationFailed:

@@ -55,36 +55,48 @@ class DelimitedTable:
         self._upload = upload
         self._delimiter = delimiter
         self._max_bytes = max_bytes
-        # Many TSV files quote nothing, so a quotation mark in one is a character of the text. Where
-        # reading quotes makes sense of every line they are quotes, where it does not they are text.
         self._quoting: Any = csv.QUOTE_MINIMAL
-        if delimiter == "\t" and not self._reads_whole():
+        if delimiter == "\t" and not self._is_quoted():
             self._quoting = csv.QUOTE_NONE
-        header = next(self._records(), None)
+        header = next(self._records(self._quoting), None)
         if header is None:
             raise PreparationFailed("dataset_empty", f"{upload.name} is empty. It needs a header line and rows.")
         self.columns = [name.strip() for name in header[1]]
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         places = [self.columns.index(name) for name in names]
-        records = self._records()
+        records = self._records(self._quoting)
         next(records)
         for number, record in records:
             if len(record) != len(self.columns):
                 raise self._ragged(number, record)
             yield number, [record[place] for place in places]
 
-    def _reads_whole(self) -> bool:
+    def _is_quoted(self) -> bool:
+        """Whether the quotation marks of a TSV file quote.
+
+        Many TSV files quote nothing, so a mark in one is a character of the text. Where reading quotes makes sense
+        of every line they are quotes, where it does not they are text. But an opening mark of one row and a closing
+        one of a later row make sense too, of all that lies between as one text: where a text goes over several
+        lines and yet each line of the file is a whole row by itself, they are text as well.
+        """
+        widths: set[int] = set()
+        has_long_texts = False
         try:
-            return len({len(record) for _, record in self._records()}) <= 1
+            for _, record in self._records(csv.QUOTE_MINIMAL):
+                widths.add(len(record))
+                has_long_texts = has_long_texts or any("\n" in field or "\r" in field for field in record)
         except PreparationFailed:
             return False
+        if len(widths) > 1:
+            return False
+        return not has_long_texts or len({len(record) for _, record in self._records(csv.QUOTE_NONE)}) > 1
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
+    def _records(self, quoting: Any) -> Iterator[tuple[int, list[str]]]:
         """Yield (line a record begins on, its fields); blank lines are skipped."""
         csv.field_size_limit(MAX_LINE_CHARACTERS)
         lines = text_lines(self._upload, max_bytes=self._max_bytes)
-        reader = csv.reader(lines, delimiter=self._delimiter, quoting=self._quoting, strict=True)
+        reader = csv.reader(lines, delimiter=self._delimiter, quoting=quoting, strict=True)
         while True:
             number = reader.line_num + 1
             try:
@@ -161,7 +173,8 @@ class JsonLinesTable:
 class ParquetTable:
     """A Parquet file, read in batches; texts are string columns.
 
-    Repeated texts take next to no room in a file. They are counted, and bounded, before they are written out.
+    Repeated texts take next to no room in a file. They are counted, and bounded, before they are written out. So only
+    columns of a type that can be counted so, or whose values are small, are read at all.
     """
 
     unit = "row"
@@ -174,13 +187,14 @@ class ParquetTable:
         try:
             with pq.ParquetFile(upload.path) as file:
                 self.columns = [str(name) for name in file.schema_arrow.names]
-                self._texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+                self._types = {field.name: field.type for field in file.schema_arrow}
         except (pa.ArrowException, OSError) as error:
             raise self._bad(error) from None
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        self._check_types(names)
         number, size_bytes = 0, 0
-        texts = [name for name in names if name in self._texts]
+        texts = [name for name in names if _is_text(self._types[name])]
         try:
             with pq.ParquetFile(self._upload.path, read_dictionary=texts) as file:
                 for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
@@ -199,6 +213,19 @@ class ParquetTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._bad(error) from None
 
+    def _check_types(self, names: Sequence[str]) -> None:
+        *_, label = names
+        for name in names:
+            kind = self._types[name]
+            if _is_text(kind) or _is_small(kind):
+                continue
+            raise PreparationFailed(
+                "dataset_bad_label" if name == label else "dataset_bad_text",
+                f"{self._upload.name} has {quote(name)} as a column of type {quote(kind)}; "
+                f"{'labels are strings, whole numbers or booleans' if name == label else 'texts are strings'}. "
+                "Cast it (in pyarrow: column.cast(pyarrow.string())) and upload the file again.",
+            )
+
     def _bad(self, error: Exception) -> PreparationFailed:
         return PreparationFailed(
             "dataset_bad_parquet",
@@ -208,9 +235,20 @@ class ParquetTable:
 
 
 def _is_text(data_type: pa.DataType) -> bool:
-    if pa.types.is_dictionary(data_type):
-        data_type = data_type.value_type
-    return pa.types.is_string(data_type) or pa.types.is_large_string(data_type)
+    kind = _value_type(data_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_small(data_type: pa.DataType) -> bool:
+    """Whether a value takes a few bytes, however the file is made."""
+    kind = _value_type(data_type)
+    return (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    )
+
+
+def _value_type(data_type: pa.DataType) -> pa.DataType:
+    return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
 
 
 def _unpacked_bytes(batch: pa.RecordBatch) -> int:

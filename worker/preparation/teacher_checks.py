@@ -15,8 +15,15 @@ from worker.preparation.families import FAMILIES, Family, ModelSize
 from worker.preparation.safetensors_header import TensorInfo, read_weights
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-# Tokenizers that transformers builds from a plain vocab.txt.
-_VOCAB_TOKENIZERS = frozenset({"BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast"})
+# Tokenizers that transformers builds from a plain vocab.txt, each also under a name that ends in Fast.
+_VOCAB_TOKENIZERS = frozenset({"BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer"})
+# The token that a tokenizer pads with where its files name none: roberta-base, for one, names none.
+_PADDING = {
+    "BertTokenizer": "[PAD]",
+    "DistilBertTokenizer": "[PAD]",
+    "MPNetTokenizer": "<pad>",
+    "RobertaTokenizer": "<pad>",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def check_teacher(folder: Path) -> TeacherSummary:
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     _check_encoder(family, size, tensors, prefix)
     labels = _check_classifier(family, size, tensors, config)
-    _check_tokenizer(folder, size)
+    _check_tokenizer(folder, family, size, config)
     own = [
         f"{prefix}{part}." for part in ("embeddings", family.layer_prefix, "pooler", "encoder.relative_attention_bias")
     ]
@@ -157,10 +164,12 @@ def _check_tensor(tensors: Mapping[str, TensorInfo], name: str, shape: tuple[int
         raise _mismatch(f"{quote(name)} is stored as {tensor.dtype}; quantised weights are not supported")
 
 
-def _check_tokenizer(folder: Path, size: ModelSize) -> None:
+def _check_tokenizer(folder: Path, family: Family, size: ModelSize, model_config: Mapping[str, Any]) -> None:
     config_path = folder / "tokenizer_config.json"
     config = _read_json(config_path, "teacher_tokenizer_unsupported") if config_path.exists() else {}
-    kind = config.get("tokenizer_class") or "BertTokenizer"
+    # As transformers chooses it.
+    kind = str(config.get("tokenizer_class") or model_config.get("tokenizer_class") or family.tokenizer)
+    class_name = kind.removesuffix("Fast")
     if "auto_map" in config:
         raise _bad_tokenizer("tokenizer_config.json asks for code of its own (auto_map), which is never run")
     path = folder / "tokenizer.json"
@@ -169,7 +178,7 @@ def _check_tokenizer(folder: Path, size: ModelSize) -> None:
             vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
         except Exception as error:  # the library raises plain Exception
             raise _bad_tokenizer(f"tokenizer.json cannot be read ({error})") from None
-    elif kind in _VOCAB_TOKENIZERS:
+    elif class_name in _VOCAB_TOKENIZERS:
         try:
             words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
@@ -182,7 +191,7 @@ def _check_tokenizer(folder: Path, size: ModelSize) -> None:
             f"the tokenizer has ids up to {max(vocabulary.values(), default=0)}, "
             f"the model's embedding table has {size.vocabulary} rows"
         )
-    pad = _special_token(folder, config, "pad_token") or ("[PAD]" if kind in _VOCAB_TOKENIZERS else None)
+    pad = _special_token(folder, config, "pad_token") or _PADDING.get(class_name)
     if pad not in vocabulary:
         raise _bad_tokenizer(f"the tokenizer's vocabulary has no padding token ({quote(pad)})")
 

@@ -7,6 +7,7 @@ from worker.preparation.errors import PreparationFailed, quote_all
 CONFIG = "config.json"
 WHOLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+WEIGHTS_SUFFIX = ".safetensors"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -43,7 +44,7 @@ def choose_files(names: Iterable[str], *, place: str) -> list[str]:
 def _weights(top: list[str], place: str) -> list[str]:
     if WHOLE_WEIGHTS in top:
         return [WHOLE_WEIGHTS]
-    parts = [name for name in top if name.startswith("model-") and name.endswith(".safetensors")]
+    parts = [name for name in top if name.startswith("model-") and name.endswith(WEIGHTS_SUFFIX)]
     if WEIGHTS_INDEX in top and parts:
         return [WEIGHTS_INDEX, *parts]
     if pickles := [name for name in top if name.endswith(_PICKLES)]:

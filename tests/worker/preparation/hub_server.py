@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HOLD_SECONDS = 10.0
 
 
 @dataclass
@@ -22,6 +23,14 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     # Answers of 503 still to give before anything else.
     troubles: int = 0
+    # What the hub says a file has, where that is not the truth.
+    sizes: dict[str, int] = field(default_factory=dict)
+    # A file whose content is kept back until `released` is set.
+    held: str | None = None
+    released: threading.Event = field(default_factory=threading.Event)
+    # Files of which the hub has no more than their hash in a store behind it, as of all weights today.
+    stored_behind: set[str] = field(default_factory=set)
+    store_requests: int = 0
     downloads: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     url: str = ""
@@ -41,6 +50,7 @@ def hub_server(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.released.set()
         server.shutdown()
         server.server_close()
 
@@ -62,6 +72,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(503, "", "the hub is being restarted")
             return
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        if parts[0] == "store-token":
+            self._store_token()
+            return
+        if parts[0] == "store":
+            hub.store_requests += 1
+            self._error(404, "", "the store has lost it")
+            return
         if parts[:2] == ["api", "models"]:
             repo, action, revision = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else "", parts[5:6]
         else:
@@ -73,7 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif revision and revision[0] not in hub.revisions:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision[0]}")
         elif action == "revision" or action == "":
-            siblings = [{"rfilename": name} for name in hub.repos[repo]]
+            siblings: list[dict[str, Any]] = [{"rfilename": name} for name in hub.repos[repo]]
+            if "blobs" in parse_qs(urlsplit(self.path).query):
+                for sibling, (name, content) in zip(siblings, hub.repos[repo].items(), strict=True):
+                    sibling["size"] = hub.sizes.get(name, len(content))
             self._json({"id": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False})
         elif action == "tree":
             self._json([self._entry(name, content) for name, content in hub.repos[repo].items()])
@@ -90,8 +110,20 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.command == "GET":
             self.served.downloads.append(name)
+            if name == self.served.held:
+                self.served.released.wait(HOLD_SECONDS)
         headers = {"ETag": f'"{sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if name in self.served.stored_behind:
+            headers |= {"X-Xet-Hash": "ab" * 32, "X-Xet-Refresh-Route": f"{self.served.url}/store-token"}
         self._send(200, content, headers)
+
+    def _store_token(self) -> None:
+        headers = {
+            "X-Xet-Cas-Url": f"{self.served.url}/store",
+            "X-Xet-Access-Token": "token",
+            "X-Xet-Token-Expiration": "4102444800",
+        }
+        self._send(200, b"", headers)
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -13,13 +13,16 @@ import pytest
 
 from worker.preparation import staging, tables
 from worker.preparation.datasets import PreparedDataset, prepare_dataset, sort_labels
-from worker.preparation.errors import PreparationFailed
+from worker.preparation.errors import PreparationFailed, quote
 from worker.preparation.lines import Upload
 
 ROWS = [(f"{word} number {number}", label) for number in range(10) for word, label in (("buy", "b"), ("sell", "a"))]
 
 # One a test, for good: what Arrow took from a pool may outlive the test.
-COUNTED_MEMORY = [pa.proxy_memory_pool(pa.default_memory_pool()) for _ in range(2)]
+COUNTED_MEMORY = [pa.proxy_memory_pool(pa.default_memory_pool()) for _ in range(4)]
+
+# As Parquet names what a list is of.
+LIST = pa.list_(pa.field("element", pa.string()))
 
 
 def csv_bytes(rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("text", "label"), delimiter: str = ",") -> bytes:
@@ -138,6 +141,21 @@ class TestFormats:
         content = 'text\tlabel\n"open quote\ta\nsay "hi" now\tb\n' * 1 + "more\ta\nmore\tb\n"
         bench.prepare({"train.tsv": content.encode(), "validation.csv": csv_bytes(ROWS)})
         assert [row["text"] for row in bench.rows("train")][:2] == ['"open quote', 'say "hi" now']
+
+    def test_marks_of_a_tsv_that_open_in_one_row_and_close_in_another_lose_none(self, bench: Bench) -> None:
+        """Harm: three rows become one text, with the label of the last, and nobody is told."""
+        lines = ['"Go home\ta', "she left\tb", 'he said"\tb', "more\ta", "", "and more\ta"]
+        content = "text\tlabel\n" + "".join(f"{line}\n" for line in lines)
+        bench.prepare({"train.tsv": content.encode(), "validation.csv": csv_bytes(ROWS)})
+        rows = [(row["text"], "ab"[row["label"]]) for row in bench.rows("train")]
+        assert rows == [('"Go home', "a"), ("she left", "b"), ('he said"', "b"), ("more", "a"), ("and more", "a")]
+
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+    def test_quoted_fields_of_a_tsv_keep_tabs_quotes_and_line_ends(self, bench: Bench, line_end: str) -> None:
+        texts = [f'one, "two"{line_end}three', f"tab\there{line_end}{line_end}and on", '"quoted"', "a\tb"]
+        content = csv_bytes([*ROWS, *((text, "a") for text in texts)], delimiter="\t")
+        bench.prepare({"train.tsv": content, "validation.csv": csv_bytes(ROWS)})
+        assert [row["text"] for row in bench.rows("train")][len(ROWS) :] == texts
 
     def test_byte_order_mark_blank_lines_and_old_line_ends_are_read_over(self, bench: Bench) -> None:
         content = b"\xef\xbb\xbf" + csv_bytes(ROWS).replace(b"\r\n", b"\r") + b"\r\r"
@@ -313,7 +331,9 @@ class TestBadFiles:
         assert failure.message.startswith("train.parquet unpacks to more than 20000000 bytes")
         assert 0 < COUNTED_MEMORY[is_dictionary].max_memory() < 50_000_000
 
-    @pytest.mark.parametrize("text_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+    @pytest.mark.parametrize(
+        "text_type", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+    )
     def test_parquet_whose_texts_repeat_is_read_in_pieces(
         self, bench: Bench, text_type: pa.DataType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -328,6 +348,65 @@ class TestBadFiles:
         table = tables.open_table(Upload("train", "train.parquet", path), max_bytes=10_000_000)
         rows = [(number, *values) for number, values in table.rows(["label", "text"])]
         assert rows == list(zip(range(1, 500), columns["label"], texts, strict=True))
+
+    @pytest.mark.parametrize(
+        ("text_type", "code"),
+        [(pa.string_view(), "dataset_too_large"), (pa.binary(), "dataset_bad_text")],
+        ids=["string_view", "binary"],
+    )
+    def test_small_parquet_of_another_text_type_takes_no_memory(
+        self, bench: Bench, text_type: pa.DataType, code: str
+    ) -> None:
+        """Harm: a few kilobytes that fill the worker's memory before anybody asks what they unpack to."""
+        texts = pa.array(["x" * 1_000_000] * 200).cast(text_type)
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 100}), sink, compression="zstd")
+        pool = COUNTED_MEMORY[2 if code == "dataset_too_large" else 3]
+        usual = pa.default_memory_pool()
+        pa.set_memory_pool(pool)
+        try:
+            failure = bench.fail({"train.parquet": sink.getvalue()}, max_bytes=20_000_000)
+        finally:
+            pa.set_memory_pool(usual)
+        assert failure.code == code
+        assert pool.max_memory() < 50_000_000
+
+    @pytest.mark.parametrize(
+        "text_type",
+        [pa.binary(), pa.large_binary(), pa.binary(1), LIST, pa.dictionary(pa.int32(), pa.binary())],
+        ids=str,
+    )
+    def test_parquet_column_that_holds_no_texts(self, bench: Bench, text_type: pa.DataType) -> None:
+        text: Any = ["x"] if pa.types.is_list(text_type) else b"x"
+        failure = bench.fail({"train.parquet": parquet_bytes(text=pa.array([text] * 4, text_type), label=[*"abab"])})
+        assert failure.code == "dataset_bad_text"
+        assert failure.message == (
+            f"train.parquet has 'text' as a column of type {quote(text_type)}; texts are strings. "
+            "Cast it (in pyarrow: column.cast(pyarrow.string())) and upload the file again."
+        )
+
+    def test_parquet_column_that_holds_no_labels(self, bench: Bench) -> None:
+        labels = pa.array([1, 2, 1, 2], pa.timestamp("us"))
+        failure = bench.fail({"train.parquet": parquet_bytes(text=[*"wxyz"], label=labels)})
+        assert failure.code == "dataset_bad_label"
+        assert failure.message.startswith(
+            "train.parquet has 'label' as a column of type 'timestamp[us]'; labels are strings, whole numbers"
+        )
+
+    @pytest.mark.parametrize(
+        ("labels", "names"),
+        [
+            (pa.array([0, 1] * 10, pa.uint8()), ["0", "1"]),
+            (pa.array([0, 1] * 10, pa.int64()).dictionary_encode(), ["0", "1"]),
+            (pa.array([0.0, 1.0] * 10, pa.float32()), ["0", "1"]),
+            (pa.array([False, True] * 10), ["false", "true"]),
+            (pa.array(["a", "b"] * 10).dictionary_encode(), ["a", "b"]),
+        ],
+        ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+    )
+    def test_parquet_labels_of_every_type(self, bench: Bench, labels: pa.Array, names: list[str]) -> None:
+        texts = [f"row {number}" for number in range(20)]
+        assert bench.prepare({"train.parquet": parquet_bytes(text=texts, label=labels)}).labels == names
 
     def test_text_that_is_a_number(self, bench: Bench) -> None:
         failure = bench.fail({"train.jsonl": json_bytes([{"text": 5, "label": "a"}])})

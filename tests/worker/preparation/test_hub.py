@@ -1,17 +1,27 @@
 """Downloads from a hub: what arrives, what is refused before it moves, and what a person is told."""
 
+import errno
+import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from tests.worker.preparation.conftest import change_json
 from tests.worker.preparation.hub_server import COMMIT, Hub, hub_server
 from worker.preparation import hub as hub_module
-from worker.preparation.errors import PreparationFailed
-from worker.preparation.hub import download_teacher
+from worker.preparation import hub_download
+from worker.preparation.errors import PreparationFailed, Tick, no_tick
+from worker.preparation.hub import download_teacher, start_download
+from worker.preparation.hub_download import fetch_teacher
 from worker.preparation.teachers import describe_teacher
+
+GIB = 1024**3
 
 
 @pytest.fixture
@@ -24,11 +34,12 @@ def hub(bert: Path) -> Iterator[Hub]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "RETRY_AFTER_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(hub_download, "RETRY_AFTER_SECONDS", (0.01, 0.01))
 
 
 def download(hub: Hub, folder: Path, repo: str = "org/tiny", revision: str = "main", token: str | None = None) -> str:
-    return download_teacher(repo, revision, folder, endpoint=hub.url, token=token)
+    """In this process, whatever the size: the cases are many, and a process takes its time."""
+    return fetch_teacher(repo, revision, folder, endpoint=hub.url, token=token)
 
 
 def refusal(hub: Hub, folder: Path, repo: str = "org/tiny", revision: str = "main") -> PreparationFailed:
@@ -37,7 +48,7 @@ def refusal(hub: Hub, folder: Path, repo: str = "org/tiny", revision: str = "mai
     return caught.value
 
 
-class TestDownloadTeacher:
+class TestFetchTeacher:
     def test_brings_the_teacher_and_nothing_else(self, hub: Hub, bert: Path, tmp_path: Path) -> None:
         commit = download(hub, tmp_path / "teacher")
 
@@ -107,3 +118,178 @@ class TestDownloadTeacher:
             closed.bind(("127.0.0.1", 0))
             hub.url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         assert refusal(hub, tmp_path / "teacher").code == "teacher_hub_unreachable"
+
+    def test_parts_that_the_index_does_not_name_stay_where_they_are(self, hub: Hub, bert: Path, tmp_path: Path) -> None:
+        """Harm: a repository with its weights in two precisions takes the disk, and the hour, of both."""
+        files = put_in_parts(hub, bert)
+        hub.repos["org/tiny"]["model-fp16-00001-of-00001.safetensors"] = files["model-00001-of-00002.safetensors"]
+        download(hub, tmp_path / "teacher")
+        assert "model-fp16-00001-of-00001.safetensors" not in hub.downloads
+        assert describe_teacher(tmp_path / "teacher").summary == describe_teacher(bert).summary
+
+    def test_part_that_the_index_names_is_missed_before_the_others_move(
+        self, hub: Hub, bert: Path, tmp_path: Path
+    ) -> None:
+        put_in_parts(hub, bert)
+        del hub.repos["org/tiny"]["model-00002-of-00002.safetensors"]
+        failure = refusal(hub, tmp_path / "teacher")
+        assert failure.code == "teacher_files_missing"
+        assert "'model-00002-of-00002.safetensors'" in failure.message
+        assert sorted(hub.downloads) == ["config.json", "model.safetensors.index.json"]
+
+    def test_more_than_a_teacher_takes_is_refused_before_the_weights_move(self, hub: Hub, tmp_path: Path) -> None:
+        """Harm: anybody who may post a teacher can fill the worker's disk."""
+        hub.sizes["model.safetensors"] = 21 * GIB
+        failure = refusal(hub, tmp_path / "teacher")
+        assert failure.code == "teacher_too_large"
+        assert failure.message.startswith("The teacher's files in org/tiny at revision main have 21.0 GiB")
+        assert hub.downloads == ["config.json"]
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+    def test_what_is_read_as_a_whole_is_refused_where_it_is_large(self, hub: Hub, tmp_path: Path, name: str) -> None:
+        """Harm: a config.json of gigabytes is parsed in the worker's memory."""
+        hub.sizes[name] = GIB
+        failure = refusal(hub, tmp_path / "teacher")
+        assert failure.code == "teacher_too_large"
+        assert failure.message.startswith(f"{name} of org/tiny at revision main has {GIB} bytes")
+        assert hub.downloads == []
+
+    def test_trouble_of_the_store_that_has_the_weights(self, hub: Hub, tmp_path: Path) -> None:
+        """Harm: what hf-xet raises is no error of the hub's library, and ended as an error of the worker's own."""
+        hub.stored_behind.add("model.safetensors")
+        failure = refusal(hub, tmp_path / "teacher")
+        assert failure.code == "teacher_hub_unreachable"
+        assert hub.store_requests >= 3
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("Data processing error: CAS service error : ReqwestMiddleware Error: Request failed"),
+            ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+            TimeoutError("The read operation timed out"),
+            OSError("Consistency check failed: file should be of size 9 but has size 7"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_trouble_from_below_the_library_is_waited_for(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        troubles = raise_first(monkeypatch, error, times=2)
+        assert download(hub, tmp_path / "teacher") == COMMIT
+        assert troubles == []
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            RuntimeError("Data processing error: File I/O error: No space left on device (os error 28)"),
+            RuntimeError("Data processing error: I/O error: Disk quota exceeded (os error 122)"),
+        ],
+        ids=["room", "quota", "room for hf-xet", "quota of hf-xet"],
+    )
+    def test_full_disk_is_told_from_trouble_of_the_hub(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        troubles = raise_first(monkeypatch, error, times=2)
+        with pytest.raises(OSError, match="No space left") as caught:
+            download(hub, tmp_path / "teacher")
+        assert caught.value.errno == errno.ENOSPC
+        assert len(troubles) == 1, "asking again frees no room"
+
+    def test_trouble_with_a_file_of_the_worker_is_not_the_hubs(self, hub: Hub, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(NotADirectoryError):
+            download(hub, tmp_path / "file" / "teacher")
+
+
+class TestDownloadTeacher:
+    """The same in a process of its own."""
+
+    def run(self, hub: Hub, folder: Path, repo: str = "org/tiny", tick: Tick = no_tick) -> str:
+        return download_teacher(repo, "main", folder, endpoint=hub.url, token="hf_of_the_settings", tick=tick)
+
+    def test_brings_the_teacher(self, hub: Hub, bert: Path, tmp_path: Path) -> None:
+        assert self.run(hub, tmp_path / "teacher") == COMMIT
+        assert describe_teacher(tmp_path / "teacher").sha256 == describe_teacher(bert).sha256
+        assert hub.tokens == {"Bearer hf_of_the_settings"}
+
+    def test_says_why_it_cannot(self, hub: Hub, tmp_path: Path) -> None:
+        with pytest.raises(PreparationFailed, match="org/absent") as caught:
+            self.run(hub, tmp_path / "teacher", repo="org/absent")
+        assert caught.value.code == "teacher_hub_not_found"
+
+    def test_full_disk_stays_one(self, hub: Hub, tiny_disk: Path) -> None:
+        hub.repos["org/tiny"]["model.safetensors"] = bytes(1_000_000)
+        with pytest.raises(OSError, match="No space left") as caught:
+            self.run(hub, tiny_disk / "teacher")
+        assert caught.value.errno == errno.ENOSPC
+
+    def test_an_end_without_an_answer_is_an_error(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PYTHONHOME", str(tmp_path / "no python here"))
+        with pytest.raises(RuntimeError, match="without an answer"):
+            self.run(hub, tmp_path / "teacher")
+
+    def test_a_stop_is_heard_while_the_weights_are_on_their_way(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a worker told to stop, or whose teacher is deleted, downloads gigabytes first."""
+        started: list[subprocess.Popen[bytes]] = []
+
+        def start(**request: Any) -> "subprocess.Popen[bytes]":
+            started.append(start_download(**request))
+            return started[0]
+
+        class Stopped(Exception):
+            pass
+
+        def tick() -> None:
+            if "model.safetensors" in hub.downloads:
+                raise Stopped
+
+        monkeypatch.setattr(hub_module, "start_download", start)
+        hub.held = "model.safetensors"
+        with pytest.raises(Stopped):
+            self.run(hub, tmp_path / "teacher", tick=tick)
+        assert started[0].returncode == -signal.SIGKILL
+
+    def test_ends_with_the_worker_that_started_it(self, hub: Hub, tmp_path: Path) -> None:
+        """Harm: of a worker that was killed, a download stays behind."""
+        hub.held = "model.safetensors"
+        folder = str(tmp_path / "teacher")
+        with start_download(repo="org/tiny", revision="main", folder=folder, endpoint=hub.url, token=None) as process:
+            while "model.safetensors" not in hub.downloads:
+                assert process.poll() is None
+                time.sleep(0.05)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(60) == 1
+
+
+def put_in_parts(hub: Hub, bert: Path) -> dict[str, bytes]:
+    """Give the teacher's weights in two parts; returns the repository's files."""
+    files = hub.repos["org/tiny"]
+    del files["model.safetensors"]
+    model = AutoModelForSequenceClassification.from_pretrained(bert)
+    (bert / "model.safetensors").unlink()
+    size = sum(parameter.numel() for parameter in model.parameters()) * 4
+    model.save_pretrained(bert, max_shard_size=f"{size // 1500}KB")
+    files |= {path.name: path.read_bytes() for path in bert.iterdir()}
+    assert len([name for name in files if name.startswith("model-")]) == 2
+    return files
+
+
+def raise_first(monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int) -> list[Exception]:
+    """Have the library raise the error so many times before it downloads; returns those that are still to come."""
+    troubles = [error] * times
+    snapshot_download = hub_download.snapshot_download
+
+    def raise_or_download(*args: Any, **options: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        return snapshot_download(*args, **options)
+
+    monkeypatch.setattr(hub_download, "snapshot_download", raise_or_download)
+    return troubles

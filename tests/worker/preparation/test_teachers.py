@@ -5,11 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertTokenizer,
+    MPNetTokenizer,
+    PreTrainedTokenizerBase,
+    RobertaTokenizer,
+)
 
-from tests.fixtures.tiny_models import FAMILIES
-from tests.worker.preparation.conftest import LABELS, change_json
+from tests.fixtures.tiny_models import FAMILIES, POSITIONS, SPECIAL_TOKENS, build_classifier
+from tests.worker.preparation.conftest import LABELS, WORDS, change_json
+from worker.distill.device import Compute
+from worker.distill.teacher import load_teacher, load_tokenizer
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.folder_source import copy_folder
 from worker.preparation.teacher_files import choose_files
@@ -137,6 +146,99 @@ class TestDescribeTeacher:
         failure = refusal(bert)
         assert failure.code == "teacher_tokenizer_unsupported"
         assert "BertJapaneseTokenizer" in failure.message
+
+
+def write_unnamed(folder: Path, family: str) -> PreTrainedTokenizerBase:
+    """A teacher whose tokenizer files name neither a class nor a special token, as roberta-base has them."""
+    tokenizer = build_tokenizer(family)
+    build_classifier(family, len(tokenizer), LABELS).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": POSITIONS}))
+    assert not (folder / "special_tokens_map.json").exists()
+    return tokenizer
+
+
+def build_tokenizer(family: str) -> PreTrainedTokenizerBase:
+    """The family's own kind of tokenizer, with its special tokens where its configuration has them."""
+    if family in ("bert", "distilbert"):
+        return BertTokenizer(vocab=numbered([*SPECIAL_TOKENS, *WORDS]))
+    if family == "mpnet":
+        return MPNetTokenizer(vocab=numbered(["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS]))
+    letters = sorted({letter for word in WORDS for letter in word})
+    return RobertaTokenizer(
+        vocab=numbered(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, "Ġ", "bu", "buy"]),
+        merges=[("b", "u"), ("bu", "y")],
+    )
+
+
+def numbered(words: list[str]) -> dict[str, int]:
+    return {word: index for index, word in enumerate(words)}
+
+
+class TestUnnamedTokenizer:
+    """Where the files name no class and no padding, they are those of the family."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_is_taken_as_the_engine_loads_it(self, tmp_path: Path, family: str) -> None:
+        """Harm: roberta-base, whose tokenizer_config.json says no more than a length, cannot be a teacher."""
+        tokenizer = write_unnamed(tmp_path, family)
+        assert describe_teacher(tmp_path).summary.num_labels == 3
+        self.check_engine(tmp_path, tokenizer)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_without_any_configuration(self, tmp_path: Path, family: str) -> None:
+        tokenizer = write_unnamed(tmp_path, family)
+        (tmp_path / "tokenizer_config.json").unlink()
+        assert describe_teacher(tmp_path).summary.num_labels == 3
+        self.check_engine(tmp_path, tokenizer)
+
+    @pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+    def test_of_a_plain_word_list(self, tmp_path: Path, family: str) -> None:
+        tokenizer = write_unnamed(tmp_path, family)
+        words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+        (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+        (tmp_path / "tokenizer.json").unlink()
+        assert describe_teacher(tmp_path).summary.num_labels == 3
+        self.check_engine(tmp_path, tokenizer)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_class_named_by_the_models_configuration(self, tmp_path: Path, family: str) -> None:
+        tokenizer = write_unnamed(tmp_path, family)
+        change_json(tmp_path / "config.json", tokenizer_class=type(tokenizer).__name__)
+        assert describe_teacher(tmp_path).summary.num_labels == 3
+        self.check_engine(tmp_path, tokenizer)
+
+    def test_word_list_that_the_family_does_not_read(self, tmp_path: Path) -> None:
+        """Harm: transformers makes a RoBERTa's tokenizer without words of it, and the job trains on nothing."""
+        write_unnamed(tmp_path, "roberta")
+        (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+        failure = refusal(tmp_path)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert "'RobertaTokenizer' without tokenizer.json" in failure.message
+
+    def test_without_the_familys_padding(self, tmp_path: Path) -> None:
+        tokenizer = BertTokenizer(vocab=numbered([*SPECIAL_TOKENS, *WORDS]))
+        build_classifier("roberta", len(tokenizer), LABELS).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer_config.json").unlink()
+        failure = refusal(tmp_path)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert "no padding token ('<pad>')" in failure.message
+
+    def check_engine(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        texts = ["buy now", "sell"]
+        loaded = load_tokenizer(folder)
+        compute = Compute(torch.device("cpu"), "fp32", threads=1, attention="eager", is_deterministic=True)
+        model = load_teacher(folder, LABELS, compute, may_grow_head=False, seed=0).eval()
+
+        assert len(loaded) == len(tokenizer), "a token that the words had not would have no vector"
+        assert loaded.pad_token_id == model.config.pad_token_id
+        assert loaded(texts).input_ids == tokenizer(texts).input_ids
+        with torch.inference_mode():
+            alone = model(**loaded(texts[1:], return_tensors="pt")).logits
+            padded = model(**loaded(texts, padding=True, return_tensors="pt")).logits
+        torch.testing.assert_close(padded[1:], alone, atol=1e-5, rtol=0)
 
 
 class TestChooseFiles:
