@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from worker.distill.batches import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
-_FORMAT_VERSION = 5
+_FORMAT_VERSION = 6
 # In 3 an objective had no state, up to 4 no row was spliced: a job that waits with such a checkpoint goes on from it.
-_READABLE_VERSIONS = (3, 4, _FORMAT_VERSION)
+# Up to 5 no arm waited; one in which none does is written as that, so that the release before goes on from it too.
+_WITHOUT_WAITING = 5
+_READABLE_VERSIONS = (3, 4, _WITHOUT_WAITING, _FORMAT_VERSION)
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 
@@ -60,7 +62,7 @@ class ArmState:
 
 @dataclass
 class RunState:
-    """A whole run: the arms that are done, and the one under way."""
+    """A whole run: the arms that are done, the one under way, and those that wait."""
 
     number: int  # of the checkpoint: optimiser steps of all arms, and more than any checkpoint before
     steps_before: int  # optimiser steps of the arms that are done
@@ -71,6 +73,12 @@ class RunState:
     finished_weights: dict[str, dict[str, torch.Tensor]]  # arm -> best weights
     arm: str | None
     arm_state: ArmState | None
+    waiting: dict[str, ArmState]  # arms that were begun, and go on once what they need is here again
+
+    def begun(self) -> dict[str, ArmState]:
+        """Every arm that is in the middle of its training."""
+        under_way = {} if self.arm is None or self.arm_state is None else {self.arm: self.arm_state}
+        return self.waiting | under_way
 
 
 def save_checkpoint(folder: Path, state: RunState, *, keep: int) -> Path:
@@ -110,7 +118,7 @@ def load_latest(folder: Path) -> RunState | None:
 
 def _write(folder: Path, state: RunState) -> None:
     record: dict[str, Any] = {
-        "format_version": _FORMAT_VERSION,
+        "format_version": _FORMAT_VERSION if state.waiting else _WITHOUT_WAITING,
         "number": state.number,
         "steps_before": state.steps_before,
         "environment": state.environment,
@@ -125,14 +133,9 @@ def _write(folder: Path, state: RunState) -> None:
     for arm, weights in state.finished_weights.items():
         save_file(weights, folder / _finished_file(arm))
     if state.arm_state is not None:
-        arm_state = state.arm_state
-        record["arm_position"] = asdict(arm_state.position)
-        save_file(arm_state.weights, folder / "model.safetensors")
-        save_file(arm_state.best_weights, folder / "best.safetensors")
-        save_file(arm_state.optimizer, folder / "optimizer.safetensors")
-        if arm_state.plan is not None:
-            record["plan_facts"] = arm_state.plan.facts
-            save_arrays(_plan_arrays(arm_state.plan), folder / "round.safetensors")
+        record |= _write_arm(folder, "", state.arm_state)
+    if state.waiting:
+        record["waiting"] = {arm: _write_arm(folder, _waiting(arm), waits) for arm, waits in state.waiting.items()}
     (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -145,17 +148,7 @@ def _read(folder: Path) -> RunState:
             "job with the release that began it, or start it anew."
         )
     projection = folder / _PROJECTION_FILE
-    arm_state = None
-    if record["arm_position"] is not None:
-        plan_file = folder / "round.safetensors"
-        position = {"objective": {}} | record["arm_position"]
-        arm_state = ArmState(
-            position=ArmPosition(**{field.name: position[field.name] for field in fields(ArmPosition)}),
-            weights=load_file(folder / "model.safetensors"),
-            best_weights=load_file(folder / "best.safetensors"),
-            optimizer=load_file(folder / "optimizer.safetensors"),
-            plan=_read_plan(load_arrays(plan_file), record["plan_facts"]) if plan_file.exists() else None,
-        )
+    waiting = record.get("waiting", {})
     return RunState(
         number=record["number"],
         steps_before=record["steps_before"],
@@ -165,8 +158,35 @@ def _read(folder: Path) -> RunState:
         finished=record["finished"],
         finished_weights={arm: load_file(folder / _finished_file(arm)) for arm in record["finished"]},
         arm=record["arm"],
-        arm_state=arm_state,
+        arm_state=None if record["arm_position"] is None else _read_arm(folder, "", record),
+        waiting={arm: _read_arm(folder, _waiting(arm), of_arm) for arm, of_arm in waiting.items()},
     )
+
+
+def _write_arm(folder: Path, prefix: str, state: ArmState) -> dict[str, Any]:
+    """Write the arm's tensors to files whose names begin with `prefix`; returns what the record has to say of it."""
+    save_file(state.weights, folder / f"{prefix}model.safetensors")
+    save_file(state.best_weights, folder / f"{prefix}best.safetensors")
+    save_file(state.optimizer, folder / f"{prefix}optimizer.safetensors")
+    if state.plan is not None:
+        save_arrays(_plan_arrays(state.plan), folder / f"{prefix}round.safetensors")
+    return {"arm_position": asdict(state.position), "plan_facts": None if state.plan is None else state.plan.facts}
+
+
+def _read_arm(folder: Path, prefix: str, record: dict[str, Any]) -> ArmState:
+    plan_file = folder / f"{prefix}round.safetensors"
+    position = {"objective": {}} | record["arm_position"]
+    return ArmState(
+        position=ArmPosition(**{field.name: position[field.name] for field in fields(ArmPosition)}),
+        weights=load_file(folder / f"{prefix}model.safetensors"),
+        best_weights=load_file(folder / f"{prefix}best.safetensors"),
+        optimizer=load_file(folder / f"{prefix}optimizer.safetensors"),
+        plan=_read_plan(load_arrays(plan_file), record["plan_facts"]) if plan_file.exists() else None,
+    )
+
+
+def _waiting(arm: str) -> str:
+    return f"waiting-{arm}-"
 
 
 def _finished_file(arm: str) -> str:

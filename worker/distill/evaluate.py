@@ -142,7 +142,13 @@ class _Answer:
         return Predictions(self._logits.numpy(), None if self._features is None else self._features.numpy())
 
 
+def rows_not_finite(logits: np.ndarray) -> np.ndarray:
+    """Those rows of `logits` (rows, classes) that are not all finite numbers: nothing can be measured by them."""
+    return np.flatnonzero(~np.isfinite(logits).all(1))
+
+
 def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
+    """By `logits` (rows, classes), all of them finite, and `labels` (rows,)."""
     predicted = logits.argmax(1)
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -1,5 +1,6 @@
 """The artifact: a folder that loads with plain transformers, and says what it is and how it came to be."""
 
+import copy
 import gzip
 import hashlib
 import json
@@ -29,12 +30,16 @@ def write_artifact(
 ) -> str:
     """Write the student (a plain model on the processor) into `folder`; returns its content_sha256.
 
+    The tokenizer goes with it, cutting where the job's training and every measurement did.
+
     `result` is the run's summary (see loop.py), `records` what each arm did. The hash covers weights,
     config, tokenizer and quality metrics: two equal runs have it in common.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cast(Any, student).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    shipped = copy.deepcopy(tokenizer)
+    shipped.model_max_length = job["training"]["max_length"]
+    shipped.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for its owner's eyes only
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name not in _MEASURED_FILES}
@@ -106,11 +111,20 @@ pipeline_tag: text-classification
 teacher of {result["teacher"]["parameters"]:,}. It answers with one of {len(result["labels"])} labels.
 
 ```python
+from transformers import pipeline
+
+pipeline("text-classification", model="student")("a text", truncation=True)
+```
+
+Or step by step, to the name of the likeliest label:
+
+```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("student")
 tokenizer = AutoTokenizer.from_pretrained("student")
 logits = model(**tokenizer("a text", truncation=True, return_tensors="pt")).logits
+label = model.config.id2label[int(logits[0].argmax())]
 ```
 
 | model | accuracy ({split}) | macro F1 | calibration error | parameters | latency p50 (ms) |
@@ -118,8 +132,9 @@ logits = model(**tokenizer("a text", truncation=True, return_tensors="pt")).logi
 {table}
 
 Latency: one text at a time on {result["hardware"]}, {result["threads"]} threads, tokenisation included.
-Texts longer than {job["training"]["max_length"]} tokens were cut in training. The student inherits the teacher's and
-the dataset's errors and terms of use. `manifest.json` holds the whole configuration and every hash.
+Texts longer than {job["training"]["max_length"]} tokens were cut, in training and for these numbers;
+`truncation=True` cuts them there too. The student inherits the teacher's and the dataset's errors and terms of use.
+`manifest.json` holds the whole configuration and every hash.
 """
 
 

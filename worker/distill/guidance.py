@@ -11,14 +11,17 @@ import numpy as np
 import torch
 
 from worker.distill.batches import Predictions, SyntheticRows
+from worker.distill.config import TrainingConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
+from worker.distill.families import family_of
 from worker.distill.labelling import label_rows, predict_synthetic
+from worker.distill.methods.registry import Recipe
 from worker.distill.network import Network
 from worker.distill.objectives import Answers, Objective
-from worker.distill.progress import Progress
+from worker.distill.progress import Progress, forward_work
 from worker.distill.projection import Projection
 from worker.distill.splicing import Splices
 from worker.distill.stopwatch import Stopwatch
@@ -42,33 +45,57 @@ class Guidance:
     watch: Stopwatch
     progress: Progress
     check_stop: Callable[[], None]
-    vectors: np.ndarray | None = field(default=None, init=False)  # (rows, width) pooled, once begun
+    # (rows, width) pooled, once begun; no rows where nothing reads them.
+    vectors: np.ndarray | None = field(default=None, init=False)
     teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
     _synthesizers: dict[tuple[int, bytes], Synthesizer] = field(default_factory=dict, init=False)
 
-    def begin(self, table: torch.Tensor, folder: Path) -> None:
-        """Pool the rows' vectors and lay the map beside what comes next; `folder` is the run's."""
+    def begin(self, table: torch.Tensor, folder: Path, *, shifts: bool = True) -> None:
+        """Lay the map beside what comes next, where it is not known; `folder` is the run's.
+
+        The rows' vectors are pooled for it, and where a strategy `shifts` rows by them: at once, since the table is
+        tuned with the teacher.
+        """
         with self.watch.on("projection"):
-            file = folder / _VECTORS_FILE
-            self.vectors = write_pooled_vectors(self.split, table, self.compute, file)
-            self.coordinates.start(file)
+            self.vectors = np.empty((0, table.shape[1]), np.float32)
+            if shifts or self.coordinates.value is None:
+                file = folder / _VECTORS_FILE
+                self.vectors = write_pooled_vectors(self.split, table, self.compute, file)
+                self.coordinates.start(file)
+
+    def work_of_questions(self, recipe: Recipe, training: TrainingConfig, student_layers: int) -> list[float]:
+        """What it will cost to ask the models what each round of the recipe's strategy asks, for the progress."""
+        labels = self.split.labels
+        learnt = len(labels) if recipe.subset is None else len(recipe.subset(labels, training.seed))
+        teacher_layers = _layers(self.teacher)
+        return [
+            forward_work(teacher_layers, asked.teacher) + forward_work(student_layers, asked.student)
+            for asked in recipe.strategy.questions(training.epochs, len(labels), learnt)
+        ]
 
     def context(
         self, arm: str, seed: int, student: Network, teacher: Predictions | None, rows: np.ndarray
     ) -> StrategyContext:
         """What the arm's strategy gets; what the `teacher` says is of the training rows, of which it learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
+        teacher_answered = functools.partial(self._answered, arm, _layers(self.teacher))
+        student_answered = functools.partial(self._answered, arm, _layers(student))
         return StrategyContext(
             arm=arm,
             seed=seed,
             split=self.split,
             rows=rows,
             synthesizer=functools.partial(self._synthesizer, rows),
-            score=functools.partial(self._score, student, teacher),
+            score=functools.partial(self._score, student, teacher, student_answered),
             teacher_error=self.teacher_error,
-            label=functools.partial(self._label, keeps_features=keeps_features),
-            score_synthetic=functools.partial(self._score_synthetic, student),
+            label=functools.partial(self._label, teacher_answered, keeps_features=keeps_features),
+            score_synthetic=functools.partial(self._score_synthetic, student, student_answered),
         )
+
+    def _answered(self, arm: str, layers: int, rows: int) -> None:
+        """A model of so many `layers` has said something to `rows`, as a round of the arm asked."""
+        self.progress.advance(arm, forward_work(layers, rows))
+        self.check_stop()
 
     def _synthesizer(self, rows: np.ndarray, neighbors: int) -> Synthesizer:
         key = neighbors, hashlib.sha256(rows.tobytes()).digest()  # arms on the same rows share it
@@ -87,20 +114,25 @@ class Guidance:
         return self.coordinates.value
 
     def _score(
-        self, student: Network, teacher: Predictions | None, objective: Objective, rows: np.ndarray
+        self,
+        student: Network,
+        teacher: Predictions | None,
+        answered: Callable[[int], None],
+        objective: Objective,
+        rows: np.ndarray,
     ) -> np.ndarray:
         """(rows,) loss of each of these training rows under the student in evaluation mode."""
         with self.watch.on("scoring"):
-            logits = predict_logits(
-                student, self.split, self.compute.device, rows=rows, after_batch=lambda _: self.check_stop()
-            )
+            logits = predict_logits(student, self.split, self.compute.device, rows=rows, after_batch=answered)
             said = None if teacher is None else teacher.logits[rows]
             return _losses(objective, logits, said, self.split.labels[rows], have_labels=True)
 
-    def _label(self, drawn: Points | Splices, *, keeps_features: bool) -> SyntheticRows:
+    def _label(
+        self, answered: Callable[[int], None], drawn: Points | Splices, *, keeps_features: bool
+    ) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            return label_rows(
+            labelled = label_rows(
                 drawn,
                 self.teacher,
                 self.split,
@@ -110,16 +142,25 @@ class Guidance:
                 keeps_features=keeps_features,
                 check_stop=self.check_stop,
             )
+            answered(len(drawn))
+            return labelled
 
-    def _score_synthetic(self, student: Network, objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
+    def _score_synthetic(
+        self, student: Network, answered: Callable[[int], None], objective: Objective, synthetic: SyntheticRows
+    ) -> np.ndarray:
         """(rows,) loss of each row, by what the teacher says alone, under the student in evaluation mode."""
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("scoring"):
             said = predict_synthetic(
                 student, synthetic, self.split, self.vectors, self.compute.device, check_stop=self.check_stop
             )
+            answered(len(synthetic))
             labels = self.split.labels[synthetic.anchors]
             return _losses(objective, said.logits, synthetic.teacher_logits, labels, have_labels=False)
+
+
+def _layers(network: Network) -> int:
+    return len(family_of(network.model.config).layers(network.model))
 
 
 def _losses(

@@ -27,8 +27,8 @@ from worker.distill.config import JobConfig, MethodConfig, TeacherTuningConfig, 
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import choose_compute, environment, hardware
-from worker.distill.errors import Stopped
-from worker.distill.evaluate import measure_quality, predict, predict_logits
+from worker.distill.errors import Stopped, TeacherNotFinite
+from worker.distill.evaluate import measure_quality, predict, rows_not_finite
 from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import family_of, last_layer, word_table
@@ -49,6 +49,9 @@ from worker.distill.weights import load_weights
 
 TUNING = "teacher_tuning"
 STUDENT = "student"
+_TUNED_TEACHER = "tuned_teacher"  # as an input that checkpoints record
+# A kind of cache entry that stays with the run, and is not announced: few jobs ask for them, and they are large.
+_TEACHER_FEATURES = "teacher_features"
 
 
 def distil(folder: Path, events: EventLog, stop_requested: Callable[[], bool]) -> None:
@@ -76,11 +79,11 @@ class Run:
         unfinished = [build_recipe(methods) for name, methods in self._arms() if name not in self.finished]
         self.needs_features = any(recipe.objective.needs_features for recipe in unfinished)
         if any(recipe.strategy.needs_projection for recipe in unfinished):
-            self.guidance.begin(self.table, self.folder)
+            shifts = any(recipe.strategy.needs_vectors for recipe in unfinished)
+            self.guidance.begin(self.table, self.folder, shifts=shifts)
         self._tune_teacher()
         with self.watch.on("teacher_outputs"):
-            self.teacher_logits = self._teacher_outputs()
-            self.teacher_features = self._teacher_features() if self.needs_features else None
+            self.teacher_logits, self.teacher_features = self._teacher_outputs()
         quality = measure_quality(self.teacher_logits["validation"], self.dataset.splits["validation"].labels)
         self.guidance.teacher_error = 1 - quality.accuracy
         self._announce_resume()
@@ -107,7 +110,7 @@ class Run:
         self.finished_weights = resumed.finished_weights if resumed else {}
         self.steps_before = resumed.steps_before if resumed else 0
         self.last_number = resumed.number if resumed else -1
-        self.resumed_arms = {resumed.arm: resumed.arm_state} if resumed and resumed.arm else {}
+        self.resumed_arms = resumed.begun() if resumed else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
         # A bad parameter is found before the hours, not after.
         recipes = [build_recipe(methods) for _, methods in self._arms()]
@@ -173,8 +176,14 @@ class Run:
         if self.job.teacher_tuning is not None and self._cached_tuned_teacher() is None:
             self.progress.plan(TUNING, training_work(self.teacher_layers, self.job.teacher_tuning.epochs * rows))
         self.progress.plan("teacher_outputs", forward_work(self.teacher_layers, all_rows))
-        for name, _ in self._arms():
-            work = training_work(self.job.student.layers, self.job.training.epochs * rows)
+        training, layers = self.job.training, self.job.student.layers
+        # By arm, what its rounds cost beside their training.
+        self.work_of_questions: dict[str, list[float]] = {}
+        for name, methods in self._arms():
+            asked = self.work_of_questions[name] = self.guidance.work_of_questions(
+                build_recipe(methods), training, layers
+            )
+            work = training_work(layers, training.epochs * rows) + sum(asked)
             self.progress.plan(name, work)
             if name in self.finished:
                 self.progress.restore(name, work)
@@ -182,17 +191,29 @@ class Run:
     # -- the teacher --------------------------------------------------------------------------------
 
     def _tune_teacher(self) -> None:
+        """Have the tuned teacher: from the cache, or by tuning it.
+
+        It is in no checkpoint: each would be larger by it. Where the cache has lost it since an arm began to learn from
+        it, it is tuned again, on the same machine to the same bits. That arm waits meanwhile, in the checkpoints of the
+        tuning too; and what it began with stays recorded there, until the teacher is here again to be compared.
+        """
         tuning = self.job.teacher_tuning
         if tuning is None:
             return
         cached = self._cached_tuned_teacher()
         if cached is None:
+            is_again = self.resumed is not None and _TUNED_TEACHER in self.resumed.inputs
+            if not is_again:
+                self._announce_resume()
             result = self._run_arm(self._tuning_arm(tuning), self.teacher, teacher=None)
+            if not is_again:
+                self.steps_before += result.record["steps"]
             self.teacher.end_training()
             cached = self._store_tuned_teacher(result)
+        self.resumed_arms.pop(TUNING, None)  # where the cache has more than the checkpoint
         weights = {name: torch.from_numpy(array) for name, array in load_file(cached).items()}
         put_weights(self.teacher, weights)
-        self.inputs["tuned_teacher"] = sha256_of(cached)
+        self.inputs[_TUNED_TEACHER] = sha256_of(cached)
 
     def _tuning_arm(self, tuning: TeacherTuningConfig) -> Arm:
         return Arm(
@@ -219,40 +240,53 @@ class Run:
         arrays = {name: tensor.numpy() for name, tensor in result.best_weights.items()}
         return self._store(caches.TUNED_TEACHERS, key, "trained.safetensors", arrays)
 
-    def _teacher_outputs(self) -> dict[str, np.ndarray]:
-        """(rows, classes) logits of every split, computed once for all jobs on this teacher and dataset."""
-        key, file = caches.teacher_outputs_key(self.job), f"logits-{self.compute.precision}.safetensors"
-        found = self.cache.find(caches.TEACHER_OUTPUTS, key, file)
-        if found is None:
-            self.progress.enter("teacher_outputs")
-            logits = {
-                name: predict_logits(self.teacher, split, self.compute.device, after_batch=self._after_teacher_batch)
-                for name, split in self.dataset.splits.items()
-            }
-            found = self._store(caches.TEACHER_OUTPUTS, key, file, logits)
+    def _teacher_outputs(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """(rows, classes) logits of every split, computed once for all jobs on this teacher and dataset, and (rows,
+        width) features of the training split where an arm needs them: one pass gives both."""
+        key = caches.teacher_outputs_key(self.job)
+        logits_file = f"logits-{self.compute.precision}.safetensors"
+        features_file = f"features-{self.compute.precision}.safetensors"
+        logits_at = self.cache.find(caches.TEACHER_OUTPUTS, key, logits_file)
+        features_at = self.cache.find(_TEACHER_FEATURES, key, features_file)
+        asks_features = self.needs_features and features_at is None
+        if logits_at is None:
+            said = self._ask_teacher(list(self.dataset.splits), keeps_features=asks_features)
+            logits = {name: predictions.logits for name, predictions in said.items()}
+            _check_finite(logits)
+            logits_at = self._store(caches.TEACHER_OUTPUTS, key, logits_file, logits)
+        else:
+            logits = load_file(logits_at)
+            _check_finite(logits)  # older releases kept what they were
+            said = self._ask_teacher(["train"], keeps_features=True) if asks_features else {}
         self.progress.complete("teacher_outputs")
-        self.inputs["teacher_outputs"] = sha256_of(found)
-        return load_file(found)
+        self.inputs["teacher_outputs"] = sha256_of(logits_at)
+        if not self.needs_features:
+            return logits, None
+        if features_at is None:
+            features = said["train"].features
+            assert features is not None
+            self._keep(_TEACHER_FEATURES, key, features_file, {"train": features})
+            features_at = self.cache.path(_TEACHER_FEATURES, key) / features_file
+        else:
+            features = load_file(features_at)["train"]
+        self.inputs[_TEACHER_FEATURES] = sha256_of(features_at)
+        return logits, features
 
-    def _teacher_features(self) -> np.ndarray:
-        """(rows, width) of the training split. They stay with the run: few jobs ask for them, and they are large."""
-        kind, key = "teacher_features", caches.teacher_outputs_key(self.job)
-        file = f"features-{self.compute.precision}.safetensors"
-        found = self.cache.find(kind, key, file)
-        if found is None:
-            self.progress.enter("teacher_outputs")
-            predictions = predict(
+    def _ask_teacher(self, splits: list[str], *, keeps_features: bool) -> dict[str, Predictions]:
+        """What the teacher says to the rows of these splits; features are kept of the training split alone."""
+        rows = sum(len(self.dataset.splits[name]) for name in splits)
+        self.progress.plan("teacher_outputs", forward_work(self.teacher_layers, rows))
+        self.progress.enter("teacher_outputs")
+        return {
+            name: predict(
                 self.teacher,
-                self.dataset.train,
+                self.dataset.splits[name],
                 self.compute.device,
-                after_batch=lambda _: self._check_stop(),
-                keeps_features=True,
+                after_batch=self._after_teacher_batch,
+                keeps_features=keeps_features and name == "train",
             )
-            assert predictions.features is not None
-            self._keep(kind, key, file, {"train": predictions.features})
-            found = self.cache.path(kind, key) / file
-        self.inputs["teacher_features"] = sha256_of(found)
-        return load_file(found)["train"]
+            for name in splits
+        }
 
     def _after_teacher_batch(self, rows: int) -> None:
         self.progress.advance("teacher_outputs", forward_work(self.teacher_layers, rows))
@@ -288,6 +322,7 @@ class Run:
                 teacher = replace(teacher, features=self.teacher_features, classifier=classifier)
         rows = None if recipe.subset is None else recipe.subset(self.dataset.train.labels, training.seed)
         result = self._run_arm(arm, student, teacher=teacher, rows=rows)
+        self.steps_before += result.record["steps"]
         self.finished[name] = result.record
         self.finished_weights[name] = result.best_weights
         self._save_checkpoint(None, None, _round_facts(name, result.record["rounds"], result.record["best_round"] - 1))
@@ -297,27 +332,22 @@ class Run:
     ) -> ArmResult:
         """Train `network` on these `rows` of the training split, or all."""
         rows = np.arange(len(self.dataset.train)) if rows is None else rows
-        validation = self.dataset.splits["validation"]
         context = ArmContext(
             split=self.dataset.train,
+            validation=self.dataset.splits["validation"],
             teacher=teacher,
             vectors=self.guidance.vectors,
             compute=self.compute,
             events=self.events,
             progress=self.progress,
+            work_of_questions=self.work_of_questions.get(arm.name, []),
             strategy=self.guidance.context(arm.name, arm.seed, network, teacher, rows),
             watch=self.watch,
-            validate=lambda student: measure_quality(
-                predict_logits(student, validation, self.compute.device), validation.labels
-            ),
             at_safe_point=functools.partial(self._at_safe_point, arm.name),
         )
         resumed = self.resumed_arms.pop(arm.name, None)
-        self._announce_resume()
         with self.watch.on(arm.phase):
-            result = ArmTraining(arm, network, context, resumed).run()
-        self.steps_before += result.record["steps"]
-        return result
+            return ArmTraining(arm, network, context, resumed).run()
 
     def _arms(self) -> list[tuple[str, list[MethodConfig]]]:
         """The student and the baselines, in the order of their training, each with its methods."""
@@ -326,9 +356,9 @@ class Run:
 
     # -- checkpoints --------------------------------------------------------------------------------
 
-    def _at_safe_point(self, arm: str, state: Callable[[], ArmState], *, is_round_end: bool) -> None:
-        waited = time.monotonic() - self.last_checkpoint
-        if is_round_end or self.stop_requested() or waited >= self.job.checkpoint.every_seconds:
+    def _at_safe_point(self, arm: str, state: Callable[[], ArmState], *, is_round_end: bool, is_saved: bool) -> None:
+        is_due = time.monotonic() - self.last_checkpoint >= self.job.checkpoint.every_seconds
+        if not is_saved and (is_round_end or is_due or self.stop_requested()):
             arm_state = state()
             facts = _round_facts(arm, arm_state.position.rounds_done, arm_state.position.best_round)
             self._save_checkpoint(arm, arm_state, facts if is_round_end else {"arm": arm})
@@ -339,16 +369,20 @@ class Run:
         steps = self.steps_before + (state.position.step if state else 0)
         # The newest checkpoint has the highest number, also where an arm ends right after a timed one.
         self.last_number = max(steps, self.last_number + 1)
+        environment, inputs = self.environment, self.inputs
+        if self.resumed is not None:  # not yet held against what this run goes on with, so not to be forgotten
+            environment, inputs = self.resumed.environment, self.resumed.inputs
         checkpoint = RunState(
             number=self.last_number,
             steps_before=self.steps_before,
-            environment=self.environment,
-            inputs=self.inputs,
+            environment=environment,
+            inputs=inputs,
             coordinates=self.coordinates.value,
             finished=self.finished,
             finished_weights=self.finished_weights,
             arm=arm,
             arm_state=state,
+            waiting=self.resumed_arms,
         )
         began = time.monotonic()
         with self.watch.on("checkpoints"):
@@ -378,7 +412,12 @@ class Run:
     def _measure(self) -> dict[str, Any]:
         self.progress.enter("evaluating")
         measurer = Measurer(
-            self.dataset, self.teacher_logits, self.compute.device, self.tokenizer, self.job.training.max_length
+            self.dataset,
+            self.teacher_logits,
+            self.compute.device,
+            self.tokenizer,
+            self.job.training.max_length,
+            self._check_stop,
         )
         teacher = measurer.measure_teacher(self.teacher)
         student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
@@ -407,6 +446,19 @@ class Run:
             records=self.finished,
         )
         pack(self.folder / "artifact", self.folder / "artifact.tar.gz")
+
+
+def _check_finite(logits: dict[str, np.ndarray]) -> None:
+    """Raises TeacherNotFinite where some of the teacher's `logits`, by split, are nothing to learn or to measure by."""
+    for name, of_split in logits.items():
+        broken = rows_not_finite(of_split)
+        if len(broken):
+            raise TeacherNotFinite(
+                f"the teacher answers {len(broken)} of {len(of_split)} {name} rows with logits that are not finite "
+                f"numbers; the first is row {broken[0]} (from 0, as the dataset was prepared). What it knows of some "
+                "word is broken, or its numbers overflowed: save it again in fp32 and check a prediction, set "
+                "training.precision to fp32, or use another teacher."
+            )
 
 
 def _round_facts(arm: str, rounds: list[dict[str, Any]], best_round: int) -> dict[str, Any]:

@@ -68,7 +68,9 @@ class Progress:
             return
         self._last_report = now
         memory = device_memory()
-        planned, done = sum(self._planned.values()), sum(self._done.values())
+        done = sum(self._done.values())
+        # A part that took more than was planned was planned too low: it takes nothing from what is left of the others.
+        planned = sum(max(work, self._done.get(part, 0.0)) for part, work in self._planned.items())
         here = done - self._done_before_this_process
         remaining = max(planned - done, 0.0)
         self._events.emit(

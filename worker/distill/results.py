@@ -1,13 +1,14 @@
 """What a run is worth: every model that it made, and the teacher, measured alike."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from worker.distill.data import Dataset
-from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits
+from worker.distill.errors import NanLoss
+from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits, rows_not_finite
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
 
@@ -15,7 +16,8 @@ HELD_OUT_SPLITS = ("validation", "test")
 
 
 class Measurer:
-    """Measures models on the held-out rows of one dataset; `teacher_logits` are by split, as computed once."""
+    """Measures models on the held-out rows of one dataset; `teacher_logits` are by split, as computed once, and
+    `check_stop` is called after each batch."""
 
     def __init__(
         self,
@@ -24,12 +26,14 @@ class Measurer:
         device: torch.device,
         tokenizer: Any,
         max_length: int,
+        check_stop: Callable[[], None],
     ) -> None:
         self.dataset = dataset
         self.teacher_logits = teacher_logits
         self.device = device
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.check_stop = check_stop
         self.splits = [name for name in HELD_OUT_SPLITS if name in dataset.splits]
         # Retention, agreement and latency are taken on the test split, or on validation where there is none.
         self.reported = self.splits[-1]
@@ -42,7 +46,15 @@ class Measurer:
     ) -> dict[str, Any]:
         """`student` with its arm's best `weights`; `teacher` is what `measure_teacher` gave."""
         put_weights(student, weights)
-        logits = {name: predict_logits(student, self.dataset.splits[name], self.device) for name in self.splits}
+        logits = {}
+        for name in self.splits:
+            split = self.dataset.splits[name]
+            logits[name] = predict_logits(student, split, self.device, after_batch=lambda _: self.check_stop())
+            if len(rows_not_finite(logits[name])):
+                raise NanLoss(
+                    f"the trained student answers some {name} rows with logits that are not finite numbers: lower the "
+                    "learning rate (a tenth is a good next try), or set training.precision to fp32."
+                )
         return self._summary(student.model, logits, whole_accuracy=teacher[self.reported]["accuracy"])
 
     def _summary(

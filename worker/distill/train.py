@@ -17,7 +17,7 @@ from worker.distill.checkpoint import ArmPosition, ArmState
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.errors import NanLoss
-from worker.distill.evaluate import Quality
+from worker.distill.evaluate import Quality, measure_quality, predict_logits, rows_not_finite
 from worker.distill.events import EventLog
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
@@ -67,21 +67,23 @@ class ArmContext:
     """What the run lends an arm."""
 
     split: Split
+    validation: Split
     teacher: Predictions | None  # of the training split
     vectors: np.ndarray | None  # (rows, width) pooled, of the training split, where a strategy may synthesise
     compute: Compute
     events: EventLog
     progress: Progress
+    work_of_questions: list[float]  # by round: what it asks before it trains, in the progress's unit
     strategy: StrategyContext
     watch: Stopwatch
-    validate: Callable[[Network], Quality]
     at_safe_point: "SafePoint"
 
 
 class SafePoint(Protocol):
-    """Called between two steps: may write a checkpoint of `state()`, may raise Stopped."""
+    """Called between two steps, and between two batches of a validation: may write a checkpoint of `state()`, unless
+    that `is_saved` already, and may raise Stopped."""
 
-    def __call__(self, state: Callable[[], ArmState], *, is_round_end: bool) -> None: ...
+    def __call__(self, state: Callable[[], ArmState], *, is_round_end: bool, is_saved: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class ArmResult:
 
 
 class ArmTraining:
-    """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round."""
+    """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round, and while it
+    validates."""
 
     def __init__(self, arm: Arm, network: Network, context: ArmContext, resumed: ArmState | None) -> None:
         self.arm = arm
@@ -127,6 +130,7 @@ class ArmTraining:
         self.best_weights: dict[str, torch.Tensor] = {}
         # Losses stay on the device between log points: reading one makes the processor wait for it.
         self._window_losses: list[torch.Tensor] = []
+        self._saved_at: tuple[int, int] | None = None  # round and step of the newest checkpoint
         if resumed is not None:
             self._restore(resumed)
 
@@ -144,6 +148,7 @@ class ArmTraining:
     def state(self) -> ArmState:
         """Everything needed to go on from here; raises NanLoss rather than hand out a broken model."""
         self._read_window()
+        self._saved_at = self._place()
         self.position.objective = self.arm.objective.state_dict()
         # A finite loss can still make weights that are not: the step after it would show, too late.
         weights = self.network.trained_weights()
@@ -181,7 +186,7 @@ class ArmTraining:
             if self.position.step % _LOG_EVERY_STEPS == 0 or self.position.step == self.total_steps:
                 loss = self._log_window()
             context.progress.advance(arm.name, training_work(arm.layers, len(rows)), loss)
-            context.at_safe_point(self.state, is_round_end=False)
+            self._reach_safe_point()
 
     def _batches(self, plan: RoundPlan) -> list[np.ndarray]:
         split = self.context.split
@@ -254,7 +259,7 @@ class ArmTraining:
         self._read_window()
         position, context = self.position, self.context
         with context.watch.on("validating"):
-            quality = context.validate(self.network)
+            quality = self._validate()
         context.events.metric(f"{self.arm.name}/validation_accuracy", position.step, quality.accuracy)
         context.events.metric(f"{self.arm.name}/validation_loss", position.step, quality.loss)
         better_loss = quality.loss < position.best_loss
@@ -276,7 +281,24 @@ class ArmTraining:
         position.batch_in_round = 0
         self.plan = None
         # The end of the last round is the end of the arm, which is saved in other ways.
-        context.at_safe_point(self.state, is_round_end=position.round < len(self.round_sizes))
+        self._reach_safe_point(is_round_end=position.round < len(self.round_sizes))
+
+    def _validate(self) -> Quality:
+        """A stop may come between its batches: the round still has its plan then, all batches of it done, and a resume
+        validates at once."""
+        validation = self.context.validation
+        logits = predict_logits(
+            self.network, validation, self.context.compute.device, after_batch=lambda _: self._reach_safe_point()
+        )
+        if len(rows_not_finite(logits)):
+            raise self._not_a_number("the validation logits", self.position.step)
+        return measure_quality(logits, validation.labels)
+
+    def _reach_safe_point(self, *, is_round_end: bool = False) -> None:
+        self.context.at_safe_point(self.state, is_round_end=is_round_end, is_saved=self._place() == self._saved_at)
+
+    def _place(self) -> tuple[int, int]:
+        return self.position.round, self.position.step
 
     def _record(self) -> dict[str, Any]:
         position = self.position
@@ -289,10 +311,13 @@ class ArmTraining:
 
     def _restore(self, resumed: ArmState) -> None:
         self.position = resumed.position
+        self._saved_at = self._place()
         self.best_weights = resumed.best_weights
         self.plan = resumed.plan
         self.arm.strategy.load_state_dict(resumed.position.strategy)
         self.arm.objective.load_state_dict(resumed.position.objective)
-        self.context.progress.restore(self.arm.name, training_work(self.arm.layers, resumed.position.rows_presented))
+        asked = self.context.work_of_questions[: resumed.position.round + (resumed.plan is not None)]
+        done = training_work(self.arm.layers, resumed.position.rows_presented) + sum(asked)
+        self.context.progress.restore(self.arm.name, done)
         put_weights(self.network, resumed.weights)
         self.network.load_optimizer_state(resumed.optimizer)

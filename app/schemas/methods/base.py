@@ -16,6 +16,16 @@ Alpha = Annotated[
     float,
     Field(ge=0, le=1, description="Weight of the teacher term; the hard labels get 1 - alpha."),
 ]
+# Of the methods that go where the loss is high.
+ScoringAlpha = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Weight of the teacher term; the hard labels get 1 - alpha. With `targeting: region` rows are "
+        "scored by it too; with `rows`, or led by `rad`, it has no meaning where another method brings the loss.",
+    ),
+]
 Rounds = Annotated[int, Field(ge=1, le=100, description="How often new rows are chosen.")]
 WarmupEpochs = Annotated[
     float,
@@ -23,7 +33,7 @@ WarmupEpochs = Annotated[
         ge=0,
         le=1000,
         description="Plain distillation before the first round, in epochs of training rows. It is part of "
-        "the budget, so it stays below `training.epochs`.",
+        "the budget, so it stays below `training.epochs`. Left out where these are 1 or less it is half of them.",
     ),
 ]
 Neighbors = Annotated[
@@ -40,9 +50,9 @@ AnchorQuantile = Annotated[
 Targeting = Annotated[
     Literal["rows", "region"],
     Field(
-        description="Where the student is taken to be weak. `rows`: at each scored row by its own loss; of its "
-        "neighbours too those of high loss are preferred. `region`: where the mean loss of the scored rows around is "
-        "high in the projection."
+        description="Where the student is taken to be weak. `rows`: at each scored row by its own distance to the "
+        "teacher; of its neighbours too those far from it are preferred. `region`: where the mean loss of the scored "
+        "rows around is high in the projection."
     ),
 ]
 ScoredRows = Annotated[

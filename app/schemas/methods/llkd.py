@@ -23,7 +23,13 @@ class Llkd(MethodParameters):
 
     type: Literal["llkd"] = "llkd"
     momentum: float = Field(default=0.99, ge=0, lt=1, description="Of the moving averages that are the thresholds.")
-    least_share: float = Field(default=0.1, ge=0, le=1, description="Share of a batch's rows that count at least.")
+    least_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of a batch's rows that count at least. At 0 there may be batches of which none does: "
+        "nothing is learnt from them.",
+    )
     gated: Literal["all", "synthetic"] = Field(
         default="all", description="`synthetic`: with `sage`, real rows count whatever they are."
     )

@@ -5,12 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from app.schemas.methods.base import (
-    Alpha,
     AnchorQuantile,
     MethodParameters,
     Neighbors,
     Rounds,
     ScoredRows,
+    ScoringAlpha,
     Targeting,
     Temperature,
     WarmupEpochs,
@@ -29,11 +29,15 @@ class Oversample(MethodParameters):
 
     type: Literal["oversample"] = "oversample"
     temperature: Temperature = 2.0
-    alpha: Alpha = 0.9
+    alpha: ScoringAlpha = 0.9
     rounds: Rounds = 4
     warmup_epochs: WarmupEpochs = 1.0
     oversample_ratio: float = Field(default=0.5, ge=0, le=4, description="Repeated rows for each real row in a round.")
-    neighbors: Neighbors = 10
+    neighbors: Neighbors = Field(
+        default=10,
+        description="Nearest rows in the 2-D projection that form a row's region. It has no meaning with "
+        "`targeting: rows` or led by `rad`, which look at single rows.",
+    )
     targeting: Targeting = "region"
     anchor_quantile: AnchorQuantile = 0.2
     scored_rows: ScoredRows = 2_048

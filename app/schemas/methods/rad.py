@@ -15,7 +15,8 @@ class Rad(MethodParameters):
     summary = (
         "Leads the rounds of `sage` or `oversample` instead of their high loss: rows of small margin between "
         "the student's two first classes, by the distribution that gains most if the teacher's mistakes lie where "
-        "they hurt most. Their `targeting` and `anchor_quantile` have no meaning then."
+        "they hurt most. Rows are scored by that margin, so their `targeting` and `anchor_quantile`, and the "
+        "`neighbors` of `oversample`, have no meaning then."
     )
     source = (
         "After Baykal and others: Robust Active Distillation, 2023 (arXiv:2210.01213); the share of mistakes and the "

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from app.schemas.methods.base import (
     Alpha,
     Lift,
@@ -29,8 +31,16 @@ class RandomAnchors(MethodParameters):
     source = "A control of this project's own, under the same budget as SAGE."
 
     type: Literal["random_anchors"] = "random_anchors"
-    temperature: Temperature = 2.0
-    alpha: Alpha = 0.9
+    temperature: Temperature = Field(
+        default=2.0,
+        description="Softens both models' probabilities before they are compared. It has no meaning where another "
+        "method brings the loss.",
+    )
+    alpha: Alpha = Field(
+        default=0.9,
+        description="Weight of the teacher term; the hard labels get 1 - alpha. It has no meaning where another method "
+        "brings the loss.",
+    )
     rounds: Rounds = 4
     warmup_epochs: WarmupEpochs = 1.0
     synthetic_ratio: SyntheticRatio = 0.5

@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field
 
 from app.schemas.methods.base import (
-    Alpha,
     AnchorQuantile,
     Candidates,
     Lift,
@@ -13,6 +12,7 @@ from app.schemas.methods.base import (
     Neighbors,
     Rounds,
     ScoredRows,
+    ScoringAlpha,
     SyntheticRatio,
     Targeting,
     Temperature,
@@ -38,7 +38,7 @@ class Sage(MethodParameters):
 
     type: Literal["sage"] = "sage"
     temperature: Temperature = 2.0
-    alpha: Alpha = 0.9
+    alpha: ScoringAlpha = 0.9
     rounds: Rounds = 4
     warmup_epochs: WarmupEpochs = 1.0
     synthetic_ratio: SyntheticRatio = 0.5

@@ -20,15 +20,17 @@ _CONTEXT.set_forkserver_preload(["worker.distill.loop", "tests.fixtures.tiny_mod
 
 @dataclass(frozen=True)
 class Instant:
-    """A moment in a run: the call of that number of a function, before or after its work is done."""
+    """A moment in a run, the call of that number of a function, before or after its work is done; and the signal that
+    comes then."""
 
     function: str  # "module:path"
     call: int
     moment: str
+    sends: signal.Signals = signal.SIGKILL
 
 
 def fork_engine(folder: Path, dies_at: Instant | None = None) -> BaseProcess:
-    """The engine at work in `folder`; it kills itself `dies_at` an instant where one is named."""
+    """The engine at work in `folder`; it sends itself the signal of the instant `dies_at` where one is named."""
     engine = _CONTEXT.Process(target=_run, args=(folder, dies_at), daemon=True)
     engine.start()
     return engine
@@ -55,10 +57,10 @@ def _deadly(function: Callable[..., Any], instant: Instant) -> Callable[..., Any
         nonlocal calls
         calls += 1
         if calls == instant.call and instant.moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), instant.sends)
         result = function(*arguments, **named)
-        if calls == instant.call:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == instant.call and instant.moment == "after":
+            os.kill(os.getpid(), instant.sends)
         return result
 
     return call

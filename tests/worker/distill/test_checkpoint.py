@@ -1,11 +1,23 @@
+import json
+import math
 import os
 import shutil
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from worker.distill.checkpoint import RunState, list_checkpoints, load_latest, save_checkpoint
+from worker.distill.checkpoint import (
+    ArmPosition,
+    ArmState,
+    RunState,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
+from worker.distill.strategies.base import RoundPlan
 
 
 def state(number: int) -> RunState:
@@ -19,6 +31,34 @@ def state(number: int) -> RunState:
         finished_weights={f"arm{arm}": {"w": torch.full((4,), float(number))} for arm in range(8)},
         arm=None,
         arm_state=None,
+        waiting={},
+    )
+
+
+def arm_state(step: int) -> ArmState:
+    """In the middle of a round."""
+    position = ArmPosition(
+        round=1,
+        batch_in_round=2,
+        step=step,
+        rows_presented=16 * step,
+        best_round=0,
+        best_accuracy=0.5,
+        best_loss=math.log(2),
+        rounds_without_gain=0,
+        window_loss_sum=1.5,
+        window_steps=2,
+        strategy={"position": 3},
+        objective={},
+        rounds_done=[{"round": 1}],
+    )
+    weights = {"w": torch.full((4,), float(step))}
+    return ArmState(
+        position=position,
+        weights=weights,
+        best_weights={"w": weights["w"] + 1},
+        optimizer={"w/step": weights["w"] + 2},
+        plan=RoundPlan(np.arange(step), None, {"region_rows": 7.0}),
     )
 
 
@@ -71,6 +111,42 @@ class TestSaveCheckpoint:
         assert latest.number == 7
         assert sorted(path.name for path in tmp_path.iterdir()) == ["00000003", "00000007"]
         assert [path.name for path in list_checkpoints(tmp_path)] == ["00000003", "00000007"]
+
+
+class TestArms:
+    def test_that_wait_are_kept_beside_the_one_under_way(self, tmp_path: Path) -> None:
+        """Harm: a student whose teacher has to be tuned again begins anew, or goes on from the teacher's weights."""
+        saved = state(5)
+        saved.arm, saved.arm_state, saved.waiting = "teacher_tuning", arm_state(5), {"student": arm_state(90)}
+        save_checkpoint(tmp_path, saved, keep=2)
+        loaded = load_latest(tmp_path)
+        assert loaded is not None
+        assert loaded.arm == "teacher_tuning"
+        begun = loaded.begun()
+        assert set(begun) == {"teacher_tuning", "student"}
+        for name, wanted in saved.begun().items():
+            found = begun[name]
+            assert asdict(found.position) == asdict(wanted.position)
+            for tensors in ("weights", "best_weights", "optimizer"):
+                (value,) = getattr(found, tensors).values()
+                (saved_value,) = getattr(wanted, tensors).values()
+                assert torch.equal(value, saved_value)
+            assert found.plan is not None
+            assert wanted.plan is not None
+            assert found.plan.rows.tolist() == wanted.plan.rows.tolist()
+            assert found.plan.facts == wanted.plan.facts
+
+    def test_of_which_none_waits_are_read_by_the_release_before(self, tmp_path: Path) -> None:
+        """Harm: while workers are replaced one by one, an older one takes a job and can only fail it; or it goes on
+        from a checkpoint of which it does not see all."""
+        saved = state(5)
+        saved.arm, saved.arm_state = "student", arm_state(5)
+        versions = []
+        for number, waiting in enumerate(({}, {"baseline.kd": arm_state(3)})):
+            saved.number, saved.waiting = number, waiting
+            folder = save_checkpoint(tmp_path, saved, keep=2)
+            versions.append(json.loads((folder / "state.json").read_text())["format_version"])
+        assert versions == [5, 6]
 
 
 def list_names(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tests.worker.distill.forked_engine import Instant, fork_engine
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
 from worker.distill import exit_codes
-from worker.distill.checkpoint import list_checkpoints
+from worker.distill.checkpoint import list_checkpoints, load_latest
 
 # Long enough that kills land in the middle, small enough for seconds.
 LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
@@ -229,6 +229,127 @@ class TestStop:
         assert engine.exitcode == exit_codes.STOPPED
         assert len(list_checkpoints(folder / "checkpoints")) == 1
         assert content_of(run_engine(folder)) == content_of(undisturbed)
+
+    @pytest.mark.parametrize(
+        ("kind", "changes", "validation"),
+        [("kd", {}, 1), ("kd", {}, 3), ("sage", {}, 2), ("kd", {"tuned": True}, 1)],
+    )
+    def test_sigterm_in_a_validation_saves_the_round_that_it_is_of(
+        self,
+        kind: str,
+        changes: dict[str, Any],
+        validation: int,
+        tmp_path: Path,
+        run_engine: Callable[[Path], Path],
+        make_killed: Callable[..., Path],
+    ) -> None:
+        """Harm: a long validation ends after the time that a worker has to stop: it is killed, and what was trained
+        since the last checkpoint is lost."""
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", kind, **changes))
+        folder = make_killed(kind, **changes)
+        told = Instant("worker.distill.train:predict_logits", validation, "before", signal.SIGTERM)
+        engine = fork_engine(folder, told)
+        engine.join()
+        assert engine.exitcode == exit_codes.STOPPED
+        state = load_latest(folder / "checkpoints")
+        assert state is not None
+        assert state.arm_state is not None
+        position = state.arm_state.position
+        # Every batch of the round is done, and the round is not over.
+        assert (position.round, position.step) == (validation - 1, 10 * validation)
+        assert position.batch_in_round == 10
+        assert state.arm_state.plan is not None
+        assert len(position.rounds_done) == validation - 1
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True]
+
+    def test_a_validation_writes_no_second_checkpoint_of_the_same_step(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+    ) -> None:
+        """Harm: a long validation after which a gigabyte was stored many times over, and each time counted as news."""
+        counts = []
+        for rows in (32, 200):
+            folder = make_run(tmp_path / str(rows), "kd", validation_rows=rows, checkpoint_seconds=0.0)
+            run_engine(folder)
+            counts.append(len(events_of(folder, "checkpoint")))
+        assert counts[0] == counts[1] > 30
+
+
+class TestTunedAgain:
+    """The teacher is, where the cache has lost it when a student that learns from it goes on."""
+
+    def test_to_the_same_bits_it_costs_the_student_nothing(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: the tuning's checkpoints take the place of the student's, which begins anew."""
+        whole = {"tuned": True, "checkpoint_seconds": 0.0}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **whole))
+        folder = make_killed("kd", **whole)
+        die_without_the_tuned_teacher(folder)
+        begun = load_latest(folder / "checkpoints")
+        assert begun is not None
+        assert begun.arm == "student"
+        # Two checkpoints are kept: by the third the student's own have gone.
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        waits = load_latest(folder / "checkpoints")
+        assert waits is not None
+        assert waits.arm == "teacher_tuning"
+        assert waits.waiting["student"].position == begun.begun()["student"].position
+        before = len(events_of(folder))
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        fresh = events_of(folder)[before:]
+        steps = [event["step"] for event in fresh if event.get("series") == "student/train_loss"]
+        assert steps == [20, 30]
+        assert [event["exact_resume"] for event in fresh if event["type"] == "resumed"] == [True]
+        kept = load_latest(folder / "checkpoints")
+        assert kept is not None
+        assert not kept.begun()
+
+    def test_to_other_bits_it_is_no_exact_resume(
+        self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: a student that learnt from two teachers, and is said to be the one that a single run makes."""
+        folder = make_killed("kd", tuned=True, checkpoint_seconds=0.0)
+        die_without_the_tuned_teacher(folder)
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            state["inputs"]["tuned_teacher"] = "tuned on another machine"
+            state["environment"]["machine"] = "that one"
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        # Nor is it forgotten by one that dies before it has a teacher to compare.
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        assert not events_of(folder, "resumed")
+        run_engine(folder)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
+        (warning,) = events_of(folder, "warning")
+        assert "where machine, tuned_teacher differ" in warning["message"]
+
+    def test_found_in_the_cache_after_all_it_ends_the_tuning(
+        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: a tuning that nobody goes on with lies in every checkpoint from there on."""
+        whole = {"tuned": True, "checkpoint_seconds": 0.0}
+        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **whole))
+        folder = make_killed("kd", **whole)
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        shutil.copytree(tmp_path / "undisturbed/cache/tuned_teachers", folder / "cache/tuned_teachers")
+        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        kept = load_latest(folder / "checkpoints")
+        assert kept is not None
+        assert not kept.begun()
+
+
+def dies_at(folder: Path, instant: Instant) -> None:
+    engine = fork_engine(folder, instant)
+    engine.join()
+    assert engine.exitcode == -signal.SIGKILL
+
+
+def die_without_the_tuned_teacher(folder: Path) -> None:
+    """In the student's second round: nothing is in the cache any more when it goes on."""
+    # The tuning has logged two losses by then, the first round one.
+    dies_at(folder, Instant("worker.distill.train:ArmTraining._log_window", 4, "before"))
+    shutil.rmtree(folder / "cache")
 
 
 def kill_in_phase(folder: Path, phase: str) -> None:

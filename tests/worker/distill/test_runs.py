@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -9,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from tests.fixtures.tiny_models import FAMILIES, write_classifier
+from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
-from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch
+from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
 
 Runner = Callable[[Path], Path]
+MASK = SPECIAL_TOKENS.index("[MASK]")
+ASKED = {"plain": "kd", "both": "lelp", "later": "lelp"}
 
 
 def manifest_of(artifact: Path) -> dict[str, Any]:
@@ -152,6 +156,29 @@ class TestArtifact:
         assert [entry.name for entry in entries] == sorted(f"student/{file.name}" for file in artifact.iterdir())
         assert {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries} == {(0, 0, 0, "")}
 
+    def test_the_tokenizer_cuts_where_the_student_was_measured(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: a text as long as none in training, or longer than the model has positions for, goes through whole."""
+        folder = make_run(tmp_path / "run", "fine_tune")
+        settings = folder / "teacher/tokenizer_config.json"
+        unlimited = json.loads(settings.read_text())
+        del unlimited["model_max_length"]
+        settings.write_text(json.dumps(unlimited))
+        tokenizer = AutoTokenizer.from_pretrained(run_engine(folder))
+        assert tokenizer.model_max_length == 24
+        assert len(tokenizer("the cat " * 50, truncation=True)["input_ids"]) == 24
+
+    def test_what_the_card_shows_runs(
+        self, tmp_path: Path, run_engine: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_engine(make_run(tmp_path / "run", "fine_tune")).rename(tmp_path / "student")
+        monkeypatch.chdir(tmp_path)
+        blocks = re.findall(r"```python\n(.*?)```", Path("student/README.md").read_text(), re.DOTALL)
+        assert len(blocks) == 2
+        for block in blocks:
+            names: dict[str, Any] = {}
+            exec(block.replace('"a text"', repr("the cat " * 50)), names)
+        assert names["label"] in LABELS
+
     def test_pairs_of_texts_are_distilled_too(self, tmp_path: Path, run_engine: Runner) -> None:
         artifact = run_engine(make_run(tmp_path / "run", "sage", has_pairs=True))
         tokenizer = AutoTokenizer.from_pretrained(artifact)
@@ -196,6 +223,25 @@ class TestCache:
         shutil.copytree(first / "cache", second / "cache")
         contents.append(manifest_of(run_engine(second))["content_sha256"])
         assert contents[0] == contents[1]
+
+    def test_features_and_logits_are_the_same_from_one_pass_and_from_two(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a teacher that is asked twice, or that says something else to a job which needs more of it."""
+        plain, both, later = (make_run(tmp_path / name, method) for name, method in ASKED.items())
+        for folder in (plain, both):
+            run_engine(folder)
+        shutil.copytree(plain / "cache", later / "cache")
+        run_engine(later)
+        assert said_by_the_teacher(plain)["logits"] == said_by_the_teacher(both)["logits"]
+        assert said_by_the_teacher(both) == said_by_the_teacher(later)
+        assert weights_of(both / "artifact") == weights_of(later / "artifact")
+        for folder in (plain, both, later):
+            phases = [event["phase"] for event in events_of(folder, "phase")]
+            assert phases.count("teacher_outputs") == 1
+            # The pass is part of what the run has done when its training begins.
+            at_training = next(event for event in events_of(folder, "progress") if event["phase"] == "training")
+            assert at_training["progress"] > 0
 
     def test_wanted_names_what_a_run_leaves_behind(self, tmp_path: Path, run_engine: Runner) -> None:
         from worker.distill.cache import wanted
@@ -253,6 +299,29 @@ class TestBadJobs:
         with pytest.raises(InvalidJob, match=message):
             run_engine(make_run(tmp_path / "run", "kd", **changes))
 
+    def test_a_teacher_that_is_not_finite_on_one_row_is_refused_by_that_row(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: an internal error of numpy's, or a student that is taught what is no number."""
+        folder = make_run(tmp_path / "run", "kd")
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
+        with torch.no_grad():
+            model.get_input_embeddings().weight[MASK] = math.nan
+        model.save_pretrained(folder / "teacher")
+        file = folder / "dataset/validation.parquet"
+        columns = parquet.read_table(file).to_pydict()
+        columns["text"][7] = "the [MASK] cat"
+        parquet.write_table(pa.table(columns | {"label": pa.array(columns["label"], pa.int32())}), file)
+        with pytest.raises(TeacherNotFinite, match=r"1 of 60 validation rows .*; the first is row 7 "):
+            run_engine(folder)
+
+    def test_a_student_that_its_last_step_broke_ends_the_run(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: no loss comes after that step to show it, and the validation fails with an internal error."""
+        one_step = {"training__epochs": 1.0, "training__batch_size": 150}
+        folder = make_run(tmp_path / "run", "kd", training__learning_rate=math.inf, **one_step)
+        with pytest.raises(NanLoss, match=r"validation logits of student .* step 1 of 1.*lower the learning rate"):
+            run_engine(folder)
+
     def test_a_loss_that_is_not_a_number_ends_the_run_and_no_checkpoint_holds_it(
         self, tmp_path: Path, run_engine: Runner
     ) -> None:
@@ -261,6 +330,12 @@ class TestBadJobs:
             run_engine(folder)
         for weights in (folder / "checkpoints").glob("*/model.safetensors"):
             assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+
+
+def said_by_the_teacher(folder: Path) -> dict[str, bytes]:
+    """What the run's cache holds of it, by the part before the precision."""
+    files = [*(folder / "cache/teacher_outputs").glob("*/*"), *(folder / "cache/teacher_features").glob("*/*")]
+    return {file.name.partition("-")[0]: file.read_bytes() for file in files}
 
 
 def _turn_labels(folder: Path) -> None:

@@ -23,19 +23,22 @@ ROWS = 120
 WEAK = range(40, 60)  # a heap of its own on the map, on which the student is bad
 
 
-def strategy_of(method: str, **changes: Any) -> Any:
-    parameters = METHODS[method] | changes
-    name = parameters.pop("type")
-    return build_recipe([MethodConfig(name, parameters)]).strategy
+def strategy_of(method: str, *, led_by: str | None = None, **changes: Any) -> Any:
+    entries = [METHODS[method] | changes, *([] if led_by is None else [dict(METHODS[led_by])])]
+    return build_recipe([MethodConfig(entry.pop("type"), entry) for entry in entries]).strategy
 
 
-def context(rows: np.ndarray | None = None, losses: np.ndarray | None = None) -> StrategyContext:
+def context(
+    rows: np.ndarray | None = None, losses: np.ndarray | None = None, *, has_vectors: bool = True
+) -> StrategyContext:
     """A run of ROWS rows, of which the arm learns `rows`, or all; the student is bad on WEAK, or by the `losses`."""
     learnt = np.arange(ROWS) if rows is None else rows
     generator = np.random.default_rng(0)
     coordinates = generator.normal(size=(ROWS, 2)).astype(np.float32)
     coordinates[WEAK] += 50
     vectors = np.column_stack([coordinates, generator.normal(size=(ROWS, 6)) * 0.1]).astype(np.float32)
+    if not has_vectors:
+        vectors = vectors[:0]
     if losses is None:
         losses = np.full(ROWS, 0.1, np.float32)
         losses[WEAK] = 2.0
@@ -87,6 +90,95 @@ class TestRoundSizes:
 
     def test_a_budget_smaller_than_the_warm_up_is_all_warm_up(self) -> None:
         assert strategy_of("sage", warmup_epochs=2.0).round_sizes(1.0, ROWS) == [ROWS]
+
+
+# What a round may look like: a method, changes of it, and what leads it.
+ROUNDS = {
+    "sage by rows": ("sage", {"targeting": "rows"}, None),
+    "sage by region": ("sage", {"targeting": "region"}, None),
+    "sage, shifted": ("sage", {"lift": "shift"}, None),
+    "sage, all kept": ("sage", {"candidates": 1.0}, None),
+    "sage, many candidates": ("sage", {"candidates": 3.7, "synthetic_ratio": 2.0}, None),
+    "sage led by rad": ("sage", {}, "rad"),
+    "sage of real rows": ("sage", {"synthetic_ratio": 0.0}, None),
+    "sage without a warm-up": ("sage", {"warmup_epochs": 0.0}, None),
+    "random anchors": ("random_anchors", {}, None),
+    "random anchors, spliced": ("random_anchors", {"lift": "splice"}, None),
+    "oversampling by rows": ("oversample", {"targeting": "rows"}, None),
+    "oversampling by region": ("oversample", {"targeting": "region"}, None),
+    "oversampling led by rad": ("oversample", {"targeting": "region"}, "rad"),
+    "plain distillation": ("kd", {}, None),
+}
+EPOCHS = 3.0
+
+
+class TestNeeds:
+    @pytest.mark.parametrize("kind", ROUNDS)
+    def test_the_map_is_asked_for_by_those_that_need_it_and_by_no_other(self, kind: str) -> None:
+        """Harm: beside a training that never looks at it a map of all rows is fitted, which takes its processor."""
+        method, changes, leader = ROUNDS[kind]
+        strategy, surroundings = strategy_of(method, led_by=leader, **changes), context()
+        asked: list[int] = []
+
+        def synthesizer(neighbors: int) -> Synthesizer:
+            asked.append(neighbors)
+            return surroundings.synthesizer(neighbors)
+
+        for number, size in enumerate(strategy.round_sizes(EPOCHS, ROWS)):
+            strategy.plan_round(number, size, 0, replace(surroundings, synthesizer=synthesizer))
+        assert bool(asked) == strategy.needs_projection
+
+    @pytest.mark.parametrize("kind", ROUNDS)
+    def test_those_that_need_no_vectors_draw_the_same_without_them(self, kind: str) -> None:
+        """Harm: a gigabyte is pooled for rows that are made of words; or it is not, and other rows are drawn."""
+        method, changes, leader = ROUNDS[kind]
+        with_them, without = (strategy_of(method, led_by=leader, **changes) for _ in range(2))
+        if with_them.needs_vectors:
+            assert changes.get("lift", METHODS[method]["lift"]) == "shift"
+            return
+        for number, size in enumerate(with_them.round_sizes(EPOCHS, ROWS)):
+            one = with_them.plan_round(number, size, 0, context())
+            other = without.plan_round(number, size, 0, context(has_vectors=False))
+            np.testing.assert_array_equal(one.rows, other.rows)
+            if one.synthetic is not None:
+                np.testing.assert_array_equal(one.synthetic.splices, other.synthetic.splices)
+
+
+class TestQuestions:
+    @pytest.mark.parametrize("at_once", [65_536, 25])
+    @pytest.mark.parametrize("learnt", [ROWS, 70])
+    @pytest.mark.parametrize("kind", ROUNDS)
+    def test_are_what_each_round_asks(
+        self, kind: str, learnt: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a progress that stands still while the models answer, or is through before they have."""
+        monkeypatch.setattr("worker.distill.strategies.guided._CANDIDATES_AT_ONCE", at_once)
+        method, changes, leader = ROUNDS[kind]
+        strategy, surroundings = strategy_of(method, led_by=leader, **changes), context(np.arange(ROWS)[-learnt:])
+        asked = {"teacher": 0, "student": 0}
+
+        def score(objective: Objective, rows: np.ndarray) -> np.ndarray:
+            asked["student"] += len(rows)
+            return surroundings.score(objective, rows)
+
+        def label(drawn: Points | Splices) -> SyntheticRows:
+            asked["teacher"] += len(drawn)
+            return surroundings.label(drawn)
+
+        def score_synthetic(objective: Objective, synthetic: SyntheticRows) -> np.ndarray:
+            asked["student"] += len(synthetic)
+            return surroundings.score_synthetic(objective, synthetic)
+
+        heard = replace(surroundings, score=score, label=label, score_synthetic=score_synthetic)
+        sizes, planned = strategy.round_sizes(EPOCHS, ROWS), strategy.questions(EPOCHS, ROWS, learnt)
+        for number, (size, questions) in enumerate(zip(sizes, planned, strict=True)):
+            asked |= {"teacher": 0, "student": 0}
+            strategy.plan_round(number, size, 0, heard)
+            assert asked == {"teacher": questions.teacher, "student": questions.student}
+
+    def test_a_round_of_so_few_rows_that_none_is_added_asks_only_for_its_scores(self) -> None:
+        questions = strategy_of("sage", synthetic_ratio=0.001).questions(EPOCHS, ROWS, ROWS)
+        assert [(each.teacher, each.student) for each in questions] == [(0, 0), (0, 100), (0, 100)]
 
 
 class TestSage:

@@ -105,6 +105,7 @@ def make_run(
     has_pairs: bool = False,
     checkpoint_seconds: float = 3_600.0,
     train_rows: int = 150,
+    validation_rows: int = 60,
     **changes: Any,
 ) -> Path:
     """A run folder; `changes` replace whole entries of job.json, or single fields by "section.field" keys."""
@@ -114,12 +115,13 @@ def make_run(
         write_encoder(teacher, VOCABULARY)
     else:
         write_classifier(teacher, VOCABULARY, LABELS, family=family)
-    _write_dataset(folder / "dataset", has_pairs, {"train": train_rows, "validation": 60, "test": 60})
+    rows = {"train": train_rows, "validation": validation_rows, "test": 60}
+    _write_dataset(folder / "dataset", has_pairs, rows)
     job: dict[str, Any] = {
         "format_version": 1,
         "job_id": "job_tiny",
         "teacher": {"path": "teacher", "sha256": f"teacher-{family}-{tuned}"},
-        "dataset": {"path": "dataset", "sha256": f"dataset-{has_pairs}-{train_rows}"},
+        "dataset": {"path": "dataset", "sha256": f"dataset-{has_pairs}-{train_rows}-{validation_rows}"},
         "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
         "method": METHODS[method_type],
         "combine": [],

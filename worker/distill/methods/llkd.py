@@ -29,7 +29,7 @@ class SureTeacherUnsureStudent(Gate):
 
     Its class is the teacher's first choice; what is usual, a moving average over the steps. Where a batch keeps less
     than `least_share` of its rows, those with the greatest product of both fill it up. Kept rows count alike, and a
-    batch as much as ever.
+    batch as much as ever; one of which no row is kept, as there may be without a least share, costs nothing.
     """
 
     def __init__(self, parameters: Llkd) -> None:
@@ -55,7 +55,7 @@ class SureTeacherUnsureStudent(Gate):
         self._learn(self.confidence, classes[is_gated], confidence[is_gated])
         self._learn(self.entropy, classes[is_gated], entropy[is_gated])
         counts = (keep | ~is_gated).float()
-        return counts / counts.mean()
+        return counts / counts.mean().clamp(min=1e-12)
 
     def facts(self) -> dict[str, float]:
         return {"kept_share": self.rows_kept / self.rows_seen} if self.rows_seen else {}

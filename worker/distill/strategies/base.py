@@ -24,6 +24,14 @@ class RoundPlan:
 
 
 @dataclass(frozen=True)
+class Questions:
+    """About how many rows a round asks each of the models before it trains, at the most."""
+
+    teacher: int
+    student: int
+
+
+@dataclass(frozen=True)
 class StrategyContext:
     """What a strategy may ask of the run. The costly things are functions: asked for, then computed."""
 
@@ -40,10 +48,21 @@ class StrategyContext:
 
 class DataStrategy(Protocol):
     @property
-    def needs_projection(self) -> bool: ...
+    def needs_projection(self) -> bool:
+        """Whether it asks for the synthesizer."""
+        ...
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether its rows are made of the pooled vectors, and not of the map alone."""
+        ...
 
     def round_sizes(self, epochs: float, rows: int) -> list[int]:
         """Rows presented in each round; they sum to round(epochs * rows), the one budget of every method."""
+        ...
+
+    def questions(self, epochs: float, rows: int, learnt: int) -> list[Questions]:
+        """What each round of `round_sizes` asks, where `learnt` of the `rows` are those that the arm learns from."""
         ...
 
     def plan_round(

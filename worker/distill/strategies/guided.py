@@ -17,7 +17,7 @@ from worker.distill.batches import SyntheticRows
 from worker.distill.objectives import Objective
 from worker.distill.selection import Region, highest
 from worker.distill.splicing import Splices, splice
-from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows, split_evenly
+from worker.distill.strategies.base import Questions, RoundPlan, StrategyContext, budget_rows, split_evenly
 from worker.distill.strategies.guides import Guide
 from worker.distill.strategies.real_rows import RealRows
 from worker.distill.synthesis import Points
@@ -49,7 +49,11 @@ class Guided:
 
     @property
     def needs_projection(self) -> bool:
-        return self.extra_ratio > 0
+        return self.extra_ratio > 0 and (self.lift is not None or self.guide.needs_map)
+
+    @property
+    def needs_vectors(self) -> bool:
+        return self.extra_ratio > 0 and self.lift == "shift"
 
     def round_sizes(self, epochs: float, rows: int) -> list[int]:
         if self.extra_ratio == 0:
@@ -58,10 +62,16 @@ class Guided:
         warm_up = min(total, round(self.warmup_epochs * rows))
         return [size for size in [warm_up] if size] + split_evenly(total - warm_up, self.rounds)
 
+    def questions(self, epochs: float, rows: int, learnt: int) -> list[Questions]:
+        return [
+            Questions(teacher=0, student=0) if self._is_plain(number, rows) else self._questions(size, learnt)
+            for number, size in enumerate(self.round_sizes(epochs, rows))
+        ]
+
     def plan_round(
         self, number: int, size: int, rounds_without_gain: int, context: StrategyContext
     ) -> RoundPlan | None:
-        if self.extra_ratio == 0 or (number == 0 and round(self.warmup_epochs * len(context.split)) > 0):
+        if self._is_plain(number, len(context.split)):
             return self.real_rows.plan_round(number, size, rounds_without_gain, context)
         region, mass = self.guide.region(self._scored(number, context), self.neighbors, context)
         if mass is not None:
@@ -69,7 +79,7 @@ class Guided:
         if self.early_stopping and self._is_exhausted(rounds_without_gain):
             return None
         generator = seeds.generator(context.seed, context.arm, "synthesis", number)
-        wanted = round(size * self.extra_ratio / (1 + self.extra_ratio))
+        wanted = self._wanted(size)
         synthetic, facts = None, {"region_rows": float(len(region.rows))}
         if mass is not None:
             facts["high_loss_mass"] = mass
@@ -91,6 +101,25 @@ class Guided:
         self.masses = list(state["masses"])
         self.real_rows.load_state_dict(state["real_rows"])
 
+    def _is_plain(self, number: int, rows: int) -> bool:
+        """Whether the round is of real rows alone: each where nothing is added, or the warm-up."""
+        return self.extra_ratio == 0 or (number == 0 and round(self.warmup_epochs * rows) > 0)
+
+    def _questions(self, size: int, learnt: int) -> Questions:
+        scored, wanted = min(self.scored_rows, learnt), self._wanted(size)
+        if self.lift is None or wanted == 0:
+            return Questions(teacher=0, student=scored)
+        made = sum(round(part * self.candidates) for part in self._parts(wanted))
+        return Questions(teacher=made, student=scored if self.candidates == 1 else scored + made)
+
+    def _wanted(self, size: int) -> int:
+        """How many of the round's rows are added ones."""
+        return round(size * self.extra_ratio / (1 + self.extra_ratio))
+
+    def _parts(self, count: int) -> list[int]:
+        """`count` new rows, in as many parts as their candidates are made in."""
+        return split_evenly(count, math.ceil(count * self.candidates / _CANDIDATES_AT_ONCE))
+
     def _make(
         self, region: Region, count: int, generator: np.random.Generator, context: StrategyContext
     ) -> tuple[SyntheticRows, dict[str, float]]:
@@ -98,7 +127,7 @@ class Guided:
         if self.candidates == 1 or count == 0:
             return context.label(self._draw(region, count, generator, context)), {}
         kept, losses, kept_losses = [], [], []
-        for size in split_evenly(count, math.ceil(count * self.candidates / _CANDIDATES_AT_ONCE)):
+        for size in self._parts(count):
             made = context.label(self._draw(region, round(size * self.candidates), generator, context))
             losses.append(context.score_synthetic(self.distance, made))
             best = highest(losses[-1], size)

@@ -11,6 +11,8 @@ from worker.distill.strategies.base import StrategyContext
 
 
 class Guide(ABC):
+    needs_map: bool = False  # it looks at where rows lie, and asks for the synthesizer
+
     @abstractmethod
     def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
         """The region, by looking at the rows `scored` (ascending), and the mean loss in it where one is known."""
@@ -52,6 +54,8 @@ class HighLoss(Guide):
     quantile: float
     # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
     score: Objective
+
+    needs_map = True
 
     def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
         losses = context.score(self.score, scored)

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from worker.distill.batches import stream_of_rows
-from worker.distill.strategies.base import RoundPlan, StrategyContext, budget_rows
+from worker.distill.strategies.base import Questions, RoundPlan, StrategyContext, budget_rows
 
 
 class RealRows:
     needs_projection = False
+    needs_vectors = False
 
     def __init__(self) -> None:
         self.position = 0  # in the endless stream of real rows
@@ -17,6 +18,9 @@ class RealRows:
     def round_sizes(self, epochs: float, rows: int) -> list[int]:
         total = budget_rows(epochs, rows)
         return [min(rows, total - start) for start in range(0, total, rows)]
+
+    def questions(self, epochs: float, rows: int, learnt: int) -> list[Questions]:  # noqa: ARG002 - the protocol's
+        return [Questions(teacher=0, student=0) for _ in self.round_sizes(epochs, rows)]
 
     def plan_round(
         self,

@@ -6,6 +6,7 @@ import torch
 
 from tests.worker.distill.methods.answers import some_answers
 from worker.distill.methods.llkd import Llkd, SureTeacherUnsureStudent
+from worker.distill.objectives import Combined, KnowledgeDistillation
 
 DEFAULTS = {"momentum": 0.9, "least_share": 0.0, "gated": "all"}
 
@@ -57,6 +58,20 @@ class TestSureTeacherUnsureStudent:
         confidence, classes = torch.softmax(given.teacher, -1).max(-1)
         for label in classes.unique().tolist():
             assert which.confidence[label] == pytest.approx(float(confidence[classes == label].mean()), abs=1e-5)
+
+    @pytest.mark.parametrize("gated", ["all", "synthetic"])
+    def test_a_batch_of_which_no_row_is_kept_costs_nothing(self, gated: str) -> None:
+        """Harm: a loss that is not a number ends the job, with the advice to lower the learning rate."""
+        which = gate(gated=gated)
+        which.confidence, which.entropy = {0: 1.0}, {0: 1.0}
+        student = logits(0.6, 0.7).requires_grad_()
+        given = some_answers(student, logits(0.9, 0.8), has_label=[False, False])
+        loss = Combined(KnowledgeDistillation(2.0, 0.9), [], which)(given).mean()
+        loss.backward()
+        assert float(loss.detach()) == 0
+        assert student.grad is not None
+        assert not student.grad.any()
+        assert which.facts() == {"kept_share": 0.0}
 
     def test_a_class_that_was_never_seen_is_kept(self) -> None:
         weights = gate()(some_answers())

@@ -1,0 +1,122 @@
+"""How far a run says that it is: by what its parts are known to cost, the models' answers before a round included."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.distill.tiny_runs import METHODS, events_of, make_run
+from worker.distill.errors import Stopped
+from worker.distill.events import EventLog
+from worker.distill.loop import distil
+from worker.distill.progress import Progress
+
+Runner = Callable[[Path], Path]
+# Ten full batches in each round, so that every step is worth the same.
+EVEN: dict[str, Any] = {"training__batch_size": 15, "train_rows": 150, "training__epochs": 3.0}
+
+
+@pytest.fixture(autouse=True)
+def _reports_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.distill.progress._REPORT_EVERY_SECONDS", 0.0)
+
+
+def shares_of(folder: Path) -> list[float]:
+    """Of the newest process at work in `folder`."""
+    events = events_of(folder, "phase", "progress")
+    newest = max(i for i, event in enumerate(events) if event["type"] == "phase" and event["phase"] == "preparing")
+    return [event["progress"] for event in events[newest:] if event["type"] == "progress"]
+
+
+def shares_at_rounds(folder: Path) -> list[list[float]]:
+    """Of each round of the student that began, in their order: its share at the start, and after the first steps."""
+    rounds: list[list[float]] = []
+    for event in events_of(folder, "phase", "progress", "round"):
+        if event["type"] == "phase" and event["phase"] == "training":
+            rounds.append([])
+            is_training = True
+        elif event["type"] == "progress" and event["phase"] == "training" and is_training:
+            rounds[-1].append(event["progress"])
+        else:  # the round is over: what comes now is asked for the next one
+            is_training = False
+    return rounds
+
+
+class TestProgress:
+    def test_what_takes_more_than_planned_takes_nothing_from_the_rest(self, tmp_path: Path) -> None:
+        """Harm: a bar that falls when the part that was planned too low is over."""
+        progress = Progress(EventLog(tmp_path / "events.jsonl"))
+        progress.enter("preparing")
+        for part in ("one", "other"):
+            progress.plan(part, 10.0)
+        progress.advance("one", 15.0)
+        progress.complete("one")
+        progress.enter("training")
+        progress.advance("other", 5.0)
+        progress.advance("other", 5.0)
+        assert shares_of(tmp_path) == [0.0, 0.6, 0.6, 0.8, 1.0]
+
+
+class TestWholeRuns:
+    @pytest.mark.parametrize("method", ["sage", "oversample"])
+    def test_a_step_brings_as_much_in_the_last_round_as_in_the_first(
+        self, method: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a bar that runs ahead while the models are asked, and then creeps; a time left that is not true."""
+        folder = make_run(tmp_path / "run", method, **EVEN)
+        run_engine(folder)
+        steps = [after - before for before, after, *_ in shares_at_rounds(folder)]
+        assert len(steps) == 3
+        assert steps == pytest.approx([steps[0]] * 3)
+
+    def test_it_advances_while_the_models_are_asked(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: minutes of labelling in which a job looks stuck."""
+        folder = make_run(tmp_path / "run", "sage", **EVEN)
+        run_engine(folder)
+        rounds = shares_at_rounds(folder)
+        for one, following in itertools.pairwise(rounds):
+            step = one[1] - one[0]
+            # 100 scores and 100 candidates, answered by both, cost more than two steps of 15 rows.
+            assert following[0] > one[-1] + 2 * step
+
+    def test_rises_to_the_end_where_rounds_are_left_out(self, tmp_path: Path, run_engine: Runner) -> None:
+        stubborn = {"method__rounds": 8, "method__early_stopping": True, "training__learning_rate": 1e-9}
+        baselines = [METHODS["random_anchors"], METHODS["pruned"]]
+        folder = make_run(tmp_path / "run", "sage", baselines=baselines, training__epochs=6.0, **stubborn)
+        run_engine(folder)
+        assert any(event.get("stopped_early") for event in events_of(folder, "round"))
+        shares = shares_of(folder)
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1.0)
+
+
+class TestResume:
+    @pytest.mark.parametrize("moment", ["between two rounds", "within a round"])
+    def test_a_run_that_goes_on_is_as_far_as_one_that_was_never_stopped(
+        self, moment: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        run_engine(make_run(tmp_path / "first", "sage", **EVEN))
+        undisturbed, stopped = (make_run(tmp_path / name, "sage", **EVEN) for name in ("undisturbed", "stopped"))
+        for folder in (undisturbed, stopped):  # neither has anything to ask the teacher before it trains
+            shutil.copytree(tmp_path / "first/cache", folder / "cache")
+        run_engine(undisturbed)
+
+        def is_time() -> bool:
+            if moment == "between two rounds":
+                return len(events_of(stopped, "round")) == 2
+            return events_of(stopped, "phase")[-1]["round"] == 2
+
+        events = EventLog(stopped / "events.jsonl")
+        with pytest.raises(Stopped):
+            distil(stopped, events, is_time)
+        events.close()
+        run_engine(stopped)
+        whole, resumed = shares_at_rounds(undisturbed), shares_at_rounds(stopped)
+        assert len(resumed) == (3 if moment == "between two rounds" else 4)
+        assert resumed[-1] == pytest.approx(whole[-1])
+        shares = shares_of(stopped)
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1.0)
