@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Fields that hold one of several models, told apart by their `type`. pydantic puts that type into the place
-# of an error, where no caller would look for it.
-TAGGED_FIELDS = frozenset({"method", "source"})
+# Fields that hold one of several models, or a list of them, told apart by their `type`. pydantic puts that type into
+# the place of an error, where no caller would look for it.
+TAGGED_FIELDS = frozenset({"method", "combine", "source"})
 LONGEST_VALUE = 120
 KINDS = {
     dict: "an object",
@@ -80,7 +80,7 @@ def _describe_one(error: dict[str, Any], body: Any) -> Described:
         )
     if kind == "union_tag_invalid":
         return Described(
-            "unknown_method" if place == "method" else "unknown_type",
+            "unknown_type" if place == "source" else "unknown_method",
             f"{place}.type is {shown(context['tag'])}, which is not known. It is one of {context['expected_tags']}.",
             f"{place}.type",
         )
@@ -131,10 +131,10 @@ def _place(loc: Sequence[Any], body: Any) -> str:
     parts = list(loc[1:]) if loc and loc[0] in ("body", "query", "path", "header") else list(loc)
     current = body if loc and loc[0] == "body" else None
     place = ""
-    previous: Any = None
+    field: Any = None
     for part in parts:
-        if previous in TAGGED_FIELDS and isinstance(current, dict) and current.get("type") == part:
-            previous = None
+        if field in TAGGED_FIELDS and isinstance(current, dict) and current.get("type") == part:
+            field = None
             continue
         # pydantic marks a key at fault so; and the values of a repeated parameter have no numbers for a caller.
         if part == "[key]" or (loc[0] == "query" and isinstance(part, int)):
@@ -143,8 +143,8 @@ def _place(loc: Sequence[Any], body: Any) -> str:
             place += f"[{part}]"
         else:
             place += f".{part}" if place else str(part)
+            field = part
         current = _child(current, part)
-        previous = part
     return place
 
 

@@ -38,7 +38,7 @@ DATASET_FORM: dict[str, Any] = {
                     },
                     "text_column": {
                         **_TEXT,
-                        "description": "Column of the text; `text`, `sentence` or `text_a` when absent.",
+                        "description": "Column of the text; `text`, `sentence`, `text_a` or `sentence1` when absent.",
                     },
                     "text_pair_column": {
                         **_TEXT,

@@ -146,8 +146,8 @@ class JobCreate(RequestModel):
         default_factory=list,
         max_length=4,
         description="Methods to train as well, under the same budget, for comparison, each by itself on all rows. "
-        "One that the job names has the parameters that it has there; of another one a parameter that has the same "
-        "name as one of the main method takes the same value.",
+        "One that the job names has the parameters that it has there; another one takes over what the body says of the "
+        "main method under the same name, and has its own defaults for the rest.",
         examples=[["fine_tune"]],
     )
     priority: int = Field(
@@ -184,16 +184,15 @@ class JobCreate(RequestModel):
                     "baseline what it is to be compared with, such as 'kd'",
                     {"index": index, "value": baseline, "param": f"baselines[{index}]"},
                 )
+        # A baseline has its warm-up from one of these, or a default that fits.
         _refuse_long_warmup(self.method, "method", self.training.epochs)
-        for index, method in enumerate(self.completed_combine()):
+        for index, method in enumerate(self.combine):
             _refuse_long_warmup(method, f"combine[{index}]", self.training.epochs)
-        for index, resolved in enumerate(self.resolved_baselines()):
-            _refuse_long_warmup(resolved, f"baselines[{index}]", self.training.epochs)
         return self
 
     def resolved_baselines(self) -> list[Method]:
         """Each baseline with all its parameters, as the field's description says."""
-        main = self.method.model_dump(exclude={"type"})
+        main = self.method.model_dump(include=self.method.model_fields_set - {"type"})
         named = {method.type: method for method in (self.method, *self.combine)}
         resolved: list[Method] = []
         for baseline in self.baselines:
@@ -215,8 +214,10 @@ class JobCreate(RequestModel):
     def spec(self) -> dict[str, Any]:
         """The job as it is stored: every default written out, so that none is looked up later."""
         spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
-        spec["combine"] = [method.model_dump() for method in self.completed_combine()]
-        spec["baselines"] = [baseline.model_dump() for baseline in self.resolved_baselines()]
+        epochs = self.training.epochs
+        spec["method"] = _written_out(self.method, epochs)
+        spec["combine"] = [_written_out(method, epochs) for method in self.completed_combine()]
+        spec["baselines"] = [_written_out(baseline, epochs) for baseline in self.resolved_baselines()]
         return spec
 
 
@@ -266,13 +267,13 @@ class JobRead(ResponseModel):
                 "id": "job_01jd3vkz8x0000000000000000",
                 "status": "running",
                 "terminal": False,
-                "phase": "round",
+                "phase": "training",
                 "round": 2,
                 "rounds": 4,
                 "progress": 0.55,
                 "eta_seconds": 61.5,
                 "attempt": 1,
-                "metrics": {"train/loss": 0.41, "validation/accuracy": 0.93},
+                "metrics": {"student/train_loss": 0.41, "student/validation_accuracy": 0.93},
                 "error": None,
                 "teacher": "tch_demo",
                 "dataset": "dts_demo",
@@ -376,18 +377,29 @@ def _refuse_doubles(baselines: Iterable[str]) -> None:
         seen.add(baseline)
 
 
-def _refuse_long_warmup(method: Method, place: str, epochs: float) -> None:
+def _written_out(method: Method, epochs: float) -> dict[str, Any]:
+    parameters = method.model_dump()
+    if _leaves_no_rounds(method, epochs) and "warmup_epochs" not in method.model_fields_set:
+        parameters["warmup_epochs"] = epochs / 2
+    return parameters
+
+
+def _leaves_no_rounds(method: Method, epochs: float) -> bool:
     warmup: float | None = getattr(method, "warmup_epochs", None)
-    if warmup is not None and warmup >= epochs:
+    return warmup is not None and warmup >= epochs
+
+
+def _refuse_long_warmup(method: Method, place: str, epochs: float) -> None:
+    if _leaves_no_rounds(method, epochs) and "warmup_epochs" in method.model_fields_set:
         raise PydanticCustomError(
             "warmup_too_long",
-            "{place} ('{type}') has warmup_epochs {warmup}, which leaves nothing of training.epochs {epochs} "
-            "for the rounds; lower warmup_epochs or raise training.epochs",
+            "{place} is {warmup}, which leaves nothing of training.epochs {epochs} for the rounds of '{type}'; lower "
+            "warmup_epochs or raise training.epochs",
             {
-                "place": place,
+                "place": f"{place}.warmup_epochs",
                 "type": method.type,
-                "warmup": warmup,
+                "warmup": getattr(method, "warmup_epochs", None),
                 "epochs": epochs,
-                "param": "method.warmup_epochs" if place == "method" else place,
+                "param": f"{place}.warmup_epochs",
             },
         )

@@ -14,7 +14,7 @@ class MetricPoint(ResponseModel):
 
 
 class MetricSeries(ResponseModel):
-    series: str = Field(examples=["train/loss"])
+    series: str = Field(examples=["student/train_loss"])
     total: int = Field(description="How many points the job has, within the steps asked for.")
     downsampled: bool = Field(description="Whether `points` leaves some of them out.")
     points: list[MetricPoint] = Field(description="By step; one value for each, whatever was replayed.")

@@ -4,7 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from app.schemas.jobs import JobCreate, is_metadata_key
+from app.schemas.methods.base import MethodParameters
+from app.schemas.methods.oversample import Oversample
+from app.schemas.methods.random_anchors import RandomAnchors
 from app.schemas.methods.registry import METHODS
+from app.schemas.methods.sage import Sage
 
 
 def job(**changes: Any) -> JobCreate:
@@ -91,6 +95,21 @@ class TestSpec:
         (control,) = job(method={"type": "sage", "lift": "shift"}, baselines=["random_anchors"]).spec()["baselines"]
         assert control["lift"] == "shift"
 
+    def test_a_baseline_takes_over_what_was_said_and_not_the_methods_defaults(self) -> None:
+        """Harm: "plain distillation" without its labels, since the method beside it has none by default."""
+        (kd,) = job(method={"type": "taid"}, baselines=["kd"]).spec()["baselines"]
+        assert kd == {"type": "kd", "temperature": 2.0, "alpha": 0.9}
+        (kd,) = job(method={"type": "taid", "alpha": 1.0}, baselines=["kd"]).spec()["baselines"]
+        assert kd == {"type": "kd", "temperature": 2.0, "alpha": 1.0}
+
+    @pytest.mark.parametrize("control", [Oversample, RandomAnchors])
+    def test_sages_controls_have_its_defaults(self, control: type[MethodParameters]) -> None:
+        """Harm: SAGE is compared with a control of other rounds, and the difference is taken for SAGE's."""
+        shared = set(control.model_fields) & set(Sage.model_fields) - {"type"}
+        assert shared >= {"rounds", "warmup_epochs", "temperature", "alpha", "neighbors"}
+        for name in shared:
+            assert control.model_fields[name].default == Sage.model_fields[name].default, name
+
     def test_makes_whole_numbers_of_epochs_the_same_as_decimal_ones(self) -> None:
         assert job(training={"epochs": 4}).spec() == job(training={"epochs": 4.0}).spec()
 
@@ -124,8 +143,16 @@ class TestWarmup:
             led = [{"type": "oversample", "warmup_epochs": 0.49}] if model.kind == "guide" else []
             assert job(method=method, combine=led, training={"epochs": 0.5}).method.type == name
 
+    @pytest.mark.parametrize(("epochs", "warmup"), [(0.5, 0.25), (1.0, 0.5), (1.5, 1.0)])
+    def test_that_was_not_asked_for_fits_into_the_epochs(self, epochs: float, warmup: float) -> None:
+        """Harm: a short job is refused by a field that its body does not have."""
+        sage = job(training={"epochs": epochs}, baselines=["random_anchors"]).spec()
+        assert (sage["method"]["warmup_epochs"], sage["baselines"][0]["warmup_epochs"]) == (warmup, warmup)
+        guided = job(method={"type": "rad"}, training={"epochs": epochs}).spec()
+        assert guided["combine"][0]["warmup_epochs"] == warmup
+
     def test_of_all_the_epochs_is_refused(self) -> None:
-        with pytest.raises(ValidationError, match=r"warmup_epochs 2\.0"):
+        with pytest.raises(ValidationError, match=r"warmup_epochs is 2\.0"):
             job(method={"type": "sage", "warmup_epochs": 2}, training={"epochs": 2})
 
 
