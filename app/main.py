@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from app.error_handlers import install_error_handlers
+from app.foreign_pages import ForeignPageMiddleware
 from app.logging import configure_logging
 from app.middleware import BodyLimitMiddleware, ObservationMiddleware, RequestIdMiddleware
 from app.prometheus import Exposition
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in ROUTE_MODULES:
         app.include_router(module.router)
     app.mount(docs.STATIC_PATH, StaticFiles(directory=docs.STATIC_FOLDER), name="swagger-ui")
+    app.add_middleware(ForeignPageMiddleware, settings=settings)
     app.add_middleware(BodyLimitMiddleware, upload_path="/datasets", upload_limit_bytes=settings.max_upload_bytes)
     app.add_middleware(ObservationMiddleware)
     app.add_middleware(RequestIdMiddleware)

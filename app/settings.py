@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     # Whose X-Forwarded-For and -Proto are believed, for the log: addresses and networks, separated by commas.
     trusted_proxies: str = "127.0.0.1,::1"
+    # Names by which the embedded mode may be called on loopback, beside localhost, separated by commas: where a proxy
+    # on the same machine passes on the name that its clients use.
+    allowed_hosts: str = ""
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
     idempotency_hours: float = Field(default=24.0, gt=0)
     # Clients to which an API process streams events at once: each holds a connection, so a file descriptor.
@@ -100,7 +103,14 @@ class Settings(BaseSettings):
     @field_validator("teacher_dirs", mode="before")
     @classmethod
     def _split_teacher_dirs(cls, value: object) -> object:
+        if value is None:
+            return []
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("otlp_endpoint", "allowed_hosts", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return "" if value is None else value
 
     @field_validator("teacher_dirs", mode="after")
     @classmethod
@@ -172,6 +182,11 @@ class Settings(BaseSettings):
         for name, value in secrets.items():
             if value is not None and value.strip().lower() in PLACEHOLDER_SECRETS:
                 raise ValueError(f"{name} is still a placeholder ({value!r}): set a real secret")
+
+    @property
+    def allowed_host_names(self) -> frozenset[str]:
+        """`allowed_hosts`, apart and in lower case."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def embedded(self) -> bool:

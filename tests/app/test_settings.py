@@ -49,6 +49,16 @@ class TestSettings:
         assert Settings().checkpoint_retention_days is None
         assert not home.exists()
 
+    def test_take_none_for_nothing_also_where_that_is_no_number(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: the value that docs/operations.md gives as the default is refused."""
+        plain = Settings()
+        for name in ("otlp_endpoint", "teacher_dirs", "allowed_hosts", "hub_token", "metrics_port"):
+            monkeypatch.setenv(f"STILLHOUSE_{name.upper()}", "none")
+        assert Settings() == plain
+        assert not home.exists()
+
     @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
     def test_name_the_driver_of_postgresql(self, scheme: str) -> None:
         settings = Settings(database_url=f"{scheme}://u:p1@db/name")

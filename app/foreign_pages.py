@@ -1,0 +1,75 @@
+"""What keeps a page of another site, open in somebody's browser, from using a Stillhouse that the browser reaches.
+
+There are no passwords: on loopback, or in a company's network, reaching it is being allowed to use it, and a browser
+reaches it for every page that it shows.
+"""
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.error_handlers import error_response
+from app.settings import Settings
+
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class ForeignPageMiddleware:
+    """Refuse what a page of another origin sends, and a name that somebody else may have pointed at loopback.
+
+    The first needs no list: browsers say in Sec-Fetch-Site from where a request comes, and other clients say nothing.
+    A page can send a form without asking first (`POST /datasets` is one), though it cannot read the answer. It could
+    read all under a name of its own whose address it changes to 127.0.0.1 (DNS rebinding); so in the embedded mode a
+    connection to loopback has to call it by a loopback name, or by one of `allowed_hosts`.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self.app = app
+        self._checks_host = settings.embedded
+        self._allowed_hosts = settings.allowed_host_names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            code, message, param = refusal
+            answer = error_response(Request(scope), status=403, code=code, message=message, param=param)
+            await answer(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[str, str, str] | None:
+        headers = Headers(scope=scope)
+        site = headers.get("sec-fetch-site", "none")
+        if scope["method"] not in READING and site not in ("same-origin", "none"):
+            return (
+                "foreign_page",
+                f"A page of {headers.get('origin', 'another origin')} sent this {scope['method']}; browsers may do so "
+                "only from Stillhouse's own pages. Send it from a program, or have the page's server send it.",
+                "Origin",
+            )
+        host = headers.get("host", "")
+        if self._checks_host and _is_loopback((scope.get("server") or ("",))[0]) and not self._may_be_called(host):
+            return (
+                "foreign_host",
+                f"The Host is {host!r}, which is no name of this machine's loopback. Use localhost or 127.0.0.1, or "
+                "add the name to STILLHOUSE_ALLOWED_HOSTS.",
+                "Host",
+            )
+        return None
+
+    def _may_be_called(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts or _is_loopback(name)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
