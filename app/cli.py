@@ -93,14 +93,20 @@ def _version() -> str:
 
 
 def _port(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{number} is not a port; ports go from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port; ports go from 0 to 65535")
     return number
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds; give 0 or more")
     return number
@@ -163,7 +169,7 @@ def _migrate(options: argparse.Namespace) -> int:
 
     from sqlalchemy.exc import DatabaseError
 
-    from app.db.migrate import upgrade
+    from app.db.migrate import NewerDatabase, upgrade
     from app.db.waiting import DatabaseNotReady, wait_for_database, wait_for_migrations
     from app.logging import configure_logging
 
@@ -176,7 +182,7 @@ def _migrate(options: argparse.Namespace) -> int:
             wait_for_migrations(settings, patience_seconds=options.patience)
         else:
             upgrade(settings)
-    except DatabaseNotReady as error:
+    except (DatabaseNotReady, NewerDatabase) as error:
         print(f"stillhouse migrate: {error}", file=sys.stderr)
         return 1
     except DatabaseError as error:

@@ -18,16 +18,19 @@ from pathlib import Path
 import uvicorn
 
 from app import seeds
-from app.db.migrate import upgrade
+from app.db.migrate import NewerDatabase, upgrade
 from app.home_lock import HomeLock, HomeTaken, home_lock
 from app.logging import configure_logging
 from app.main import create_app
 from app.routes.events import close_streams
-from app.server import CannotStart, bind
+from app.server import CannotStart, bind, uvicorn_config
 from app.settings import Settings, get_settings
 from app.worker_process import WORKER_COMMAND, WorkerProcess, describe_missing_packages
 
-API_STOP_SECONDS = 5.0
+# Beyond `shutdown_seconds`, which the answers under way may take: for the sweep to end, and the last traces to be sent.
+GOODBYE_SECONDS = 7.0
+# Once somebody asked for haste.
+HASTE_SECONDS = 2.0
 TICK_SECONDS = 0.1
 
 Say = Callable[[str], None]
@@ -55,7 +58,7 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
         configure_logging(settings, service="api")
         # The lines below say what happens; a demo that polls would fill the terminal with its requests.
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        upgrade(settings)
+        _migrate(settings)
         for line in seeds.seed(settings):
             say(f"demo      {line}")
         api = ApiThread(settings, listener)
@@ -79,7 +82,7 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
             worker.ask_to_stop()
             api.ask_to_stop()
             worker.wait_until_stopped(lambda: stop.in_haste)
-            api.wait_until_stopped()
+            api.wait_until_stopped(lambda: stop.in_haste)
     say("Stopped.")
 
 
@@ -105,6 +108,13 @@ def _make_home(home: Path) -> None:
             pass
     except OSError as error:
         raise CannotStart(f"Cannot write to {home}: {error}. Set STILLHOUSE_HOME to a folder of yours.") from error
+
+
+def _migrate(settings: Settings) -> None:
+    try:
+        upgrade(settings)
+    except NewerDatabase as newer:
+        raise CannotStart(f"Cannot use {settings.database_path}: {newer}") from newer
 
 
 def _check_worker_packages() -> None:
@@ -182,14 +192,8 @@ class ApiThread:
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._app = create_app(settings)
-        config = uvicorn.Config(
-            self._app,
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            timeout_graceful_shutdown=int(API_STOP_SECONDS),
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(uvicorn_config(self._app, settings, log_level="warning"))
+        self._stop_seconds = settings.shutdown_seconds + GOODBYE_SECONDS
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="api", daemon=True)
 
     def start(self) -> None:
@@ -207,6 +211,11 @@ class ApiThread:
         close_streams(self._app)
         self._server.should_exit = True
 
-    def wait_until_stopped(self) -> None:
-        if self._thread.ident is not None:
-            self._thread.join(timeout=API_STOP_SECONDS + 2)
+    def wait_until_stopped(self, in_haste: Callable[[], bool]) -> None:
+        """Wait for the answers under way; leave them when that takes too long, or `in_haste`."""
+        deadline = time.monotonic() + self._stop_seconds
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if in_haste() and not self._server.force_exit:
+                self._server.force_exit = True
+                deadline = time.monotonic() + HASTE_SECONDS
+            self._thread.join(timeout=TICK_SECONDS)

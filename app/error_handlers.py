@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from obstore.exceptions import BaseError as ObjectStoreError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -20,12 +20,12 @@ from starlette.routing import BaseRoute, Match
 from app.errors import AppError
 from app.logging import first_line
 from app.middleware import BodyTooLarge
+from app.outages import is_commit_unanswered, is_database_away, is_database_behind
 from app.schemas.base import printable
 from app.validation_messages import describe, shown
 
 log = structlog.get_logger(__name__)
 
-DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 TYPES = {404: "not_found", 409: "conflict", 413: "too_large", 503: "unavailable"}
 
 
@@ -35,8 +35,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(ClientDisconnect, _client_disconnect)
-    for database_error in DATABASE_ERRORS:
-        app.add_exception_handler(database_error, _database_error)
+    app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(PoolTimeout, _database_error)
     app.add_exception_handler(ObjectStoreError, _object_store_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
@@ -176,16 +176,37 @@ def _client_disconnect(request: Request, error: Exception) -> Response:  # noqa:
 
 
 def _database_error(request: Request, error: Exception) -> Response:
-    # A line and no stack trace, here and below: while a server is away this comes with every request.
-    log.error("database_unavailable", path=request.url.path, error=first_line(error))
-    message = "The database does not answer now. Nothing was changed; send the same request again later."
-    if "disk is full" in str(error):
+    if is_database_behind(error):
+        code = "database_not_migrated"
         message = (
+            "The database lacks tables or columns of this release. Nothing was changed; have `stillhouse migrate` run, "
+            "then send the same request again."
+        )
+    elif is_database_away(error):
+        code, message = "database_unavailable", _what_is_left_undone(request, error)
+    else:
+        return _unexpected_error(request, error)
+    # A line and no stack trace, here and below: while a server is away this comes with every request.
+    log.error(code, path=request.url.path, error=first_line(error))
+    return error_response(request, status=503, code=code, message=message, headers={"Retry-After": "5"})
+
+
+def _what_is_left_undone(request: Request, error: Exception) -> str:
+    if "disk is full" in str(error):
+        return (
             "The disk under STILLHOUSE_HOME is full. Nothing was changed; free some space on it, then send the same "
             "request again."
         )
-    return error_response(
-        request, status=503, code="database_unavailable", message=message, headers={"Retry-After": "5"}
+    if not is_commit_unanswered(error):
+        return "The database does not answer now. Nothing was changed; send the same request again later."
+    silence = "The database fell silent at the last moment, so the request may or may not have been carried out."
+    if (request.method, request.url.path) != ("POST", "/jobs"):
+        return f"{silence} Look with GET later, and send it again where it was not."
+    if "Idempotency-Key" in request.headers:
+        return f"{silence} Send it again later with the same Idempotency-Key: there will be one job."
+    return (
+        f"{silence} Look with GET /jobs later, and send it again where it was not. With an Idempotency-Key it could be "
+        "sent again without looking."
     )
 
 
@@ -205,7 +226,9 @@ def _unexpected_error(request: Request, error: Exception) -> Response:
     # Called outside of the middleware that gives each line the request's id.
     request_id = getattr(request.state, "request_id", None)
     cause = error.__cause__
-    if isinstance(cause, (*DATABASE_ERRORS, ObjectStoreError)):
+    if cause is not None and (
+        isinstance(cause, ObjectStoreError) or is_database_away(cause) or is_database_behind(cause)
+    ):
         # A server went away in the middle of an answer, which can only break off now: the framework says so with
         # an error of its own. The client sees that the end is missing.
         log.error("answer_broke_off", request_id=request_id, path=request.url.path, error=first_line(cause))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from obstore.exceptions import BaseError
 
 from app.db.session import read_session, write_session
+from app.logging import first_line
 from app.repositories import checkpoints, jobs
 from app.settings import Settings, get_settings
 from app.storage import keys
@@ -81,9 +83,18 @@ def _forget_cache_entries(settings: Settings, days: float) -> int:
         entries[stored.key.rpartition("/")[0]].append(stored)
     oldest = datetime.now(UTC) - timedelta(days=days)
     old = [files for files in entries.values() if max(file.modified_at for file in files) < oldest]
+    count = 0
     for files in old:
         # The index first: without it nobody takes the other files for an entry.
         paths = sorted((file.key for file in files), key=lambda key: not key.endswith("/" + keys.CACHE_INDEX))
-        store.delete(paths[:1])
-        store.delete(paths[1:])
-    return len(old)
+        try:
+            store.delete(paths[:1])
+            store.delete(paths[1:])
+        except (BaseError, OSError) as error:
+            # One that cannot be deleted does not keep the others.
+            log.warning("cache_entry_not_deleted", key=paths[0], error=first_line(error))
+            if not store.answers():
+                raise
+        else:
+            count += 1
+    return count

@@ -5,6 +5,7 @@ import signal
 import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.logging import configure_logging
 from app.main import create_app
@@ -25,18 +26,7 @@ def serve(settings: Settings, *, host: str | None = None, port: int | None = Non
     Raises `CannotStart` where the address cannot be had.
     """
     configure_logging(settings, service="api")
-    config = uvicorn.Config(
-        create_app(settings),
-        log_config=None,
-        log_level=settings.log_level.lower(),
-        # app.middleware logs requests.
-        access_log=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(create_app(settings), settings, log_level=settings.log_level.lower()))
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -49,6 +39,21 @@ def serve(settings: Settings, *, host: str | None = None, port: int | None = Non
         listener
     ):
         server.run(sockets=[listener])
+
+
+def uvicorn_config(app: FastAPI, settings: Settings, *, log_level: str) -> uvicorn.Config:
+    """How uvicorn serves the API, as its own process and in the embedded mode."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=log_level,
+        # app.middleware logs requests.
+        access_log=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

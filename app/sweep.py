@@ -9,6 +9,7 @@ of times: each step is a conditional write, so two sweeps at once do no harm.
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +18,7 @@ from app import queue
 from app.db.models import ObjectCleanup
 from app.db.session import read_session, write_session
 from app.logging import first_line
-from app.outages import is_transient
+from app.outages import is_database_away, is_database_behind, is_transient
 from app.prometheus import LEASES_EXPIRED, OBJECTS_DELETED, SWEEP_LAST_SUCCESS, SWEEP_SECONDS
 from app.repositories import cleanups, idempotency, leases
 from app.repositories.leases import TakenBack
@@ -27,7 +28,11 @@ from app.storage import keys
 from app.storage.store import ObjectStore
 
 CLEANUPS_PER_SWEEP = 50
+# How long a prefix is left alone after its objects could not be deleted.
+PUT_OFF_SECONDS = 600.0
 RETENTION_SECONDS = 3600.0
+# After one that failed: it may have to list the whole cache.
+RETENTION_RETRY_SECONDS = 300.0
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +46,8 @@ class SweepReport:
     woke: bool = False
     keys_dropped: int = 0
     objects_deleted: int = 0
+    # Prefixes that could not be cleaned and are looked at again some minutes later.
+    put_off: list[str] = field(default_factory=list)
 
 
 def sweep_once(settings: Settings | None = None) -> SweepReport:
@@ -60,9 +67,7 @@ def sweep_once(settings: Settings | None = None) -> SweepReport:
         with write_session(settings) as session:
             report.keys_dropped = idempotency.drop_old(session, hours=settings.idempotency_hours)
     if due:
-        store = ObjectStore.from_settings(settings)
-        report.objects_deleted = sum(clean(settings, store, cleanup) for cleanup in due)
-        OBJECTS_DELETED.inc(report.objects_deleted)
+        _clean_each(settings, due, report)
     return report
 
 
@@ -85,6 +90,37 @@ def clean(settings: Settings, store: ObjectStore, cleanup: ObjectCleanup) -> int
     return len(orphans)
 
 
+def _clean_each(settings: Settings, due: Sequence[ObjectCleanup], report: SweepReport) -> None:
+    """Clean what is due, and let neither an object that cannot be deleted nor a store that is away stop the rest."""
+    try:
+        store = ObjectStore.from_settings(settings)
+    except OSError as error:
+        log.warning("object_store_unavailable", error=first_line(error))
+        return
+    for cleanup in due:
+        try:
+            deleted = clean(settings, store, cleanup)
+        except Exception as error:
+            if is_database_away(error) or is_database_behind(error):
+                raise
+            log.warning(
+                "cleanup_failed",
+                prefix=cleanup.object_prefix,
+                error=first_line(error),
+                exc_info=None if is_transient(error) else error,
+            )
+            if not store.answers():
+                # The others would fare no better, and each could take a minute. The next sweep begins with this one.
+                return
+            # The store is there, so it is about this prefix, and the oldest would come first for ever.
+            with write_session(settings) as session:
+                cleanups.schedule(session, cleanup.object_prefix, delay_seconds=PUT_OFF_SECONDS)
+            report.put_off.append(cleanup.object_prefix)
+            continue
+        report.objects_deleted += deleted
+        OBJECTS_DELETED.inc(deleted)
+
+
 def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> None:
     """Sweep every `sweep_seconds`, and apply the retention every hour, until `stopped` is set."""
     settings = settings or get_settings()
@@ -95,14 +131,23 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
             sweep_once(settings)
             outcome = "done"
             SWEEP_LAST_SUCCESS.set_to_current_time()
-            if time.monotonic() >= next_retention:
-                retain_once(settings)
-                next_retention = time.monotonic() + RETENTION_SECONDS
         except Exception as error:
-            # The database or the store may be away for a while; the sweep has to outlive that.
+            # The database may be away for a while; the sweep has to outlive that.
             log.warning("sweep_failed", error=first_line(error), exc_info=None if is_transient(error) else error)
         SWEEP_SECONDS.labels(outcome).observe(time.monotonic() - began)
+        if time.monotonic() >= next_retention:
+            next_retention = time.monotonic() + _retain(settings)
         stopped.wait(settings.sweep_seconds)
+
+
+def _retain(settings: Settings) -> float:
+    """Apply the retention, and return after how many seconds to do so again."""
+    try:
+        retain_once(settings)
+    except Exception as error:
+        log.warning("retention_failed", error=first_line(error), exc_info=None if is_transient(error) else error)
+        return RETENTION_RETRY_SECONDS
+    return RETENTION_SECONDS
 
 
 class SweepThread(threading.Thread):

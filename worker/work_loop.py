@@ -15,7 +15,8 @@ import structlog
 
 from app.db.session import write_session
 from app.domain.leases import Claim
-from app.outages import is_transient
+from app.logging import first_line
+from app.outages import is_database_behind, is_transient
 from app.repositories import leases
 from app.settings import Settings
 from worker.engine_process import ENGINE
@@ -69,7 +70,10 @@ class WorkLoop:
         except Exception as error:
             if not is_transient(error):
                 raise
-            log.warning("database_unreachable", error=str(error))
+            if is_database_behind(error):
+                log.warning("database_not_migrated", error=first_line(error), advice="run `stillhouse migrate`")
+            else:
+                log.warning("database_unreachable", error=first_line(error))
             self.shutdown.wait(PAUSE_SECONDS)
             return None
 

@@ -25,9 +25,14 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 ADVISORY_LOCK = 7_265_001
 
 
+class NewerDatabase(Exception):
+    """The database stands at a migration that only a newer release knows; the message says the ways out."""
+
+
 def upgrade(settings: Settings | None = None, revision: str = "head") -> None:
-    """Run the migrations up to `revision`."""
+    """Run the migrations up to `revision`. Raises `NewerDatabase`, having changed nothing."""
     with _config(settings) as config:
+        _refuse_newer(config)
         command.upgrade(config, revision)
 
 
@@ -61,8 +66,7 @@ def is_behind(settings: Settings | None = None) -> bool:
     scripts = ScriptDirectory(str(SCRIPTS))
     with get_engine(settings).connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    return revision is None or (revision in known and revision != scripts.get_current_head())
+    return revision is None or (revision in _known(scripts) and revision != scripts.get_current_head())
 
 
 @contextmanager
@@ -77,6 +81,23 @@ def _config(settings: Settings | None) -> Iterator[Config]:
         _wait_for_turn(connection)
         config.attributes["connection"] = connection
         yield config
+
+
+def _refuse_newer(config: Config) -> None:
+    scripts = ScriptDirectory.from_config(config)
+    revision = MigrationContext.configure(config.attributes["connection"]).get_current_revision()
+    if revision is None or revision in _known(scripts):
+        return
+    newest = scripts.get_current_head()
+    raise NewerDatabase(
+        f"the database was migrated by a newer release: it stands at {revision!r}, which comes after the {newest!r} of "
+        "this release. Install the newer one. Or, to go back to this one, stop everything, back up, and with the newer "
+        f"one's code run: python -c 'from app.db.migrate import downgrade; downgrade(revision=\"{newest}\")'"
+    )
+
+
+def _known(scripts: ScriptDirectory) -> set[str]:
+    return {script.revision for script in scripts.walk_revisions()}
 
 
 def _wait_for_turn(connection: Connection) -> None:

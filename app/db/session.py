@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,9 @@ from app.settings import Settings, get_settings
 WRITE = "stillhouse_write"
 AFTER_COMMIT = "stillhouse_after_commit"
 BUSY_TIMEOUT_SECONDS = 30
+# What a server says in a session that is of no more use while another one may be: read_only_sql_transaction (a primary
+# that was demoted under us), idle_in_transaction_session_timeout, transaction_timeout.
+USELESS_SESSION_STATES = frozenset({"25006", "25P03", "25P04"})
 
 # Keyed by process too: a connection must not be shared with a forked child.
 _engines: dict[tuple[int, str], Engine] = {}
@@ -76,7 +79,9 @@ def create_database_engine(url: str) -> Engine:
         # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting.
         limits = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
         # Connections beyond pool_size are closed after each use, and making one costs more than most queries.
-        return create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=10, connect_args=limits)
+        server_engine = create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=10, connect_args=limits)
+        event.listen(server_engine, "handle_error", _give_up_useless_session)
+        return server_engine
     database = make_url(url).database
     if database and database != ":memory:":
         os.makedirs(os.path.dirname(database) or ".", exist_ok=True)
@@ -84,6 +89,13 @@ def create_database_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _give_up_useless_session(context: ExceptionContext) -> None:
+    # To the driver these are faults of the statement: it would go on with the connection, and so would the pool. As a
+    # disconnect the connection is closed, with those of its age, and the next one finds the server that serves.
+    if getattr(context.original_exception, "sqlstate", None) in USELESS_SESSION_STATES:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

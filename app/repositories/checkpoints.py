@@ -103,12 +103,16 @@ def drop_all(session: Session, job_id: str) -> None:
 
 
 def jobs_to_forget(session: Session, *, days: float, limit: int) -> Sequence[str]:
-    """Jobs that failed longer ago than `days` and still have checkpoints, up to `limit`."""
+    """Jobs that failed longer ago than `days` and still have checkpoints, up to `limit`.
+
+    Locked until the transaction ends, so that they stay failed; one that is being tried again just now is left out.
+    """
     return session.scalars(
         select(Job.id)
         .where(Job.status == JobStatus.FAILED, Job.finished_at < db_now(-days * 86400))
         .where(exists().where(Checkpoint.job_id == Job.id))
         .limit(limit)
+        .with_for_update(skip_locked=True)
     ).all()
 
 

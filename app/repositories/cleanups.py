@@ -5,7 +5,7 @@ Schedule in the same transaction that stops naming it. The sweep deletes only wh
 schedules its own root first, with a delay longer than any upload.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -57,17 +57,15 @@ def named_under(session: Session, object_prefix: str) -> set[str]:
     """
     kind, _, rest = object_prefix.partition("/")
     row_id, _, inner = rest.partition("/")
-    match kind:
-        case "jobs":
-            named = _named_by_job(session, row_id)
-        case "datasets":
-            named = _named_by_dataset(session, row_id)
-        case "teachers":
-            named = _named_by_teacher(session, row_id)
-        case _:
-            return {object_prefix}
-    model: Any = {"jobs": Job, "datasets": Dataset, "teachers": Teacher}[kind]
+    if kind not in _NAMED_BY:
+        return {object_prefix}
+    model, named_by = _NAMED_BY[kind]
+    # The token first, and only then what rows name. A worker that is done clears its token and has its objects named
+    # in one transaction, and on PostgreSQL each statement sees what was committed when it began: with the token read
+    # last, a commit in between would show neither, and what was just stored would pass for nobody's. In this order
+    # the token still stands, or what came in its place is seen.
     run_token = session.scalar(select(model.run_token).where(model.id == row_id))
+    named = named_by(session, row_id)
     if run_token is not None and not inner:
         named.add(keys.inside(object_prefix, run_token))
     return named
@@ -90,3 +88,10 @@ def _named_by_dataset(session: Session, dataset_id: str) -> set[str]:
 def _named_by_teacher(session: Session, teacher_id: str) -> set[str]:
     prefix = session.scalar(select(Teacher.object_prefix).where(Teacher.id == teacher_id))
     return set() if prefix is None else {prefix}
+
+
+_NAMED_BY: Mapping[str, tuple[Any, Callable[[Session, str], set[str]]]] = {
+    "jobs": (Job, _named_by_job),
+    "datasets": (Dataset, _named_by_dataset),
+    "teachers": (Teacher, _named_by_teacher),
+}

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
 from app.domain.jobs import JobStatus
-from app.repositories.parameters import rows_parameter
+from app.repositories.parameters import big_integer, rows_parameter
 
 
 class NewEvent(TypedDict):
@@ -79,7 +79,7 @@ def list_news(session: Session, places: Iterable[tuple[str, int]], *, limit: int
     A place whose job is gone is missing from what is returned.
     """
     place = rows_parameter(session, sorted(set(places)))
-    job_id, after = place[0].as_string(), place[1].as_integer()
+    job_id, after = place[0].as_string(), big_integer(place[1])
     query = (
         select(
             Job.id,

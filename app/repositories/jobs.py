@@ -145,9 +145,10 @@ def resume(session: Session, job_id: str) -> RequestResult | None:
 
 
 def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult | None:
-    """Let a failed or cancelled job wait anew, to go on from its newest checkpoint unless `from_start`.
+    """Let a failed or cancelled job wait anew, to go on from its newest checkpoint, if it has one, unless `from_start`.
 
-    Its attempts, events and metrics stay; its time limit counts anew. None when there is no such job.
+    A cancelled job has none. The attempts, events and metrics stay; the time limit counts anew. None when there is no
+    such job.
     """
     current = _locked_status(session, job_id)
     if current not in RETRYABLE:

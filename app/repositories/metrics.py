@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -13,7 +12,7 @@ from app.db.models import Metric
 from app.db.types import clean_json, clean_text
 from app.domain.leases import Claim
 from app.repositories.fence import hold
-from app.repositories.parameters import rows_parameter
+from app.repositories.parameters import big_integer, rows_parameter
 
 # SQLite takes at most 32,766 parameters in a statement.
 ROWS_PER_STATEMENT = 1000
@@ -121,7 +120,7 @@ def list_outline(session: Session, job_id: str, summaries: Sequence[SeriesSummar
     """
     ranges = [part for summary in summaries for part in _ranges(summary, points)]
     asked = rows_parameter(session, ranges)
-    name, low, high = asked[0].as_string(), _step(asked[1]), _step(asked[2])
+    name, low, high = asked[0].as_string(), big_integer(asked[1]), big_integer(asked[2])
     here = (Metric.job_id == job_id, Metric.series == name, Metric.step.between(low, high))
     finite = select(Metric.step).where(*here, Metric.value.is_not(None)).limit(1)
     # Each range of the primary key is read several times, which is quicker than to sort or join all points once.
@@ -135,7 +134,7 @@ def list_outline(session: Session, job_id: str, summaries: Sequence[SeriesSummar
     places = {(row[0], step) for row in chosen for step in row[1:] if step is not None}
     place = rows_parameter(session, sorted(places))
     # Not a join: SQLite would go through all points and look for each among the places.
-    wanted = select(place[0].as_string(), _step(place[1]))
+    wanted = select(place[0].as_string(), big_integer(place[1]))
     rows = session.execute(
         select(Metric.series, Metric.step, Metric.value)
         .where(Metric.job_id == job_id, tuple_(Metric.series, Metric.step).in_(wanted))
@@ -150,8 +149,3 @@ def _ranges(summary: SeriesSummary, points: int) -> list[tuple[str, int, int]]:
     bounds = [summary.first_step + length * place // count for place in range(count + 1)]
     ends = [(summary.series, step, step) for step in (summary.first_step, summary.last_step)]
     return ends + [(summary.series, low, next_low - 1) for low, next_low in pairwise(bounds) if low < next_low]
-
-
-def _step(field: Any) -> ColumnElement[int]:
-    # The field's own as_integer() would be one of 32 bits.
-    return cast(field.as_string(), BigInteger)

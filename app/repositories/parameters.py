@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import JSON, column, func, literal
+from sqlalchemy import JSON, BigInteger, ColumnElement, cast, column, func, literal
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -14,3 +14,8 @@ def rows_parameter(session: Session, rows: Sequence[Sequence[Any]]) -> Any:
     if session.get_bind().dialect.name == "postgresql":
         return func.jsonb_array_elements(literal(rows, JSONB)).table_valued(column("value", JSONB)).c.value
     return func.json_each(literal(json.dumps(rows))).table_valued(column("value", JSON)).c.value
+
+
+def big_integer(field: Any) -> ColumnElement[int]:
+    """A field of a row as a number with which one can calculate: its own `as_integer()` would be one of 32 bits."""
+    return cast(field.as_string(), BigInteger)

@@ -11,12 +11,11 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, status
 from fastapi.responses import StreamingResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive, Scope, Send
 
 from app.dependencies import JobId, SettingsDep
+from app.outages import is_database_away
 from app.schemas.errors import error_responses
 from app.schemas.events import EventPage, EventSequence, EventsQuery, read_event
 from app.services import events
@@ -26,7 +25,6 @@ from app.settings import Settings
 
 # How long a client may leave what was sent to it unread, once all buffers on the way are full.
 STALLED_SECONDS = 60.0
-DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 STREAM_EXAMPLE = """\
 retry: 2000
 
@@ -120,14 +118,11 @@ async def _stream(feed: EventFeed, settings: Settings, job_id: str, *, after: in
     listener = feed.listen(job_id, after=after)
     try:
         await listener.start()
-    except DATABASE_ERRORS:
+    except BaseException as error:
         # An EventSource that comes back takes any error for the last word, so it waits in the stream instead.
-        if not has_been_here:
+        if not (has_been_here and is_database_away(error)):
             listener.close()
             raise
-    except BaseException:
-        listener.close()
-        raise
     if listener.is_over:
         listener.close()
         return Response(status_code=status.HTTP_204_NO_CONTENT)

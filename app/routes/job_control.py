@@ -55,6 +55,7 @@ def resume_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     responses=error_responses(400, 404, 409, 413, 415, 422),
 )
 def retry_job(job_id: JobId, settings: SettingsDep, body: Annotated[JobRetry | None, Body()] = None) -> JobRead:
-    """The same job waits for a worker once more and goes on from its last checkpoint, if it has one. What its
-    earlier attempts did stays in `GET /jobs/{job_id}/attempts`; its time limit counts anew."""
+    """The same job waits for a worker once more. A failed one goes on from its last checkpoint, if it has one; a
+    cancelled one begins anew, because its checkpoints went with the cancel. What its earlier attempts did stays in
+    `GET /jobs/{job_id}/attempts`; its time limit counts anew."""
     return read_job(job_control.retry(settings, job_id, from_start=body.from_start if body else False))

@@ -13,6 +13,7 @@ from app.db.models import Dataset
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
 from app.errors import Conflict, DatasetNotFound, InvalidRequest
+from app.outages import is_commit_unanswered
 from app.queue import wake
 from app.repositories import cleanups, datasets, jobs
 from app.repositories.pages import Page
@@ -37,12 +38,12 @@ async def receive(settings: Settings, store: ObjectStore, *, content_type: str, 
     try:
         async with aclosing(read_parts(content_type, body)) as parts:
             form = await receive_form(parts, store, dataset_id=dataset_id, max_bytes=settings.max_upload_bytes)
-        dataset = await run_sync(_create, settings, dataset_id, form)
     except BaseException:
         # A cancelled request has to clean up as well.
         with CancelScope(shield=True):
             await run_sync(_discard, settings, store, dataset_id)
         raise
+    dataset = await run_sync(_create_or_discard, settings, store, dataset_id, form)
     await run_sync(wake, settings)
     return dataset
 
@@ -115,6 +116,17 @@ def expect_objects(settings: Settings, dataset_id: str) -> None:
         cleanups.schedule(session, keys.dataset_root(dataset_id), delay_seconds=cleanups.UPLOAD_SECONDS)
 
 
+def _create_or_discard(settings: Settings, store: ObjectStore, dataset_id: str, form: ReceivedForm) -> Dataset:
+    # In one thread, which ends what it began also where the request is cancelled meanwhile.
+    try:
+        return _create(settings, dataset_id, form)
+    except Exception as error:
+        # The row may be there all the same, and names the files: if it is not, the sweep removes them a day later.
+        if not is_commit_unanswered(error):
+            _discard(settings, store, dataset_id)
+        raise
+
+
 def _create(settings: Settings, dataset_id: str, form: ReceivedForm) -> Dataset:
     _check_columns(form.fields)
     train = form.uploads["train"]
@@ -165,6 +177,7 @@ def _store_local_file(store: ObjectStore, dataset_id: str, split: str, path: Pat
 
 
 def _discard(settings: Settings, store: ObjectStore, dataset_id: str) -> None:
+    """Delete what was received of a dataset that has no row and will get none."""
     try:
         store.delete_prefix(keys.dataset_root(dataset_id))
         with write_session(settings) as session:

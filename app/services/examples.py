@@ -1,5 +1,6 @@
 """Ids and paths for the examples of the documentation page: ones that exist here and now, so that they work."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,15 @@ def _first(rows: Sequence[Job | Dataset | Teacher]) -> str | None:
 
 def _teacher_folder(settings: Settings) -> Path | None:
     for folder in settings.teacher_dirs:
-        for candidate in (folder, *sorted(folder.glob("*"))):
-            if (candidate / "config.json").is_file():
+        for candidate in (folder, *_subfolders(folder)):
+            # Not Path.is_file, which raises where one may not look, as into lost+found.
+            if os.path.isfile(candidate / "config.json"):
                 return candidate
     return None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,8 +1,10 @@
-"""Cancel, pause, resume and retry jobs. Asking twice changes nothing and answers as the first time."""
+"""Cancel, pause, resume and retry jobs.
 
-from sqlalchemy.orm import Session
+Asking twice to cancel, pause or resume changes nothing and answers as the first time. Not so to retry: the job may
+have been claimed since, or have failed anew, so each retry is one of its own and needs a job that is over.
+"""
 
-from app.db.models import Job
+from app.db.models import Dataset, Job, Teacher
 from app.db.session import write_session
 from app.domain.jobs import RETRYABLE, TERMINAL, JobStatus
 from app.errors import Conflict, JobNotFound
@@ -18,7 +20,7 @@ def cancel(settings: Settings, job_id: str) -> Job:
     """Cancel a waiting or paused job at once, ask a running one to stop."""
     with write_session(settings) as session:
         outcome = _found(jobs.request_cancel(session, job_id), job_id)
-        if not outcome.changed and outcome.status in TERMINAL:
+        if not outcome.changed and outcome.status in TERMINAL - {JobStatus.CANCELLED}:
             raise _already_finished(job_id, outcome.status, "cancel")
         return find_job(session, job_id)
 
@@ -62,9 +64,15 @@ def resume(settings: Settings, job_id: str) -> Job:
 
 
 def retry(settings: Settings, job_id: str, *, from_start: bool) -> Job:
-    """Have a failed or cancelled job tried again, from its newest checkpoint unless `from_start`."""
+    """Have a failed or cancelled job tried again: from its newest checkpoint, if it has one, unless `from_start`.
+
+    A cancelled job has none: they go when it is cancelled.
+    """
     with write_session(settings) as session:
-        _check_inputs(session, find_job(session, job_id))
+        job = find_job(session, job_id)
+        # Locked in the same order as when a job is posted, and before the job as everywhere. They are judged after it:
+        # of a job that cannot be tried again it says nothing that its dataset is gone.
+        teacher, dataset = teachers.lock(session, job.teacher_id), datasets.lock(session, job.dataset_id)
         outcome = _found(jobs.retry(session, job_id, from_start=from_start), job_id)
         if not outcome.changed:
             again = "A job that succeeded needs no retry." if outcome.status is JobStatus.SUCCEEDED else "Wait for it."
@@ -74,16 +82,15 @@ def retry(settings: Settings, job_id: str, *, from_start: bool) -> Job:
                 code="job_not_retryable",
                 param="job_id",
             )
+        # Refused here, the retry is rolled back.
+        _check_inputs(job, teacher, dataset)
         job = find_job(session, job_id)
     wake(settings)
     return job
 
 
-def _check_inputs(session: Session, job: Job) -> None:
+def _check_inputs(job: Job, teacher: Teacher | None, dataset: Dataset | None) -> None:
     """Refuse what would fail at once: what the job was made of may have been deleted since it ended."""
-    # Locked in the same order as when a job is posted.
-    teacher = teachers.lock(session, job.teacher_id)
-    dataset = datasets.lock(session, job.dataset_id)
     for kind, row_id, row in (("teacher", job.teacher_id, teacher), ("dataset", job.dataset_id, dataset)):
         if row is None:
             raise Conflict(

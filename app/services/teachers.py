@@ -1,5 +1,6 @@
 """Register, read and delete teachers. A worker fetches the files and judges them."""
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,9 @@ def _check_folder(settings: Settings, path: str) -> None:
         raise InvalidRequest(
             f"source.path is {path!r}; send an absolute path.", code="folder_not_absolute", param="source.path"
         )
-    allowed = [root.resolve() for root in settings.teacher_dirs]
+    allowed = [root for root in map(_resolved, settings.teacher_dirs) if root is not None]
     # Links are followed first: one that stands inside an allowed folder may lead anywhere.
-    try:
-        resolved = folder.resolve()
-    except (OSError, RuntimeError):
-        resolved = None
+    resolved = _resolved(folder)
     if resolved is None or not any(resolved == root or root in resolved.parents for root in allowed):
         named = ", ".join(str(root) for root in settings.teacher_dirs) or "none"
         raise InvalidRequest(
@@ -94,12 +92,28 @@ def _check_folder(settings: Settings, path: str) -> None:
             param="source.path",
         )
     # In a cluster the folder need only exist where the workers are.
-    if settings.embedded and not resolved.is_dir():
-        raise InvalidRequest(
-            f"source.path is {path!r}, which is not a folder on this machine. Check its spelling.",
-            code="folder_not_found",
-            param="source.path",
-        )
+    if settings.embedded and (problem := _why_no_folder(resolved)):
+        raise InvalidRequest(f"source.path is {path!r}, which {problem}.", code="folder_not_found", param="source.path")
+
+
+def _resolved(path: Path) -> Path | None:
+    """The path with its links followed; None where they lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return None
+
+
+def _why_no_folder(path: Path) -> str | None:
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        # A name that is too long, a folder on the way that may not be entered.
+        return f"cannot be looked at on this machine: {error.strerror}"
+    return "is not a folder on this machine. Check its spelling"
 
 
 def _check_job(session: Session, job_id: str) -> None:

@@ -229,6 +229,14 @@ class ObjectStore:
         probe = self if self.folder is not None else ObjectStore(self.url, timeout_seconds=2.0, retries=0)
         next(iter(probe.list("health")), None)
 
+    def answers(self) -> bool:
+        """Whether the store can be reached, found out within seconds: what just failed was then about its object."""
+        try:
+            self.check()
+        except (BaseError, OSError):
+            return False
+        return True
+
     def _make_durable(self, key: str) -> None:
         # The backend renames a finished file into place but does not sync it: after a power cut a row could
         # name a file without its bytes.

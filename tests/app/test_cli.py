@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from app import cli, worker_process
+from app.db.session import write_session
 from tests.e2e.system import START_SECONDS, Process, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -24,12 +26,12 @@ class TestMain:
         assert end.value.code == 0
         assert capsys.readouterr().out == f"stillhouse {version('stillhouse')}\n"
 
-    @pytest.mark.parametrize("port", ["70000", "-1", "http"])
+    @pytest.mark.parametrize("port", ["70000", "-1", "http", ""])
     def test_refuses_a_port_that_is_none(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
             cli.main(["up", f"--port={port}"])
         assert end.value.code == 2
-        assert "--port" in capsys.readouterr().err
+        assert f"argument --port: {port} is not a port; ports go from 0 to 65535" in capsys.readouterr().err
 
     def test_names_its_commands_without_loading_the_api(self) -> None:
         code = (
@@ -96,12 +98,23 @@ class TestMigrate:
         assert cli.main(["migrate"]) == 1
         assert str(tmp_path / "file") in capsys.readouterr().err
 
+    @pytest.mark.usefixtures("sqlite_database")
+    def test_says_that_a_newer_release_was_here(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Harm: a traceback of alembic's, which knows nothing of releases."""
+        with write_session() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert cli.main(["migrate"]) == 1
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith("stillhouse migrate: the database was migrated by a newer release")
+        assert "'9999'" in message
+        assert "downgrade(revision=" in message
+
     @pytest.mark.parametrize("patience", ["-1", "nan", "inf", "long"])
     def test_refuses_a_patience_that_is_none(self, patience: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
             cli.main(["migrate", f"--patience={patience}"])
         assert end.value.code == 2
-        assert "--patience" in capsys.readouterr().err
+        assert f"argument --patience: {patience} is no number of seconds" in capsys.readouterr().err
 
 
 class TestWorker:

@@ -1,17 +1,46 @@
 import asyncio
 import contextlib
+import json
+import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import text
 
 from app import embedded, worker_process
+from app.db.session import write_session
 from app.embedded import ApiThread
 from app.server import CannotStart, bind
+from app.settings import Settings
 from tests.app.routes.event_client import open_stream
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job
+
+
+@contextlib.contextmanager
+def serving(settings: Settings) -> Iterator[tuple[ApiThread, int]]:
+    """The API of the embedded mode, and its port."""
+    with contextlib.closing(bind("127.0.0.1", 0)) as listener:
+        api = ApiThread(settings, listener)
+        api.start()
+        deadline = time.monotonic() + 20
+        while not api.is_serving and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield api, listener.getsockname()[1]
+        api.ask_to_stop()
+        api.wait_until_stopped(lambda: True)
+
+
+@pytest.fixture
+def restore_signals() -> Iterator[None]:
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
 
 
 class TestBind:
@@ -50,6 +79,14 @@ class TestUp:
         with pytest.raises(CannotStart, match="STILLHOUSE_HOME"):
             embedded.up()
 
+    @pytest.mark.usefixtures("sqlite_database", "restore_signals")
+    def test_says_that_a_newer_release_was_here(self, change_settings: ChangeSettings) -> None:
+        change_settings(teacher_dirs="")
+        with write_session() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(CannotStart, match=r"stillhouse\.db: .*newer release: it stands at '9999'"):
+            embedded.up(port=0)
+
 
 @pytest.mark.usefixtures("sqlite_database")
 class TestApiThread:
@@ -65,15 +102,41 @@ class TestApiThread:
                     api.ask_to_stop()
                 return seen
 
-        with contextlib.closing(bind("127.0.0.1", 0)) as listener:
-            api = ApiThread(change_settings(event_poll_seconds=0.05), listener)
-            api.start()
-            deadline = time.monotonic() + 20
-            while not api.is_serving and time.monotonic() < deadline:
-                time.sleep(0.01)
-            port = listener.getsockname()[1]
+        with serving(change_settings(event_poll_seconds=0.05)) as (api, port):
             assert asyncio.run(asyncio.wait_for(follow(f"http://127.0.0.1:{port}"), timeout=60)) == ["status"]
-            api.wait_until_stopped()
+            api.wait_until_stopped(lambda: False)
             with pytest.raises(CannotStart):
                 api.check()
             api.ask_to_stop()  # once more is no error
+
+    def test_believes_the_proxies_of_the_settings(
+        self, change_settings: ChangeSettings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Harm: anybody on this machine could write another address into the log, although the setting names nobody."""
+        settings = change_settings(trusted_proxies="192.0.2.1", log_format="json")
+        with serving(settings) as (_, port):
+            httpx.post(f"http://127.0.0.1:{port}/jobs", json={}, headers={"X-Forwarded-For": "198.51.100.7"})
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+        assert [line["client"] for line in lines if line["event"] == "request"] == ["127.0.0.1"]
+
+    def test_waits_for_no_answer_once_there_is_haste(self, change_settings: ChangeSettings) -> None:
+        """Harm: a client that stands still in the middle of an upload holds the terminal."""
+        head = b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        head += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        with (
+            serving(change_settings(shutdown_seconds=600)) as (api, port),
+            socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+        ):
+            connection.sendall(head)
+            deadline = time.monotonic() + 20
+            while not is_in_flight(port) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            api.ask_to_stop()
+            api.wait_until_stopped(lambda: True)
+            with pytest.raises(CannotStart):
+                api.check()
+
+
+def is_in_flight(port: int) -> bool:
+    """Whether a request is under way beside the one that asks."""
+    return "stillhouse_http_requests_in_flight 2.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text

@@ -16,6 +16,7 @@ from app.retention import RetentionReport, retain_once
 from app.storage import keys
 from app.storage.store import ObjectStore
 from app.sweep import sweep_once
+from tests.app.test_sweep import hold
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import SHA256, add_job, claimed, make_cleanups_due
 
@@ -69,6 +70,17 @@ class TestCheckpoints:
         assert retain_once(change_settings(checkpoint_retention_days=None)) == RetentionReport()
 
 
+@pytest.mark.usefixtures("postgres_database", "filesystem_broker")  # on SQLite one transaction writes at a time
+def test_checkpoints_of_a_job_that_is_being_tried_again_stay(folder_object_store: ObjectStore) -> None:
+    """Harm: the job waits to go on from a checkpoint that is gone by the time it is claimed."""
+    job_id, _ = failed_job(folder_object_store, days_ago=8)
+    with write_session() as session:
+        assert jobs.retry(session, job_id, from_start=False) is not None
+        assert retain_once() == RetentionReport()
+    with read_session() as session:
+        assert checkpoints.latest(session, job_id) is not None
+
+
 @pytest.mark.usefixtures("database", "filesystem_broker")
 class TestJobs:
     def test_stay_by_default(self, folder_object_store: ObjectStore) -> None:
@@ -114,5 +126,21 @@ class TestCache:
                 stamp = (datetime.now(UTC) - age).timestamp()
                 os.utime(folder_object_store.folder / object_key, (stamp, stamp))
         assert retain_once() == RetentionReport(cache_entries=1)
-        left = {stored.key.split("/")[2] for stored in folder_object_store.list(keys.CACHE_ROOT)}
-        assert left == {"used", "new"}
+        assert cached(folder_object_store) == {"used", "new"}
+
+    def test_entry_that_cannot_be_deleted_keeps_no_other(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert folder_object_store.folder is not None
+        for key in ("a", "held", "z"):
+            object_key = keys.cache_file("teacher_outputs", key, keys.CACHE_INDEX)
+            folder_object_store.put_bytes(object_key, b"{}")
+            stamp = (datetime.now(UTC) - timedelta(days=31)).timestamp()
+            os.utime(folder_object_store.folder / object_key, (stamp, stamp))
+        hold(monkeypatch, "/held/")
+        assert retain_once() == RetentionReport(cache_entries=2)
+        assert cached(folder_object_store) == {"held"}
+
+
+def cached(store: ObjectStore) -> set[str]:
+    return {stored.key.split("/")[2] for stored in store.list(keys.CACHE_ROOT)}

@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from app import cli
+from app.server import uvicorn_config
 from tests.e2e.system import START_SECONDS, Process, is_ready, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -60,7 +62,7 @@ class TestServe:
         rows = b"text,label\r\n" + b"".join(b"text %d,%d\r\n" % (number, number % 2) for number in range(8))
         body = PART + rows + f"\r\n--{BOUNDARY}--\r\n".encode()
         head = (
-            "POST /datasets HTTP/1.1\r\nHost: stillhouse\r\n"
+            "POST /datasets HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", api.port), timeout=START_SECONDS) as connection:
@@ -98,6 +100,13 @@ class TestServe:
             assert cli.main(["api", "--port", str(port)]) == 1
         assert f"Cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
         assert not (home / "stillhouse.db").exists()
+
+
+class TestUvicornConfig:
+    def test_follows_the_settings(self, change_settings: ChangeSettings) -> None:
+        settings = change_settings(shutdown_seconds=42, trusted_proxies="10.0.0.0/8")
+        config = uvicorn_config(FastAPI(), settings, log_level="info")
+        assert (config.timeout_graceful_shutdown, config.forwarded_allow_ips) == (42, "10.0.0.0/8")
 
 
 @pytest.fixture

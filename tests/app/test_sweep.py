@@ -1,20 +1,27 @@
 """The sweep over both databases and, where objects go, both stores."""
 
+import errno
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from structlog.testing import capture_logs
 
 from app import queue
-from app.db.session import read_session, write_session
+from app.db.models import ObjectCleanup
+from app.db.session import get_engine, read_session, write_session
 from app.domain.leases import Claim
+from app.prometheus import SWEEP_LAST_SUCCESS
 from app.repositories import cleanups, datasets, idempotency, jobs, leases
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.checkpoints import CheckpointFacts, drop_older, list_for_job, record
 from app.settings import get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore
-from app.sweep import SweepThread, sweep_once
+from app.sweep import SweepThread, clean, sweep_once
 from tests.app.test_queue import take_messages
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import (
@@ -27,6 +34,7 @@ from tests.fixtures.factories import (
     make_cleanups_due,
     read_dataset,
     read_job,
+    read_teacher,
     ready_dataset,
     ready_teacher,
 )
@@ -52,6 +60,50 @@ def write_checkpoint(store: ObjectStore, claim: Claim, step: int) -> str:
 
 def stored(store: ObjectStore, prefix: str) -> list[str]:
     return sorted(item.key for item in store.list(prefix))
+
+
+def scheduled(prefix: str, *, delay_seconds: float = 0) -> ObjectCleanup:
+    with write_session() as session:
+        cleanups.schedule(session, prefix, delay_seconds=delay_seconds)
+    with read_session() as session:
+        row = session.get(ObjectCleanup, prefix)
+    assert row is not None
+    return row
+
+
+def due() -> list[str]:
+    with read_session() as session:
+        return [row.object_prefix for row in cleanups.due(session, settle_seconds=0, limit=10)]
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Let no file be deleted that has `part` in its path. Without permissions: root, as whom tests may run, has all."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if part in str(path):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+
+@contextmanager
+def after_statement(number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` right after the block's statement of that number, counted from 1."""
+    count = 0
+
+    def executed(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+
+    event.listen(get_engine(), "after_cursor_execute", executed)
+    try:
+        yield
+    finally:
+        event.remove(get_engine(), "after_cursor_execute", executed)
 
 
 @pytest.mark.usefixtures("database", "filesystem_broker")
@@ -321,6 +373,101 @@ class TestObjects:
         assert folder_object_store.exists(key)
 
 
+@pytest.mark.usefixtures("database")
+class TestWorkThatEndsWhileItIsCleaned:
+    """Harm: the student of a job that has just succeeded is deleted, and the job names files that are not there."""
+
+    @pytest.mark.parametrize("statement", [1, 2, 3])
+    def test_of_a_job_keeps_its_student(self, folder_object_store: ObjectStore, statement: int) -> None:
+        job_id = add_job()
+        claim = claimed()
+        key = keys.job_artifact(job_id, claim.run_token, "student.tar.gz")
+        folder_object_store.put_bytes(key, b"student")
+
+        def succeed() -> None:
+            with write_session() as session:
+                row = ArtifactRow("student.tar.gz", key, 7, SHA256)
+                jobs.finish_succeeded(session, claim, result={}, artifacts=[row])
+
+        cleanup = scheduled(keys.job_root(job_id))
+        with after_statement(statement, succeed):
+            assert clean(get_settings(), folder_object_store, cleanup) == 0
+        assert read_job(job_id).status == "succeeded"
+        assert folder_object_store.exists(key)
+
+    @pytest.mark.parametrize("statement", [1, 2])
+    def test_of_a_dataset_keeps_what_was_prepared(self, folder_object_store: ObjectStore, statement: int) -> None:
+        dataset_id = add_dataset()
+        claim = claimed()
+        prefix = keys.dataset_prepared(dataset_id, claim.run_token)
+        key = keys.inside(prefix, "train.parquet")
+        folder_object_store.put_bytes(key, b"rows")
+        cleanup = scheduled(keys.dataset_root(dataset_id))
+        with after_statement(statement, lambda: ready_dataset(claim, object_prefix=prefix)):
+            assert clean(get_settings(), folder_object_store, cleanup) == 0
+        assert read_dataset(dataset_id).status == "ready"
+        assert folder_object_store.exists(key)
+
+    @pytest.mark.parametrize("statement", [1, 2])
+    def test_of_a_teacher_keeps_its_files(self, folder_object_store: ObjectStore, statement: int) -> None:
+        teacher_id = add_teacher()
+        claim = claimed()
+        prefix = keys.teacher_files(teacher_id, claim.run_token)
+        key = keys.inside(prefix, "config.json")
+        folder_object_store.put_bytes(key, b"{}")
+        cleanup = scheduled(keys.teacher_root(teacher_id))
+        with after_statement(statement, lambda: ready_teacher(claim, object_prefix=prefix)):
+            assert clean(get_settings(), folder_object_store, cleanup) == 0
+        assert read_teacher(teacher_id).status == "ready"
+        assert folder_object_store.exists(key)
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestObjectThatCannotBeDeleted:
+    def test_is_put_off_and_stops_nothing(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: it comes first in every sweep, and nothing is ever deleted again."""
+        held, other = (keys.job_root(name) for name in ("held", "other"))
+        for root in (held, other):
+            folder_object_store.put_bytes(keys.inside(root, "t/student.bin"), b"1")
+        hold(monkeypatch, "/held/")
+        scheduled(other, delay_seconds=-3600)
+        scheduled(held, delay_seconds=-7200)  # so it comes first
+        with capture_logs() as said:
+            report = sweep_once()
+        assert (report.put_off, report.objects_deleted) == ([held], 1)
+        (line,) = [line for line in said if line["event"] == "cleanup_failed"]
+        assert (line["prefix"], "Operation not permitted" in line["error"]) == (held, True)
+        assert stored(folder_object_store, other) == []
+        assert due() == []
+        assert sweep_once().put_off == []
+        # Once its time has come and it can be deleted:
+        monkeypatch.undo()
+        make_cleanups_due()
+        assert sweep_once().objects_deleted == 1
+        assert due() == []
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestStoreThatIsAway:
+    def test_is_asked_for_the_first_alone_and_nothing_is_put_off(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: each of fifty cleanups waits for its own timeout while dead workers' jobs wait for the sweep."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+        change_settings(object_store_url="s3://bucket/prefix")
+        roots = [keys.job_root(name) for name in ("a", "b", "c")]
+        for root in roots:
+            scheduled(root, delay_seconds=-3600)
+        with capture_logs() as said:
+            assert sweep_once().put_off == []
+        assert len([line for line in said if line["event"] == "cleanup_failed"]) == 1
+        assert sorted(due()) == roots
+
+
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestSweepThread:
     def test_finishes_what_a_dead_worker_left(self, change_settings: ChangeSettings) -> None:
@@ -355,3 +502,32 @@ class TestSweepThread:
         finally:
             sweeper.stop()
         assert read_dataset(dataset_id).run_token is None
+
+    def test_counts_its_sweeps_and_applies_the_retention_without_a_store(
+        self, change_settings: ChangeSettings, tmp_path: Path
+    ) -> None:
+        """Harm: one fault of the store, and the alert says that nobody sweeps, and rows are kept for ever."""
+        (tmp_path / "file").write_text("in the way")
+        change_settings(
+            sweep_seconds=0.05, object_store_url=(tmp_path / "file" / "x").as_uri(), job_retention_days=0.000001
+        )
+        SWEEP_LAST_SUCCESS.set(0)
+        job_id = add_job()
+        cancel(job_id)
+        make_cleanups_due()
+        time.sleep(0.2)
+        sweeper = SweepThread(get_settings())
+        sweeper.start()
+        try:
+            deadline = time.monotonic() + 10
+            while is_there(job_id) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            sweeper.stop()
+        assert not is_there(job_id)
+        assert SWEEP_LAST_SUCCESS.collect()[0].samples[0].value > 0
+
+
+def is_there(job_id: str) -> bool:
+    with read_session() as session:
+        return jobs.get(session, job_id) is not None

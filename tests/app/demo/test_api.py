@@ -26,7 +26,7 @@ def api(sqlite_database: str) -> Iterator[Api]:  # noqa: ARG001
         with Api(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             yield client
         server.ask_to_stop()
-        server.wait_until_stopped()
+        server.wait_until_stopped(lambda: False)
 
 
 @pytest.fixture

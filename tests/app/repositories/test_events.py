@@ -80,13 +80,15 @@ class TestListNews:
         claim = claimed()
         with write_session() as session:
             jobs.add_events(session, claim, [{"type": "a", "payload": {"text": "\u2028é"}}] * 5)
-        places = [(first, 0), (first, 3), (first, 7), (first, 3), (second, 0), ("job_unknown", 0)]
+        last = 2**31 - 1
+        places = [(first, 0), (first, 3), (first, 7), (first, 3), (first, last), (second, 0), ("job_unknown", 0)]
         with read_session() as session:
             found = events.list_news(session, places, limit=3)
         assert {place: [event.sequence for event in news.events] for place, news in found.items()} == {
             (first, 0): [1, 2, 3],
             (first, 3): [4, 5, 6],
             (first, 7): [],
+            (first, last): [],
             (second, 0): [1],
         }
         assert {(news.status, news.last_sequence) for news in found.values()} == {("running", 7), ("queued", 1)}

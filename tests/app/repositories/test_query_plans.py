@@ -188,3 +188,13 @@ class TestListNews:
         # The old events of the long job are not among them.
         assert plan.rows_read <= 3 * len(places), plan
         assert plan.indexes == {"pk_jobs", "pk_job_events"}
+
+    def test_takes_the_greatest_sequence_there_is(self, crowded: Settings) -> None:
+        """Harm: the end of its page is no number of 32 bits, and of the others in the statement none is served either.
+
+        Only with many rows: to look into the index, PostgreSQL needs that end before it has met any row.
+        """
+        places = [(LONG_JOB, 2**31 - 1), (LONG_JOB, 19_999)]
+        with read_session(crowded) as session:
+            found = events.list_news(session, places, limit=10)
+        assert [len(found[place].events) for place in places] == [0, 1]

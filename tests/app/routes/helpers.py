@@ -1,10 +1,13 @@
 """What the tests of the routes have in common: rows to begin with, and how an error is checked."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from app.db.session import write_session
+from sqlalchemy import Connection, event
+
+from app.db.session import get_engine, write_session
 from app.repositories import datasets, jobs, teachers
 from app.repositories.artifacts import ArtifactRow
 from app.settings import get_settings
@@ -71,6 +74,28 @@ def failed_job() -> str:
     with write_session() as session:
         jobs.finish_failed(session, claim, code="nan_loss", message="The loss was NaN. Lower learning_rate.")
     return job_id
+
+
+@contextmanager
+def commit_answers_lost(*, but_first: int = 0) -> Iterator[None]:
+    """For the block, PostgreSQL commits, and the connection is lost before it says so; not so the `but_first` first."""
+    answered = 0
+
+    def commit_and_lose(connection: Connection) -> None:
+        nonlocal answered
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        if answered < but_first:
+            answered += 1
+            return
+        driver.commit()
+        driver.close()
+
+    event.listen(get_engine(), "commit", commit_and_lose)
+    try:
+        yield
+    finally:
+        event.remove(get_engine(), "commit", commit_and_lose)
 
 
 def check_error(response: AnswerLike, *, status: int, code: str, param: str | None, message: list[str]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.storage.store import ObjectStore
-from tests.app.routes.helpers import check_error
+from tests.app.routes.helpers import check_error, commit_answers_lost
 from tests.fixtures.factories import add_dataset, add_job, claimed, read_dataset, ready_dataset
 
 ROWS = b"text,label\nhello,greeting\nbye,farewell\n"
@@ -53,6 +53,18 @@ class TestCreateDataset:
         dataset = client.post("/datasets", files={"train": ("rows.csv", content)}).json()
         assert dataset["size_bytes"] == len(content)
         assert stored(object_store) == {f"datasets/{dataset['id']}/uploads/train.csv": content}
+
+
+@pytest.mark.usefixtures("postgres_database")
+def test_keeps_the_files_of_a_dataset_that_may_have_been_made(
+    client: TestClient, folder_object_store: ObjectStore
+) -> None:
+    """Harm: the answer to the commit is lost, the files are deleted, and the dataset that is there is an empty one."""
+    with commit_answers_lost(but_first=1):  # that of the note where leftovers would be
+        response = client.post("/datasets", files={"train": ("rows.csv", ROWS)})
+    check_error(response, status=503, code="database_unavailable", param=None, message=["may or may not", "GET"])
+    (dataset,) = client.get("/datasets").json()["data"]
+    assert stored(folder_object_store) == {f"datasets/{dataset['id']}/uploads/train.csv": ROWS}
 
 
 @pytest.mark.usefixtures("sqlite_database", "folder_object_store")

@@ -151,6 +151,16 @@ class TestExamples:
         assert response.status_code == 202, response.text
         assert response.json()["status"] == {"pause": "pausing", "resume": "queued", "retry": "queued"}[verb]
 
+    def test_are_found_behind_a_folder_that_cannot_be_looked_at(
+        self, change_settings: ChangeSettings, tmp_path: Path
+    ) -> None:
+        """Harm: a lost+found, or any folder of somebody else, among the teachers, and the page shows nothing at all."""
+        (tmp_path / "bert").mkdir()
+        (tmp_path / "bert" / "config.json").write_text("{}")
+        too_long = tmp_path / ("x" * 300)  # also root may not
+        client = TestClient(create_app(change_settings(teacher_dirs=f"{too_long}:{tmp_path}")))
+        assert str(tmp_path / "bert") in client.get("/openapi.json").text
+
     def test_leave_what_deletes_or_cancels_to_the_reader(self, client: TestClient) -> None:
         add_demo()
         succeeded_job()

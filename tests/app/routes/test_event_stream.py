@@ -182,6 +182,12 @@ class TestResume:
         response = httpx.get(f"{server}/jobs/{add_job()}/events", headers={**STREAM, "Last-Event-ID": "7"})
         check_error(response, status=422, code="out_of_range", param="after", message=["numbered 7", "has 1 event"])
 
+    def test_refuses_the_greatest_sequence_and_serves_the_others(self, server: str) -> None:
+        """Harm: one such request, and every stream of the process gets an error in place of its events."""
+        headers = {**STREAM, "Last-Event-ID": "2147483647"}
+        response = httpx.get(f"{server}/jobs/{add_job()}/events", headers=headers)
+        check_error(response, status=422, code="out_of_range", param="after", message=["numbered 2147483647"])
+
     def test_names_a_job_that_is_not_there(self, server: str) -> None:
         response = httpx.get(f"{server}/jobs/job_unknown/events", headers=STREAM)
         check_error(response, status=404, code="job_not_found", param="job_id", message=["'job_unknown'"])

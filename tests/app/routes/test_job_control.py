@@ -5,11 +5,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from app.db.models import Job
-from app.db.session import write_session
-from app.repositories import checkpoints, datasets, jobs, leases
+from app.db.session import read_session, write_session
+from app.repositories import checkpoints, datasets, events, jobs, leases
 from app.repositories.checkpoints import CheckpointFacts
 from tests.app.routes.helpers import add_demo, check_error, failed_job, job_body, running_job, succeeded_job
 from tests.fixtures.factories import add_job, claimed, read_job
+from tests.fixtures.racing import race
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -36,6 +37,17 @@ class TestCancelJob:
     def test_asks_a_running_job_to_stop_however_often_it_is_sent(self, client: TestClient) -> None:
         job_id = running_job()
         assert [post(client, job_id, "cancel") for _ in range(2)] == ["cancelling"] * 2
+
+    def test_answers_as_the_first_time_when_it_is_sent_again(self, client: TestClient) -> None:
+        """Harm: the answer is lost, the request is repeated, and says that the cancel did not work."""
+        waiting, running = add_job(), add_job()
+        claim = claimed()
+        assert claim.id == waiting
+        assert [post(client, running, "cancel") for _ in range(2)] == ["cancelled"] * 2
+        assert post(client, waiting, "cancel") == "cancelling"
+        with write_session() as session:
+            jobs.finish_cancelled(session, claim)
+        assert post(client, waiting, "cancel") == "cancelled"
 
     def test_refuses_a_finished_job(self, client: TestClient) -> None:
         response = client.post(f"/jobs/{failed_job()}/cancel")
@@ -145,6 +157,27 @@ class TestRetry:
             response, status=409, code="dataset_deleted", param="job_id", message=["'dts_demo'", "post a new job"]
         )
         assert read_job(job_id).status == "failed"
+        with read_session() as session:
+            statuses = [event.payload["status"] for event in events.list_after(session, job_id, types=["status"])]
+        assert statuses == ["queued", "running", "failed"]
+
+    def test_says_of_a_job_that_succeeded_nothing_else(self, client: TestClient) -> None:
+        """Harm: told to post it again, the client pays for a student that is there."""
+        add_demo()
+        job_id = succeeded_job()
+        with write_session() as session:
+            datasets.remove(session, "dts_demo")
+        response = client.post(f"/jobs/{job_id}/retry")
+        message = ["is succeeded", "needs no retry"]
+        check_error(response, status=409, code="job_not_retryable", param="job_id", message=message)
+
+    def test_and_the_deletion_of_its_dataset_do_not_cross(self, client: TestClient) -> None:
+        add_demo()
+        job_id = failed_job()
+        requests = (("POST", f"/jobs/{job_id}/retry"), ("DELETE", "/datasets/dts_demo"))
+        answers = race(2, lambda number: client.request(*requests[number]).status_code)
+        assert answers in ([202, 409], [409, 204])
+        assert read_job(job_id).status == ("queued" if answers[0] == 202 else "failed")
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry"])

@@ -87,6 +87,23 @@ class TestFolderOutsideOfTheAllowedOnes:
         response = client.post("/teachers", json={"source": {"type": "folder", "path": path}})
         check_error(response, status=422, code="folder_not_found", param="source.path", message=[path])
 
+    def test_must_be_one_that_can_be_looked_at(self, allowed: Path, client: TestClient) -> None:
+        path = str(allowed / ("x" * 300))
+        response = client.post("/teachers", json={"source": {"type": "folder", "path": path}})
+        check_error(
+            response, status=422, code="folder_not_found", param="source.path", message=[path, "File name too long"]
+        )
+
+    def test_is_judged_also_beside_an_allowed_one_that_leads_nowhere(
+        self, allowed: Path, client: TestClient, change_settings: ChangeSettings
+    ) -> None:
+        (allowed / "loop").symlink_to(allowed / "loop")
+        change_settings(teacher_dirs=f"{allowed / 'loop'}:{allowed}")
+        client.app.state.settings = get_settings()  # type: ignore[attr-defined]
+        (allowed / "intents").mkdir()
+        source = {"type": "folder", "path": str(allowed / "intents")}
+        assert client.post("/teachers", json={"source": source}).status_code == 202
+
 
 REFUSED: list[tuple[dict[str, Any], str, str, list[str]]] = [
     ({}, "missing_field", "source", ["source is missing"]),

@@ -1,0 +1,119 @@
+"""What a database that serves badly, or in parts, does to a request."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from app.db import migrate
+from app.db.session import create_database_engine, dispose_engines
+from app.main import create_app
+from app.settings import get_settings
+from tests.app.routes.helpers import add_demo, check_error, commit_answers_lost, job_body
+from tests.fixtures.database import new_postgres_database
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import add_job
+
+KEY = {"Idempotency-Key": "once"}
+
+
+class Primary:
+    """A PostgreSQL database of the test's own that can be demoted, as by a failover to another server."""
+
+    def __init__(self, maintenance_url: str) -> None:
+        self._name = f"errors_{uuid.uuid4().hex}"
+        self._engine = create_database_engine(maintenance_url)
+        self.url = new_postgres_database(maintenance_url, self._name)
+
+    def demote(self) -> None:
+        self._set_read_only("on")
+        dispose_engines()  # a failover ends every session
+
+    def promote(self) -> None:
+        self._set_read_only("off")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _set_read_only(self, value: str) -> None:
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f'ALTER DATABASE "{self._name}" SET default_transaction_read_only = {value}'))
+
+
+class TestDemotedDatabase:
+    @pytest.fixture
+    def primary(self, postgres: str, change_settings: ChangeSettings) -> Iterator[Primary]:
+        primary = Primary(postgres)
+        migrate.upgrade(change_settings(database_url=primary.url))
+        yield primary
+        primary.close()
+
+    def test_is_503_until_one_that_takes_writes_is_found(self, primary: Primary) -> None:
+        """Harm: after a failover every POST is answered with 500, for as long as the connections live."""
+        client = TestClient(create_app(get_settings()), raise_server_exceptions=False)
+        add_demo()
+        primary.demote()
+        for _ in range(2):
+            response = client.post("/jobs", json=job_body())
+            check_error(response, status=503, code="database_unavailable", param=None, message=["Nothing was changed"])
+        primary.promote()
+        assert client.post("/jobs", json=job_body()).status_code == 202
+
+
+class TestDatabaseNotMigrated:
+    @pytest.fixture(params=["sqlite", "postgres"])
+    def empty_database(self, request: pytest.FixtureRequest, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/empty.db"
+        if request.param == "postgres":
+            url = new_postgres_database(request.getfixturevalue("postgres"), f"errors_{uuid.uuid4().hex}")
+        change_settings(database_url=url)
+
+    @pytest.mark.usefixtures("empty_database")
+    def test_says_what_to_run(self) -> None:
+        """Harm: "does not answer now, try again later", for ever."""
+        client = TestClient(create_app(get_settings()), raise_server_exceptions=False)
+        for response in (client.get("/jobs"), client.post("/jobs", json=job_body())):
+            check_error(
+                response, status=503, code="database_not_migrated", param=None, message=["`stillhouse migrate`"]
+            )
+            assert response.json()["error"]["type"] == "unavailable"
+
+    @pytest.mark.usefixtures("sqlite_database")
+    def test_is_also_one_that_lacks_the_newest_migration(self, client: TestClient) -> None:
+        migrate.downgrade(get_settings(), "-1")
+        response = client.get("/jobs")
+        check_error(response, status=503, code="database_not_migrated", param=None, message=["`stillhouse migrate`"])
+
+
+@pytest.mark.usefixtures("postgres_database")
+class TestUnansweredCommit:
+    """The database did what it was asked for, and the connection broke before it said so."""
+
+    def test_of_a_new_job_says_how_to_find_out(self, client: TestClient) -> None:
+        """Harm: told that nothing was changed, the client sends it again and two jobs run."""
+        add_demo()
+        with commit_answers_lost():
+            response = client.post("/jobs", json=job_body())
+        message = ["may or may not", "GET /jobs", "Idempotency-Key"]
+        check_error(response, status=503, code="database_unavailable", param=None, message=message)
+        assert len(client.get("/jobs").json()["data"]) == 1
+
+    def test_of_a_job_with_a_key_says_to_send_it_again(self, client: TestClient) -> None:
+        add_demo()
+        with commit_answers_lost():
+            response = client.post("/jobs", json=job_body(), headers=KEY)
+        message = ["may or may not", "again later with the same Idempotency-Key"]
+        check_error(response, status=503, code="database_unavailable", param=None, message=message)
+        assert client.post("/jobs", json=job_body(), headers=KEY).status_code == 200
+        assert len(client.get("/jobs").json()["data"]) == 1
+
+    def test_of_another_change_says_to_look(self, client: TestClient) -> None:
+        job_id = add_job()
+        with commit_answers_lost():
+            response = client.post(f"/jobs/{job_id}/cancel")
+        message = ["may or may not", "Look with GET later"]
+        check_error(response, status=503, code="database_unavailable", param=None, message=message)
+        assert client.get(f"/jobs/{job_id}").json()["status"] == "cancelled"
