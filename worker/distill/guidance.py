@@ -50,7 +50,7 @@ class Guidance:
     teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
     _synthesizers: dict[tuple[int, bytes], Synthesizer] = field(default_factory=dict, init=False)
 
-    def begin(self, table: torch.Tensor, folder: Path, *, shifts: bool = True) -> None:
+    def begin(self, table: torch.Tensor, folder: Path, *, shifts: bool) -> None:
         """Lay the map beside what comes next, where it is not known; `folder` is the run's.
 
         The rows' vectors are pooled for it, and where a strategy `shifts` rows by them: at once, since the table is
@@ -132,7 +132,7 @@ class Guidance:
     ) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            labelled = label_rows(
+            return label_rows(
                 drawn,
                 self.teacher,
                 self.split,
@@ -140,10 +140,8 @@ class Guidance:
                 self.compute.device,
                 self.classes,
                 keeps_features=keeps_features,
-                check_stop=self.check_stop,
+                after_batch=answered,
             )
-            answered(len(drawn))
-            return labelled
 
     def _score_synthetic(
         self, student: Network, answered: Callable[[int], None], objective: Objective, synthetic: SyntheticRows
@@ -152,9 +150,8 @@ class Guidance:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("scoring"):
             said = predict_synthetic(
-                student, synthetic, self.split, self.vectors, self.compute.device, check_stop=self.check_stop
+                student, synthetic, self.split, self.vectors, self.compute.device, after_batch=answered
             )
-            answered(len(synthetic))
             labels = self.split.labels[synthetic.anchors]
             return _losses(objective, said.logits, synthetic.teacher_logits, labels, have_labels=False)
 

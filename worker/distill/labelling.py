@@ -22,12 +22,12 @@ def label_rows(
     classes: int,
     *,
     keeps_features: bool,
-    check_stop: Callable[[], None],
+    after_batch: Callable[[int], None],
 ) -> SyntheticRows:
     """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
     unlabelled = drawn.labelled(np.empty((len(drawn), classes), np.float32))
     said = predict_synthetic(
-        teacher, unlabelled, split, vectors, device, keeps_features=keeps_features, check_stop=check_stop
+        teacher, unlabelled, split, vectors, device, keeps_features=keeps_features, after_batch=after_batch
     )
     keep = np.flatnonzero(np.isfinite(said.logits).all(1))
     return drawn.taken(keep).labelled(said.logits[keep], None if said.features is None else said.features[keep])
@@ -41,9 +41,9 @@ def predict_synthetic(
     device: torch.device,
     *,
     keeps_features: bool = False,
-    check_stop: Callable[[], None],
+    after_batch: Callable[[int], None],
 ) -> Predictions:
-    """What `network` says to each of the rows, in evaluation mode; `check_stop` is called after each batch."""
+    """What `network` says to each of the rows, in evaluation mode; `after_batch` hears how many rows each batch had."""
     if not len(synthetic):
         return Predictions(synthetic.teacher_logits, vectors[:0] if keeps_features else None)
     return predict_batches(
@@ -51,6 +51,6 @@ def predict_synthetic(
         split.lengths[synthetic.anchors],
         lambda which: collate(len(split) + which, split, device, synthetic=synthetic, vectors=vectors),
         device,
-        after_batch=lambda _: check_stop(),
+        after_batch=after_batch,
         keeps_features=keeps_features,
     )

@@ -27,12 +27,12 @@ def labelled(tmp_path: Path) -> tuple[Network, Compute, Split, SyntheticRows]:
 
 def label(teacher: Network, compute: Compute, split: Split, drawn: Splices) -> SyntheticRows:
     return label_rows(
-        drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=True, check_stop=lambda: None
+        drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=True, after_batch=lambda _: None
     )
 
 
 def predict(network: Network, compute: Compute, split: Split, synthetic: SyntheticRows) -> np.ndarray:
-    return predict_synthetic(network, synthetic, split, NO_VECTORS, compute.device, check_stop=lambda: None).logits
+    return predict_synthetic(network, synthetic, split, NO_VECTORS, compute.device, after_batch=lambda _: None).logits
 
 
 class TestPredictSynthetic:
@@ -64,10 +64,10 @@ class TestPredictSynthetic:
         calls: list[str] = []
         label_rows(
             drawn, teacher, split, NO_VECTORS, compute.device, 3, keeps_features=False,
-            check_stop=lambda: calls.append("labelled"),
+            after_batch=lambda _: calls.append("labelled"),
         )  # fmt: skip
         predict_synthetic(
-            teacher, synthetic, split, NO_VECTORS, compute.device, check_stop=lambda: calls.append("scored")
+            teacher, synthetic, split, NO_VECTORS, compute.device, after_batch=lambda _: calls.append("scored")
         )
         assert calls == ["labelled"] * (len(calls) // 2) + ["scored"] * (len(calls) // 2)
         assert len(calls) >= 2
