@@ -2,15 +2,17 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
-from app import queue
+from app import queue, sweep
 from app.db.models import ObjectCleanup
 from app.db.session import get_engine, read_session, write_session
 from app.domain.leases import Claim
@@ -422,19 +424,31 @@ class TestWorkThatEndsWhileItIsCleaned:
         assert folder_object_store.exists(key)
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MutableMapping[str, Any]]]:
+    """The sweep's log lines."""
+    # The module's own logger may be bound to what an earlier test had configured.
+    monkeypatch.setattr(sweep, "log", structlog.get_logger())
+    with capture_logs() as lines:
+        yield lines
+
+
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestObjectThatCannotBeDeleted:
     def test_is_put_off_and_stops_nothing(
-        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+        self,
+        folder_object_store: ObjectStore,
+        monkeypatch: pytest.MonkeyPatch,
+        said: list[MutableMapping[str, Any]],
     ) -> None:
         """Harm: it comes first in every sweep, and nothing is ever deleted again."""
         held, other = (keys.job_root(name) for name in ("held", "other"))
         for root in (held, other):
             folder_object_store.put_bytes(keys.inside(root, "t/student.bin"), b"1")
-        hold(monkeypatch, "/held/")
         scheduled(other, delay_seconds=-3600)
         scheduled(held, delay_seconds=-7200)  # so it comes first
-        with capture_logs() as said:
+        with monkeypatch.context() as patch:
+            hold(patch, "/held/")
             report = sweep_once()
         assert (report.put_off, report.objects_deleted) == ([held], 1)
         (line,) = [line for line in said if line["event"] == "cleanup_failed"]
@@ -443,7 +457,6 @@ class TestObjectThatCannotBeDeleted:
         assert due() == []
         assert sweep_once().put_off == []
         # Once its time has come and it can be deleted:
-        monkeypatch.undo()
         make_cleanups_due()
         assert sweep_once().objects_deleted == 1
         assert due() == []
@@ -452,7 +465,10 @@ class TestObjectThatCannotBeDeleted:
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestStoreThatIsAway:
     def test_is_asked_for_the_first_alone_and_nothing_is_put_off(
-        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+        self,
+        change_settings: ChangeSettings,
+        monkeypatch: pytest.MonkeyPatch,
+        said: list[MutableMapping[str, Any]],
     ) -> None:
         """Harm: each of fifty cleanups waits for its own timeout while dead workers' jobs wait for the sweep."""
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
@@ -462,8 +478,7 @@ class TestStoreThatIsAway:
         roots = [keys.job_root(name) for name in ("a", "b", "c")]
         for root in roots:
             scheduled(root, delay_seconds=-3600)
-        with capture_logs() as said:
-            assert sweep_once().put_off == []
+        assert sweep_once().put_off == []
         assert len([line for line in said if line["event"] == "cleanup_failed"]) == 1
         assert sorted(due()) == roots
 

@@ -2,6 +2,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from app.settings import get_settings
@@ -23,8 +24,10 @@ def empty_database(request: pytest.FixtureRequest, change_settings: ChangeSettin
 
 class TestRunUntilIdle:
     @pytest.fixture(autouse=True)
-    def no_pause(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pause_and_a_logger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(work_loop, "PAUSE_SECONDS", 0.0)
+        # The module's own logger may be bound to what an earlier test had configured.
+        monkeypatch.setattr(work_loop, "log", structlog.get_logger())
 
     @pytest.mark.usefixtures("empty_database")
     def test_says_what_to_run_where_the_tables_are_missing(self) -> None:

@@ -74,7 +74,7 @@ class TestTooLarge:
     ) -> None:
         with connect(server) as connection:
             connection.sendall(
-                b"POST /datasets HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 99000000\r\n\r\n"
             )
             assert connection.recv(4096).startswith(b"HTTP/1.1 413")
@@ -114,7 +114,7 @@ class TestTransfer:
     def test_of_an_upload_holds_no_database_session(self, server: str) -> None:
         with connect(server) as connection:
             connection.sendall(
-                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
                 b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 4_000_000
             )
             time.sleep(0.2)  # the rest never comes: the request waits in the middle of its body
@@ -143,7 +143,7 @@ class TestBrokenConnection:
     ) -> None:
         with connect(server) as connection:
             connection.sendall(
-                b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
                 b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 9_000_000
             )
             deadline = time.monotonic() + 20
