@@ -5,7 +5,6 @@ reaches it for every page that it shows.
 """
 
 import ipaddress
-from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -13,9 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.error_handlers import error_response
+from app.middleware import READING
 from app.settings import Settings
-
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class ForeignPageMiddleware:

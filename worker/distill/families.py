@@ -160,6 +160,11 @@ def pool_activation(family: Family) -> Callable[[torch.Tensor], torch.Tensor]:
     return torch.tanh if family.pooler_activation == "tanh" else torch.relu
 
 
+def count_layers(model: torch.nn.Module) -> int:
+    """How many transformer layers it has."""
+    return len(family_of(model.config).layers(model))
+
+
 def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
     """The linear layer that gives the logits."""
     layer = model.get_submodule(family_of(model.config).classifier_path)

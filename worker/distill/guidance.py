@@ -16,7 +16,7 @@ from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.evaluate import predict_logits
-from worker.distill.families import family_of
+from worker.distill.families import count_layers
 from worker.distill.labelling import label_rows, predict_synthetic
 from worker.distill.methods.registry import Recipe
 from worker.distill.network import Network
@@ -67,7 +67,7 @@ class Guidance:
         """What it will cost to ask the models what each round of the recipe's strategy asks, for the progress."""
         labels = self.split.labels
         learnt = len(labels) if recipe.subset is None else len(recipe.subset(labels, training.seed))
-        teacher_layers = _layers(self.teacher)
+        teacher_layers = count_layers(self.teacher.model)
         return [
             forward_work(teacher_layers, asked.teacher) + forward_work(student_layers, asked.student)
             for asked in recipe.strategy.questions(training.epochs, len(labels), learnt)
@@ -78,8 +78,8 @@ class Guidance:
     ) -> StrategyContext:
         """What the arm's strategy gets; what the `teacher` says is of the training rows, of which it learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
-        teacher_answered = functools.partial(self._answered, arm, _layers(self.teacher))
-        student_answered = functools.partial(self._answered, arm, _layers(student))
+        teacher_answered = functools.partial(self._answered, arm, count_layers(self.teacher.model))
+        student_answered = functools.partial(self._answered, arm, count_layers(student.model))
         return StrategyContext(
             arm=arm,
             seed=seed,
@@ -154,10 +154,6 @@ class Guidance:
             )
             labels = self.split.labels[synthetic.anchors]
             return _losses(objective, said.logits, synthetic.teacher_logits, labels, have_labels=False)
-
-
-def _layers(network: Network) -> int:
-    return len(family_of(network.model.config).layers(network.model))
 
 
 def _losses(

@@ -31,7 +31,7 @@ from worker.distill.errors import Stopped, TeacherNotFinite
 from worker.distill.evaluate import measure_quality, predict, rows_not_finite
 from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
-from worker.distill.families import family_of, last_layer, word_table
+from worker.distill.families import count_layers, last_layer, word_table
 from worker.distill.guidance import Guidance
 from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
@@ -137,7 +137,7 @@ class Run:
         self.teacher = build_network(teacher, self.compute)
         self.environment["arithmetic"] = self.teacher.arithmetic
         self.parameterisation = TeacherLayersStudent(self.job.student)
-        self.teacher_layers = len(family_of(teacher.config).layers(teacher))
+        self.teacher_layers = count_layers(teacher)
         key = caches.projection_key(self.job)
         self.coordinates = Coordinates(
             self.folder, self.cache, key, store=self._store, resumed=resumed.coordinates if resumed else None
