@@ -68,6 +68,7 @@ class RunState:
     steps_before: int  # optimiser steps of the arms that are done
     environment: dict[str, Any]
     inputs: dict[str, str]  # what the run began with, by content hash
+    inexact_by: list[str]  # what of these two differed when the run went on, at any time
     coordinates: np.ndarray | None  # (rows, 2) of the projection, once it is there: a resume never fits again
     finished: dict[str, dict[str, Any]]  # arm -> its record
     finished_weights: dict[str, dict[str, torch.Tensor]]  # arm -> best weights
@@ -123,6 +124,7 @@ def _write(folder: Path, state: RunState) -> None:
         "steps_before": state.steps_before,
         "environment": state.environment,
         "inputs": state.inputs,
+        "inexact_by": state.inexact_by,
         "finished": state.finished,
         "arm": state.arm,
         "arm_position": None,
@@ -154,6 +156,7 @@ def _read(folder: Path) -> RunState:
         steps_before=record["steps_before"],
         environment=record["environment"],
         inputs=record["inputs"],
+        inexact_by=record.get("inexact_by", []),
         coordinates=load_arrays(projection)["coordinates"] if projection.exists() else None,
         finished=record["finished"],
         finished_weights={arm: load_file(folder / _finished_file(arm)) for arm in record["finished"]},

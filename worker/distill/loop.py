@@ -112,6 +112,7 @@ class Run:
         self.last_number = resumed.number if resumed else -1
         self.resumed_arms = resumed.begun() if resumed else {}
         self.inputs = {"teacher": self.job.teacher.sha256, "dataset": self.job.dataset.sha256}
+        self.inexact_by: list[str] = []
         # A bad parameter is found before the hours, not after.
         recipes = [build_recipe(methods) for _, methods in self._arms()]
         teacher_folder = self.folder / self.job.teacher.path
@@ -160,14 +161,16 @@ class Run:
             return
         differs = [name for name, value in self.environment.items() if resumed.environment.get(name) != value]
         differs += [name for name, value in self.inputs.items() if resumed.inputs.get(name, value) != value]
+        # A run that once went on under other conditions is exact no more, also where it goes on under its own again.
+        differs = self.inexact_by = list(dict.fromkeys([*resumed.inexact_by, *differs]))
         exact = self.compute.is_deterministic and not differs
         self.events.emit("resumed", step=resumed.number, exact_resume=exact)
         if differs:
             self.events.emit(
                 "warning",
                 code="inexact_resume",
-                message=f"this run goes on where {', '.join(differs)} differ from where it began: it will end well, "
-                "but not with the same bits as an undisturbed run.",
+                message=f"this run goes on, or went on before, where {', '.join(differs)} differ from where it began: "
+                "it will end well, but not with the same bits as an undisturbed run.",
             )
 
     def _plan_progress(self) -> None:
@@ -369,14 +372,14 @@ class Run:
         steps = self.steps_before + (state.position.step if state else 0)
         # The newest checkpoint has the highest number, also where an arm ends right after a timed one.
         self.last_number = max(steps, self.last_number + 1)
-        environment, inputs = self.environment, self.inputs
-        if self.resumed is not None:  # not yet held against what this run goes on with, so not to be forgotten
-            environment, inputs = self.resumed.environment, self.resumed.inputs
+        # A checkpoint not yet held against what this run goes on with is not to be forgotten.
+        began_with = self if self.resumed is None else self.resumed
         checkpoint = RunState(
             number=self.last_number,
             steps_before=self.steps_before,
-            environment=environment,
-            inputs=inputs,
+            environment=began_with.environment,
+            inputs=began_with.inputs,
+            inexact_by=began_with.inexact_by,
             coordinates=self.coordinates.value,
             finished=self.finished,
             finished_weights=self.finished_weights,

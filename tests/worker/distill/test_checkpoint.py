@@ -26,6 +26,7 @@ def state(number: int) -> RunState:
         steps_before=number,
         environment={},
         inputs={},
+        inexact_by=[],
         coordinates=None,
         finished={f"arm{arm}": {} for arm in range(8)},
         finished_weights={f"arm{arm}": {"w": torch.full((4,), float(number))} for arm in range(8)},

@@ -151,6 +151,21 @@ class TestExactResume:
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
         assert "libraries" in events_of(folder, "warning")[-1]["message"]
 
+    def test_a_run_that_went_on_inexactly_once_says_so_at_every_resume(
+        self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: killed twice, and the second resume says that the student is what an undisturbed run makes."""
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            state["environment"]["machine"] = "another one"
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        run_engine(folder)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False, False]
+        assert "machine" in events_of(folder, "warning")[-1]["message"]
+
     def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
