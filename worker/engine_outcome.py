@@ -17,8 +17,10 @@ _LESS_MEMORY = (
 )
 _MORE_DISK = (
     "Free some space on it, or move what fills it: run folders lie under STILLHOUSE_WORK_DIR, the embedded mode's "
-    "objects and database under STILLHOUSE_HOME. Then post it again."
+    "objects and database under STILLHOUSE_HOME."
 )
+# How a job is tried again whose parameters are not to blame.
+RETRY = "retry the job (POST /jobs/{id}/retry goes on from its last checkpoint)"
 _OUT_OF_MEMORY = re.compile(
     r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|can't allocate memory", re.MULTILINE
 )
@@ -75,7 +77,7 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
             f"{_gigabytes(ending.memory_used_bytes)} when last seen. {_LESS_MEMORY}",
         )
     if ending.exit_code == exit_codes.DISK_FULL or "No space left on device" in ending.log_tail:
-        return disk_full("The engine")
+        return disk_full("The engine", RETRY)
     if _OUT_OF_MEMORY.search(ending.log_tail):
         return _failed("out_of_memory", f"The engine could not get the memory it needed. {_LESS_MEMORY}")
     end = EngineEnd.KILLED if ending.exit_code < 0 else EngineEnd.FAILED
@@ -92,9 +94,10 @@ def describe_exit(exit_code: int) -> str:
         return f"signal {-exit_code}"
 
 
-def disk_full(who: str, detail: str = "") -> EngineOutcome:
+def disk_full(who: str, again: str, detail: str = "") -> EngineOutcome:
+    """`who` found the disk full; `again` says how to try again once there is room."""
     said = f" ({detail})" if detail else ""
-    return _failed("disk_full", f"{who} found no space left on the worker's disk{said}. {_MORE_DISK}")
+    return _failed("disk_full", f"{who} found no space left on the worker's disk{said}. {_MORE_DISK} Then {again}.")
 
 
 def _unexplained(ending: Ending) -> str:
@@ -112,7 +115,7 @@ def _unexplained(ending: Ending) -> str:
     lines = [line for line in ending.log_tail.splitlines() if line.strip()][-_TAIL_LINES:]
     tail = "\n".join(lines)[-_TAIL_CHARACTERS:]
     said = f" Its last words were:\n{tail}" if tail else " Its own log is empty."
-    return f"The engine {how}. Post the job again; if that ends the same way, look at the worker's log.{said}"
+    return f"The engine {how}. Please {RETRY}; if that ends the same way, look at the worker's log.{said}"
 
 
 def _failed(code: str, message: str) -> EngineOutcome:

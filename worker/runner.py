@@ -26,7 +26,7 @@ from app.storage import keys
 from app.storage.store import ObjectStore
 from worker import imports
 from worker.distill.errors import InvalidJob
-from worker.engine_outcome import EngineEnd, EngineOutcome, disk_full
+from worker.engine_outcome import RETRY, EngineEnd, EngineOutcome, disk_full
 from worker.engine_process import ENGINE, EngineProcess
 from worker.files import describe_file, describe_files
 from worker.inputs import InputMissing, materialise
@@ -54,6 +54,7 @@ SAVE_SECONDS = 120.0
 SETTLE_SECONDS = 30.0
 ARCHIVE = "artifact.tar.gz"
 ARCHIVE_NAME = "student.tar.gz"
+_TRY_AGAIN = {"job": RETRY, "dataset": "upload it again", "teacher": "post it again"}
 _ROOTS = {"job": keys.job_root, "dataset": keys.dataset_root, "teacher": keys.teacher_root}
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,7 @@ def run_claim(claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: S
             seen.outcome = AttemptOutcome.PAUSED if keeper.is_pausing else AttemptOutcome.HANDED_BACK
             _hand_back(claim, settings, keeper, remains)
         except Exception as error:
-            failure = _explain(error)
+            failure = _explain(error, _TRY_AGAIN[claim.kind])
             # A stack trace is for what nobody foresaw; the rest is said in the row.
             trace = error if failure.code == "internal_error" else None
             log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, exc_info=trace)
@@ -278,10 +279,10 @@ def _mark_failed(session: Session, claim: Claim, outcome: EngineOutcome) -> None
         teachers.mark_failed(session, claim, code=outcome.code, message=outcome.message)
 
 
-def _explain(error: Exception) -> EngineOutcome:
-    """What ended the work, as a code and a sentence."""
+def _explain(error: Exception, again: str) -> EngineOutcome:
+    """What ended the work, as a code and a sentence; `again` says how it is tried again."""
     if is_disk_full(error):
-        return disk_full("The worker", str(error).splitlines()[0] if str(error) else "")
+        return disk_full("The worker", again, str(error).splitlines()[0] if str(error) else "")
     code, message = "internal_error", ""
     if isinstance(error, OutOfTime):
         code, message = "time_limit_exceeded", str(error)
@@ -292,11 +293,11 @@ def _explain(error: Exception) -> EngineOutcome:
     elif isinstance(error, StorageUnavailable):
         code, message = (
             "storage_unavailable",
-            f"{error}. Once the database and the object store answer again, post it again.",
+            f"{error}. Once the database and the object store answer again, {again}.",
         )
     else:
         message = (
-            f"The worker met an error of its own ({type(error).__name__}: {error}). Post it again; if that "
+            f"The worker met an error of its own ({type(error).__name__}: {error}). Please {again}; if that "
             "ends the same way, report it with the worker's log."
         )
     return EngineOutcome(EngineEnd.FAILED, code=code, message=message)

@@ -187,8 +187,8 @@ _LISTS: dict[JobStatus, Callable[[TakenBack], list[tuple[Kind, str]]]] = {
 }
 
 _JOB_ADVICE = (
-    "Most often the machine runs out of memory: lower training.batch_size or training.max_length, or give "
-    "the worker more memory, and post the job again. Otherwise the worker's log says why it died."
+    "Most often the machine runs out of memory: give the worker more memory and retry the job, or post it "
+    "again with a smaller training.batch_size or training.max_length. Otherwise the worker's log says why it died."
 )
 _DATASET_ADVICE = (
     "Most often the machine runs out of memory: upload a smaller file, or give the worker more memory. "

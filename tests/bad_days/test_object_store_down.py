@@ -95,7 +95,7 @@ class TestClaim:
             run_claim(claimed(), get_settings(), Shutdown(seconds=5.0))
         job = read_job(job_id)
         assert (job.status, job.error_code) == ("failed", "storage_unavailable")
-        for part in ("fetching teachers/tch_demo", "object store", "post it again"):
+        for part in ("fetching teachers/tch_demo", "object store", "POST /jobs/{id}/retry"):
             assert part in str(job.error_message)
         assert attempts_of(job_id) == [(1, "failed", "storage_unavailable")]
 

@@ -66,7 +66,9 @@ class TestDataset:
         change_settings(work_dir=tiny_disk)
         dataset_id = local_bench.add_dataset({"train.csv": CSV + b"again,no\n" * 10_000})
         work(local_bench)
-        assert local_bench.dataset(dataset_id).error_code == "disk_full"
+        row = local_bench.dataset(dataset_id)
+        assert row.error_code == "disk_full"
+        assert str(row.error_message).endswith("Then upload it again.")
 
     def test_worker_that_is_stopping_hands_it_back(self, local_bench: Bench) -> None:
         dataset_id = local_bench.add_dataset({"train.csv": CSV})

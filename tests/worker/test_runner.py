@@ -155,7 +155,8 @@ class TestFailedJob:
         local_bench.run("student")
         job = local_bench.job(job_id)
         assert (job.status, job.error_code) == ("failed", "disk_full")
-        assert "STILLHOUSE_WORK_DIR" in str(job.error_message)
+        for part in ("STILLHOUSE_WORK_DIR", "Then retry the job (POST /jobs/{id}/retry"):
+            assert part in str(job.error_message)
         assert list(tiny_disk.iterdir()) == []
 
     def test_input_whose_files_are_gone(self, local_bench: Bench) -> None:

@@ -93,10 +93,10 @@ def _explain(error: Exception) -> EngineError:
         where = getattr(error, "filename", None) or "the run folder"
         return DiskFull(
             f"the worker's disk has no room left while writing {where}: free space under STILLHOUSE_WORK_DIR or "
-            "give the worker a larger disk, then post the job again."
+            "give the worker a larger disk, then retry the job."
         )
     if "File too large" in text:  # safetensors reports a file-size limit as text only
-        return DiskFull("a file grew past the limit that the worker's system sets: raise it, then post the job again.")
+        return DiskFull("a file grew past the limit that the worker's system sets: raise it, then retry the job.")
     return EngineError(f"{type(error).__name__}: {text}")
 
 

@@ -45,7 +45,7 @@ class TestExit:
         assert engine.wait() == exit_codes.DISK_FULL
         last = events_of(folder)[-1]
         assert (last["type"], last["code"]) == ("failed", "disk_full")
-        assert "then post the job again" in last["message"]
+        assert "then retry the job" in last["message"]
 
     @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is part of util-linux")
     def test_a_full_disk_keeps_its_code_when_the_log_lies_on_it_too(self, tmp_path: Path) -> None:
