@@ -28,8 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="start the API and a worker on this machine; Ctrl-C stops both",
         description="Start the API and one worker on SQLite and a folder (STILLHOUSE_HOME, default ~/.stillhouse).",
     )
-    up.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
-    up.add_argument("--port", type=_port, help="port to listen on (default: 8000; 0 takes a free one)")
+    up.add_argument("--host", help="address to listen on (default: STILLHOUSE_HOST, else 127.0.0.1: this machine only)")
+    up.add_argument("--port", type=_port, help="port to listen on (default: STILLHOUSE_PORT, else 8000; 0: a free one)")
     up.set_defaults(run=_up)
 
     demo = commands.add_parser(
@@ -38,7 +38,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Distil a real model through the HTTP API. Starts `stillhouse up` when no server answers.",
     )
     demo.add_argument("--url", help="address of a running Stillhouse (default: the one on this machine)")
-    demo.add_argument("--port", type=_port, help="port of the one on this machine (default: 8000)")
+    demo.add_argument(
+        "--port", type=_port, help="its port, where it is on this machine (default: that of `stillhouse up`)"
+    )
     demo.add_argument("--output", type=Path, help="folder for the student (default: demo/ in STILLHOUSE_HOME)")
     demo.set_defaults(run=_demo)
 

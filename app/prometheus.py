@@ -134,7 +134,7 @@ LEASE_RENEWALS_FAILED = Counter(
 )
 ENGINE_EXITS = Counter(
     "stillhouse_engine_exits_total",
-    "Ends of the engine, by its exit code or the signal that killed it.",
+    "Ends of the engine, by its exit code, why its worker killed it, or the signal that did.",
     ["exit"],
     registry=_worker,
 )
@@ -202,7 +202,10 @@ _ZEROS: Final[dict[Service, tuple[_Zero, ...]]] = {
     "worker": (
         *((WORK_ENDED, ("job", outcome)) for outcome in ("succeeded", "failed", "cancelled")),
         *((WORK_ENDED, (kind, outcome)) for kind in ("dataset", "teacher") for outcome in ("ready", "failed")),
-        *((ENGINE_EXITS, (end,)) for end in ("0", "SIGABRT", "SIGBUS", "SIGKILL", "SIGSEGV")),
+        *(
+            (ENGINE_EXITS, (end,))
+            for end in ("0", "over_memory", "stop_timed_out", "told_to", "SIGABRT", "SIGBUS", "SIGKILL", "SIGSEGV")
+        ),
         *((LEASES_LOST, (kind,)) for kind in _KINDS),
         *_WAKES,
     ),

@@ -7,6 +7,7 @@ broker that is down costs seconds of delay and no request: `wake` logs it and re
 """
 
 import os
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "enable_utc": True,
     }
+    if settings.broker_url.startswith("rediss://"):
+        # kombu asks for no certificate unless it is told to. What the URL says of ssl_* goes before this.
+        config["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     folder = settings.queue_dir
     if folder is not None:
         config["broker_url"] = f"{folder_queue.SCHEME}://"

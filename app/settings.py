@@ -107,7 +107,7 @@ class Settings(BaseSettings):
             return []
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
-    @field_validator("otlp_endpoint", "allowed_hosts", mode="before")
+    @field_validator("otlp_endpoint", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _none_is_empty(cls, value: object) -> object:
         return "" if value is None else value

@@ -52,6 +52,8 @@ class EngineProcess:
         self._memory = GroupMemory(process.pid)
         self._memory_used_bytes = 0
         self._is_over_memory = False
+        # Why we killed it; empty where somebody else did, or nobody.
+        self._kill_reason = ""
         self._kill_at = float("inf")
         self._lock = threading.Lock()
         # From then on its number may be another's.
@@ -106,10 +108,11 @@ class EngineProcess:
                 # The engine alone: it needs its helpers until its checkpoint is written.
                 os.kill(self.pid, signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End it and everything it started, now. Callable from any thread, more than once."""
+    def kill(self, reason: str = "told_to") -> None:
+        """End it and all that it started, now. Callable from any thread, more than once: the first `reason` counts."""
         with self._lock:
             if not self._is_reaped:
+                self._kill_reason = self._kill_reason or reason
                 _kill_group(self.pid)
 
     def outcome(self, last_event: Mapping[str, Any] | None) -> EngineOutcome:
@@ -136,10 +139,10 @@ class EngineProcess:
                 if self._exceeds_memory():
                     log.warning("engine_over_its_memory_limit", used_bytes=self._memory_used_bytes)
                     self._is_over_memory = True
-                    self.kill()
+                    self.kill("over_memory")
                 elif time.monotonic() >= self._kill_at:
                     log.warning("engine_stop_timed_out", pid=self.pid)
-                    self.kill()
+                    self.kill("stop_timed_out")
         finally:
             with self._lock:
                 # Children that outlived the leader go with it. It is not reaped yet, so its number cannot
@@ -158,6 +161,8 @@ class EngineProcess:
         if self._process.stdin is not None:
             self._process.stdin.close()
         end = describe_exit(self._process.returncode)
+        if self._process.returncode == -signal.SIGKILL and self._kill_reason:
+            end = self._kill_reason
         ENGINE_EXITS.labels(end).inc()
         ENGINE_MEMORY_BYTES.set(0)
         ENGINE_MEMORY_LIMIT_BYTES.set(0)

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import write_session
 from app.domain.jobs import JobStatus
+from app.errors import LeaseLost
 from app.repositories import artifacts, datasets, jobs, teachers
 from app.settings import Settings
 from app.storage import keys
@@ -34,7 +35,8 @@ def apply(settings: Settings, change: Change) -> None:
 
 
 def run_import(work: Work) -> None:
-    """Prepare the claimed dataset or teacher; raises PreparationFailed with what is wrong with it."""
+    """Prepare the claimed dataset or teacher; raises PreparationFailed with what is wrong with it, LeaseLost where it
+    was deleted."""
     if work.claim.kind == "dataset":
         run_dataset(work)
     else:
@@ -46,7 +48,7 @@ def run_dataset(work: Work) -> None:
     claim = work.claim
     row = work.read(lambda session: datasets.get(session, claim.id))
     if row is None:
-        return
+        raise LeaseLost(claim.kind, claim.id, claim.run_token)
     uploads = []
     for upload in row.uploads:
         path = work.folder / f"upload-{upload['split']}"
@@ -93,7 +95,7 @@ def run_teacher(work: Work) -> None:
     claim = work.claim
     row = work.read(lambda session: teachers.get(session, claim.id))
     if row is None:
-        return
+        raise LeaseLost(claim.kind, claim.id, claim.run_token)
     folder = work.folder / "teacher"
     _bring(work, row.source, folder)
     prepared = describe_teacher(folder)

@@ -10,6 +10,7 @@ import structlog
 
 from app.db.models import Dataset, Job, Teacher
 from app.domain.imports import ImportStatus
+from app.errors import LeaseLost
 from app.repositories import checkpoints, datasets, jobs, teachers
 from app.settings import Settings
 from worker import cache_store
@@ -37,7 +38,8 @@ class InputMissing(Exception):
 
 
 def materialise(work: Work) -> dict[str, Any]:
-    """Fill the run folder; returns the parsed job.json. Raises InputMissing, or InvalidJob from the engine's side."""
+    """Fill the run folder; returns the parsed job.json. Raises InputMissing, LeaseLost where the job was deleted, or
+    InvalidJob from the engine's side."""
     job, teacher, dataset = _load_rows(work)
     _fetch(work, teacher, f"teacher {teacher.id}", work.folder / "teacher")
     _fetch(work, dataset, f"dataset {dataset.id}", work.folder / "dataset")
@@ -74,7 +76,7 @@ def _complete(method: dict[str, Any]) -> dict[str, Any]:
 def _load_rows(work: Work) -> tuple[Job, Teacher, Dataset]:
     job = work.read(lambda session: jobs.get(session, work.claim.id))
     if job is None:
-        raise InputMissing(f"job {work.claim.id} is gone")
+        raise LeaseLost(work.claim.kind, work.claim.id, work.claim.run_token)
     teacher = work.read(lambda session: teachers.get(session, job.teacher_id))
     if teacher is None or teacher.status != ImportStatus.READY:
         raise InputMissing(_not_ready("teacher", job.teacher_id, teacher))

@@ -55,7 +55,7 @@ class Observation:
         now = time.time() if at is None else at
         self._leave(now)
         self._phase, self._phase_began = phase, now
-        self._phase_span = tracing.begin(phase, at=now, attributes={"stillhouse.round": round or None})
+        self._phase_span = tracing.begin(phase, at=now, attributes={"stillhouse.round": round})
 
     def device_memory(self, device: str, *, peak_bytes: int, total_bytes: int) -> None:
         DEVICE_MEMORY_BYTES.labels(device).set(peak_bytes)

@@ -100,7 +100,7 @@ def _phase(job: Json) -> str:
     if job["status"] != "running":
         return str(job["status"])
     phase = str(job["phase"] or "starting").replace("_", " ")
-    if not (job["round"] and job["rounds"]):
+    if job["round"] is None:
         return phase
     # The teacher is tuned in passes over the rows; a student is trained in the rounds of its method.
     unit = "epoch" if job["phase"] == "teacher_tuning" else "round"

@@ -269,11 +269,11 @@ class JobRead(ResponseModel):
                 "terminal": False,
                 "phase": "training",
                 "round": 2,
-                "rounds": 4,
+                "rounds": 5,
                 "progress": 0.55,
                 "eta_seconds": 61.5,
                 "attempt": 1,
-                "metrics": {"student/train_loss": 0.41, "student/validation_accuracy": 0.93},
+                "metrics": {"loss": 0.38, "student/train_loss": 0.41, "student/validation_accuracy": 0.93},
                 "error": None,
                 "teacher": "tch_demo",
                 "dataset": "dts_demo",
@@ -309,14 +309,20 @@ class JobRead(ResponseModel):
         "`POST /jobs/{job_id}/retry` leads out of it."
     )
     phase: str | None = Field(description="What a running job is doing now.", examples=["training"])
-    round: int | None = Field(description="The round of the method that is running, from 1.")
-    rounds: int | None = Field(description="How many rounds there are.")
+    round: int | None = Field(
+        description="The round that is running, from 1: an epoch, or in a method of rounds the warm-up or one of "
+        "them. Null in a phase without rounds."
+    )
+    rounds: int | None = Field(description="How many there are in this phase, the warm-up among them.")
     progress: float = Field(description="Share of the whole job that is done, 0 to 1.")
     eta_seconds: float | None = Field(description="Estimated time left, in seconds.")
     attempt: int = Field(
         description="How often a worker has taken the job; `GET /jobs/{job_id}/attempts` says how each ended."
     )
-    metrics: dict[str, Any] = Field(description="The last value of each series.")
+    metrics: dict[str, Any] = Field(
+        description="The last value of each series that `GET /jobs/{job_id}/metrics` has, and `loss`, that of the "
+        "newest steps."
+    )
     error: JobError | None = Field(description="Why a failed job failed.")
     teacher: str
     dataset: str

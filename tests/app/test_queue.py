@@ -1,6 +1,7 @@
 """Hints through a folder and through a real Redis, and what happens when nobody answers."""
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,21 @@ def take_messages() -> list[Any]:
         while (message := channel.basic_get(QUEUE, no_ack=True)) is not None:
             taken.append(message)
     return taken
+
+
+@pytest.mark.parametrize(
+    ("url", "verification"),
+    [
+        ("rediss://:word@redis/0", ssl.CERT_REQUIRED),
+        ("rediss://:word@redis/0?ssl_cert_reqs=none", ssl.CERT_NONE),
+    ],
+)
+def test_over_tls_the_certificate_is_checked_unless_the_url_says_otherwise(
+    url: str, verification: ssl.VerifyMode, change_settings: ChangeSettings
+) -> None:
+    """Harm: whoever is on the way to Redis can take its place, and is told its password."""
+    change_settings(broker_url=url)
+    assert queue._client(get_settings()).connection_for_write().ssl["ssl_cert_reqs"] == verification
 
 
 class TestWake:

@@ -57,6 +57,8 @@ class TestSettings:
         for name in ("otlp_endpoint", "teacher_dirs", "allowed_hosts", "hub_token", "metrics_port"):
             monkeypatch.setenv(f"STILLHOUSE_{name.upper()}", "none")
         assert Settings() == plain
+        monkeypatch.setenv("STILLHOUSE_TRUSTED_PROXIES", "none")
+        assert Settings().trusted_proxies == ""
         assert not home.exists()
 
     @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -12,10 +12,12 @@ from structlog.testing import capture_logs
 from app import prometheus
 from app.db.models import Job
 from app.db.session import write_session
-from app.repositories import jobs
+from app.repositories import datasets, jobs
+from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import claimed
 from tests.worker.conftest import Bench, wait_for
+from worker.runner import run_claim
 
 RULES = Path(__file__).parents[2] / "k8s" / "alerts" / "prometheus-rules.yaml"
 ATTEMPTS = "stillhouse_attempt_duration_seconds_count"
@@ -81,7 +83,31 @@ class TestAttempt:
             jobs.request_cancel(session, job_id)
         stop(thread)
         assert since(ATTEMPTS, kind="job", outcome="cancelled") == 1
+        # Harm: an alert on engines that somebody kills goes off when users cancel their jobs.
+        assert since("stillhouse_engine_exits_total", exit="told_to") == 1
+        assert since("stillhouse_engine_exits_total", exit="SIGKILL") == 0
         assert since("stillhouse_work_ended_total", kind="job", outcome="cancelled") == 1
+
+    def test_whose_engine_needs_too_much_memory(
+        self, local_bench: Bench, since: Callable[..., float], change_settings: ChangeSettings
+    ) -> None:
+        change_settings(engine_memory_limit_bytes=300 * 1024**2)
+        local_bench.add_job()
+        local_bench.run("greedy")
+        assert since("stillhouse_engine_exits_total", exit="over_memory") == 1
+        assert since("stillhouse_engine_exits_total", exit="SIGKILL") == 0
+
+    def test_whose_dataset_was_deleted_while_it_waited_is_lost(
+        self, local_bench: Bench, since: Callable[..., float]
+    ) -> None:
+        """Harm: it counts as a dataset that is ready, and there is none."""
+        dataset_id = local_bench.add_dataset({"train.csv": b"text,label\na,x\nb,y\n"})
+        claim = claimed()
+        with write_session() as session:
+            datasets.remove(session, dataset_id)
+        run_claim(claim, local_bench.settings, local_bench.shutdown)
+        assert since(ATTEMPTS, kind="dataset", outcome="lost") == 1
+        assert since(ATTEMPTS, kind="dataset", outcome="succeeded") == 0
 
     def test_that_is_paused(self, local_bench: Bench, since: Callable[..., float]) -> None:
         job_id = local_bench.add_job()

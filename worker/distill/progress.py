@@ -33,16 +33,16 @@ class Progress:
         self._started = time.monotonic()
         self._last_report = 0.0
         self._phase = "preparing"
-        self._round = 0
-        self._rounds = 0
+        self._round: int | None = None
+        self._rounds: int | None = None
         self._loss: float | None = None
 
     def plan(self, part: str, work: float) -> None:
         """Set what `part` will cost in all."""
         self._planned[part] = work
 
-    def enter(self, phase: str, round: int = 0, rounds: int = 0) -> None:
-        """Name what the run does now; `round` of `rounds` counts from 1 where there are rounds."""
+    def enter(self, phase: str, round: int | None = None, rounds: int | None = None) -> None:
+        """Name what the run does now; `round` of `rounds` counts from 1, and is None where there are no rounds."""
         self._phase, self._round, self._rounds, self._loss = phase, round, rounds, None
         self._events.emit("phase", phase=phase, round=round, rounds=rounds)
         self.report(force=True)

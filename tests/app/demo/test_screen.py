@@ -77,7 +77,7 @@ class TestJobView:
 
     def test_leaves_out_the_loss_of_an_earlier_phase(self, console: Console) -> None:
         with JobView(console) as view:
-            view.show(job(phase="projection", round=0, rounds=0))
+            view.show(job(phase="projection", round=None, rounds=None))
         assert "loss" not in printed(console)
 
 

@@ -71,6 +71,9 @@ class TestWholeRuns:
         steps = [after - before for before, after, *_ in shares_at_rounds(folder)]
         assert len(steps) == 3
         assert steps == pytest.approx([steps[0]] * 3)
+        # Harm: a client that divides the one by the other, in a phase that has no rounds.
+        rounds = {(event["round"], event["rounds"]) for event in events_of(folder, "phase")}
+        assert rounds == {(None, None), (1, 3), (2, 3), (3, 3)}
 
     def test_it_advances_while_the_models_are_asked(self, tmp_path: Path, run_engine: Runner) -> None:
         """Harm: minutes of labelling in which a job looks stuck."""
