@@ -36,6 +36,8 @@ _UMAP_EPOCHS = 200
 _FIT_ROWS_AT_MOST = 20_000
 _PLACING_NEIGHBORS = 5
 _CHUNK_ROWS = 16_384
+# One thread, of OpenBLAS too: a map that is fitted again after a resume on other cores is the same to the bit.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ProjectionFit:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+                env=os.environ | dict.fromkeys(_THREAD_VARIABLES, "1"),
             )
 
     def result(self, check_stop: Callable[[], None]) -> np.ndarray:

@@ -98,6 +98,8 @@ class MethodParameters(RequestModel):
     needs_teacher: ClassVar[bool] = True
     # It trains by plain distillation, by parameters of its own, where no other method says by what.
     has_default_objective: ClassVar[bool] = False
+    # It makes rows that the dataset does not have.
+    makes_rows: ClassVar[bool] = False
     # Parameters that a baseline of it never takes over from the job's method: they follow from others of its own.
     of_its_own: ClassVar[frozenset[str]] = frozenset()
     # Methods that it cannot be combined with, beyond what their kinds forbid, and why.

@@ -22,7 +22,12 @@ class Llkd(MethodParameters):
     )
 
     type: Literal["llkd"] = "llkd"
-    momentum: float = Field(default=0.99, ge=0, lt=1, description="Of the moving averages that are the thresholds.")
+    momentum: float = Field(
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="Of the moving averages that are the thresholds; a class's moves with each batch that has it.",
+    )
     least_share: float = Field(
         default=0.1,
         ge=0,
@@ -31,5 +36,5 @@ class Llkd(MethodParameters):
         "nothing is learnt from them.",
     )
     gated: Literal["all", "synthetic"] = Field(
-        default="all", description="`synthetic`: with `sage`, real rows count whatever they are."
+        default="all", description="`synthetic`: real rows count whatever they are; with `sage` or `random_anchors`."
     )

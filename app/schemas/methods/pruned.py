@@ -1,6 +1,6 @@
 """Distillation on pruned data."""
 
-from typing import Any, Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,11 +35,9 @@ class Pruned(MethodParameters):
         "the fraction: 1 at a tenth and less, 0.5 at all rows, on a straight line between them.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_fraction(cls, data: Any) -> Any:
-        fraction = data.get("fraction") if isinstance(data, dict) else None
-        if isinstance(fraction, int | float):
-            rule = 1 - 0.5 * (fraction - 0.1) / 0.9
-            return {"alpha": round(min(1.0, max(0.5, rule)), 3)} | data
-        return data
+    @model_validator(mode="after")
+    def _follow_fraction(self) -> Self:
+        if "alpha" not in self.model_fields_set:
+            self.alpha = round(min(1.0, 1 - 0.5 * (self.fraction - 0.1) / 0.9), 3)
+            self.model_fields_set.discard("alpha")  # nobody said it: no baseline takes it over
+        return self

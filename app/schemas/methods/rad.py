@@ -28,5 +28,6 @@ class Rad(MethodParameters):
         default=None,
         ge=0,
         lt=1,
-        description="Share of rows on which the teacher is taken to be wrong; null: as on the validation rows.",
+        description="Share of rows on which the teacher is taken to be wrong; null: as on the validation rows. Less "
+        "than 0.05 counts as that: no row is drawn over and over.",
     )

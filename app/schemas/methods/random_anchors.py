@@ -21,6 +21,7 @@ class RandomAnchors(MethodParameters):
 
     later_fields = frozenset({"lift"})
     kind = "rows"
+    makes_rows = True
     has_default_objective = True
     refuses = {"rad": "anchors that are led are not random"}  # noqa: RUF012 - a ClassVar of the base
     title = "Random anchors"

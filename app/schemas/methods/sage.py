@@ -25,6 +25,7 @@ class Sage(MethodParameters):
 
     later_fields = frozenset({"scored_rows", "lift", "candidates", "targeting"})
     kind = "rows"
+    makes_rows = True
     has_default_objective = True
     title = "SAGE"
     summary = (

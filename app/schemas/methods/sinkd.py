@@ -17,8 +17,8 @@ class Sinkd(MethodParameters):
         "without a partner in the other batch costs."
     )
     source = (
-        "Cui and others: Sinkhorn Distance Minimization for Knowledge Distillation, 2024 (arXiv:2402.17110); constants "
-        "as in the authors' code, and a debiased form of this project's own."
+        "Cui and others: Sinkhorn Distance Minimization for Knowledge Distillation, 2024 (arXiv:2402.17110); "
+        "temperature, entropy and iterations as in the authors' code, a debiased form of this project's own."
     )
 
     type: Literal["sinkd"] = "sinkd"
@@ -26,7 +26,8 @@ class Sinkd(MethodParameters):
         default=0.0256,
         ge=0,
         le=1e6,
-        description="Of the distance, a mean over the batch's rows. The authors weigh the sum over 32 rows by 0.0008.",
+        description="Of the distance, a mean over the batch's rows. The authors weigh the sum over 32 rows by 0.0008, "
+        "beside a divergence without temperature²: against `kd` at its default temperature 0.1024 is their ratio.",
     )
     temperature: Temperature = 2.0
     epsilon: float = Field(default=0.1, ge=1e-4, le=100, description="Weight of the plan's entropy; small is sharp.")

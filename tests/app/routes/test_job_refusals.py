@@ -55,6 +55,13 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str | None, list[str]]] = [
         "combine[0].warmup_epochs",
         ["'oversample'", "4.0", "raise training.epochs"],
     ),
+    ({"method": {"type": "pruned", "fraction": 10**400}}, "wrong_type", "method.fraction", ["401 characters"]),
+    (
+        {"method": {"type": "kd"}, "combine": [{"type": "llkd", "gated": "synthetic"}]},
+        "gate_without_rows",
+        "combine[0].gated",
+        ["'sage'", "'random_anchors'"],
+    ),
     ({"combine": [{"type": "taid", "alpha": 2}]}, "out_of_range", "combine[0].alpha", ["is 2", "at most 1"]),
     ({"combine": [{"type": "taid", "alhpa": 1}]}, "unknown_field", "combine[0].alhpa", ["Did you mean 'alpha'"]),
     ({"combine": [{"type": "opdf"}, {"type": "tiad"}]}, "unknown_method", "combine[1].type", ['"tiad"', "'taid'"]),

@@ -83,6 +83,20 @@ class TestSpec:
         (pruned,) = job(method={"type": "sage", "alpha": 0.9}, baselines=["pruned"]).spec()["baselines"]
         assert (pruned["fraction"], pruned["alpha"]) == (0.5, 0.778)
 
+    def test_nor_is_it_by_other_methods(self) -> None:
+        """Harm: "plain distillation" without its labels, since the pruned rows' teacher counts alone."""
+        pruned = {"type": "pruned", "fraction": 0.1}
+        spec = job(method=pruned, baselines=["kd", "sage"]).spec()
+        assert spec["method"]["alpha"] == 1.0
+        assert [baseline["alpha"] for baseline in spec["baselines"]] == [0.9, 0.9]
+        spec = job(method=pruned | {"alpha": 0.7}, baselines=["kd"]).spec()
+        assert (spec["method"]["alpha"], spec["baselines"][0]["alpha"]) == (0.7, 0.7)
+
+    def test_plain_distillation_is_what_the_job_adds_to_it(self) -> None:
+        """Harm: a comparison with plain distillation at another temperature than the job's own has."""
+        spec = job(method={"type": "sinkd", "temperature": 4.0}, baselines=["kd"]).spec()
+        assert spec["baselines"] == spec["combine"] == [{"type": "kd", "temperature": 2.0, "alpha": 0.9}]
+
     def test_gives_baselines_the_parameters_of_the_same_name(self) -> None:
         method = {"type": "sage", "temperature": 5.0, "alpha": 0.5, "neighbors": 4, "synthetic_ratio": 2.0}
         kd, control = job(method=method, baselines=["kd", "random_anchors"]).spec()["baselines"]

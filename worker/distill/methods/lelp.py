@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from threadpoolctl import threadpool_limits
 
 from worker.distill.batches import Predictions
 from worker.distill.errors import InvalidJob
@@ -102,6 +103,7 @@ class Subclasses(Objective):
         return along.unflatten(1, (-1, self.own.subclasses))
 
 
+@threadpool_limits.wrap(limits=1)  # computed again at a resume, on any number of cores, and the same to the bit
 def subclass_projection(
     features: np.ndarray, classes: np.ndarray, classifier: np.ndarray, subclasses: int
 ) -> Projection:

@@ -27,9 +27,10 @@ class Llkd(Method):
 class SureTeacherUnsureStudent(Gate):
     """A row counts where the teacher's confidence and the student's entropy both reach what is usual for its class.
 
-    Its class is the teacher's first choice; what is usual, a moving average over the steps. Where a batch keeps less
-    than `least_share` of its rows, those with the greatest product of both fill it up. Kept rows count alike, and a
-    batch as much as ever; one of which no row is kept, as there may be without a least share, costs nothing.
+    Its class is the teacher's first choice; what is usual, a moving average over the batches that have the class.
+    Where a batch keeps less than `least_share` of its rows, those with the greatest product of both fill it up. Kept
+    rows count alike, and a batch as much as ever; one of which no row is kept, as there may be without a least share,
+    costs nothing.
     """
 
     def __init__(self, parameters: Llkd) -> None:

@@ -17,6 +17,9 @@ from worker.distill.strategies.base import StrategyContext
 from worker.distill.strategies.guides import Guide
 
 _LEAST_GAIN = 1e-6
+# Of no mistakes the row of greatest gain is drawn alone, of few a handful; what a few hundred rows of validation say of
+# a teacher that makes hardly any is not worth that.
+_LEAST_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class RobustMargins(Guide):
         neighbors: int,  # noqa: ARG002 - the guide's
         context: StrategyContext,
     ) -> tuple[Region, float | None]:
-        error = context.teacher_error if self.teacher_error is None else self.teacher_error
+        error = max(context.teacher_error if self.teacher_error is None else self.teacher_error, _LEAST_ERROR)
         gains = context.score(Gain(), scored)
         return robust_region(gains, scored, min(len(scored) - 1, math.ceil(error * len(scored)))), None
 

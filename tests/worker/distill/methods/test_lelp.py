@@ -1,14 +1,16 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.worker.distill.methods.answers import some_answers
 from worker.distill.batches import Predictions
 from worker.distill.errors import InvalidJob
-from worker.distill.methods.lelp import Lelp, Subclasses, subclass_projection
+from worker.distill.methods.lelp import Lelp, Subclasses, _principal_directions, subclass_projection
 from worker.distill.objectives import Answers, Combined, KnowledgeDistillation
 
 CLASSES, WIDTH, SUBCLASSES = 3, 12, 4
@@ -62,6 +64,20 @@ class TestSubclassProjection:
                 found.directions[part] - found.directions[part] @ principal[:SUBCLASSES].T @ principal[:SUBCLASSES]
             )
             assert np.abs(outside).max() < 1e-4
+
+    def test_is_computed_by_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: other bits where a run goes on on a machine of other cores, under the name of an exact resume."""
+        threads: list[int] = []
+
+        def principal_directions(*given: Any) -> Any:
+            threads.extend(library["num_threads"] for library in threadpool_info())
+            return _principal_directions(*given)
+
+        monkeypatch.setattr("worker.distill.methods.lelp._principal_directions", principal_directions)
+        with threadpool_limits(2):
+            begun(a_teacher())
+        assert threads
+        assert set(threads) == {1}
 
     def test_of_many_rows_and_of_few_is_the_same_computation(self) -> None:
         """The two ways to the principal directions: by the rows, and by their covariance."""

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,3 +71,11 @@ class TestRobustMargins:
         # The rows that are bad for the student are those of the greatest gain here.
         assert np.isin(plan.synthetic.anchors, WEAK).mean() > 0.8
         assert "high_loss_mass" not in plan.facts
+
+    @pytest.mark.parametrize("error", [0.0, None])
+    def test_of_a_teacher_without_mistakes_draw_many_rows(self, error: float | None) -> None:
+        """Harm: a third of every round is one and the same row."""
+        strategy = strategy_of("oversample")
+        strategy.guide = RobustMargins(error)
+        plan = strategy.plan_round(1, 90, 0, replace(context(), teacher_error=0.0))
+        assert np.unique(plan.rows, return_counts=True)[1].max() < 10
