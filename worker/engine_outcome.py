@@ -22,7 +22,9 @@ _MORE_DISK = (
 # How a job is tried again whose parameters are not to blame.
 RETRY = "retry the job (POST /jobs/{id}/retry goes on from its last checkpoint)"
 _OUT_OF_MEMORY = re.compile(
-    r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|can't allocate memory", re.MULTILINE
+    r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
+    r"|can't allocate memory",
+    re.MULTILINE,
 )
 
 

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 
 from worker.distill import exit_codes
-from worker.distill.errors import DiskFull, EngineError, OutOfMemory, Stopped
+from worker.distill.errors import DiskFull, EngineError, OutOfMemory, Stopped, is_out_of_memory
 from worker.distill.events import EVENTS_FILE, EventLog
 from worker.distill.parent import die_with_parent
 
@@ -84,7 +84,7 @@ def _explain(error: Exception) -> EngineError:
     text = str(error)
     if isinstance(error, EngineError):
         return error
-    if _is_out_of_memory(error, text):
+    if is_out_of_memory(error):
         return OutOfMemory(
             f"memory ran out ({text.splitlines()[0] if text else 'allocation failed'}): lower "
             "training.batch_size or training.max_length, or run on a larger worker."
@@ -98,12 +98,6 @@ def _explain(error: Exception) -> EngineError:
     if "File too large" in text:  # safetensors reports a file-size limit as text only
         return DiskFull("a file grew past the limit that the worker's system sets: raise it, then retry the job.")
     return EngineError(f"{type(error).__name__}: {text}")
-
-
-def _is_out_of_memory(error: Exception, text: str) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in text
 
 
 if __name__ == "__main__":

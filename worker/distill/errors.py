@@ -1,5 +1,7 @@
 """Failures the engine can explain. The code goes to the job's row, the message to a person."""
 
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
 
 class EngineError(Exception):
     """A failure with a code of its own; the message names the value and the way out."""
@@ -33,6 +35,13 @@ class TeacherNotFinite(EngineError):
 
 class VectorInterfaceMismatch(EngineError):
     code = "vector_interface_mismatch"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or a device had no memory left: torch and CUDA's libraries say so in ways of their own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class Stopped(Exception):

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from worker.distill.network import Network
 from worker.distill.networks import build_network
 from worker.distill.packed import cuda_network
 from worker.distill.packed.cuda_network import CudaNetwork
+from worker.distill.packed.graphs import TrainingGraph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -78,6 +80,44 @@ class TestGraphs:
         assert found[0][0][-4:] < found[0][0][:4], "what does not learn says nothing of its gradients"
         differing = [name for name, value in found[0][1].items() if not torch.equal(value, found[1][1][name])]
         assert not differing
+
+
+class TestMemory:
+    """Graphs are given up where they would cost a job that fits without them."""
+
+    @pytest.mark.parametrize("fails_at", [1, 3])
+    def test_that_a_recording_does_not_get(
+        self, fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=True)
+        plain = losses_of(model, dataset, compute, monkeypatch, recorded_at=10**9)
+        recorded: list[int] = []
+
+        class Failing(TrainingGraph):
+            def __init__(self, *given: Any) -> None:
+                super().__init__(*given)
+                recorded.append(len(recorded) + 1)
+                if recorded[-1] == fails_at:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(cuda_network, "TrainingGraph", Failing)
+        assert losses_of(model, dataset, compute, monkeypatch, recorded_at=2) == plain
+        assert len(recorded) == fails_at, "it goes on without"
+
+    def test_that_would_not_do_for_a_shape_without_a_graph(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, dataset, compute = load(tmp_path, "bert", has_pairs=True)
+        plain = losses_of(model, dataset, compute, monkeypatch, recorded_at=10**9)
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (0, 2**34))
+        assert losses_of(model, dataset, compute, monkeypatch, recorded_at=2) == plain
+
+
+def losses_of(
+    model: torch.nn.Module, dataset: Dataset, compute: Compute, monkeypatch: pytest.MonkeyPatch, *, recorded_at: int
+) -> list[float]:
+    monkeypatch.setattr(cuda_network, "_RECORDED_AT_MEETING", recorded_at)
+    return train(build_network(copy.deepcopy(model), compute), dataset, compute, trains_words=True)
 
 
 class TestFlashAttention:

@@ -72,6 +72,19 @@ class TestExplain:
         assert explained.code == "out_of_memory"
         assert "training.batch_size" in str(explained)
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ],
+    )
+    def test_so_is_a_device_that_others_have_filled(self, said: str) -> None:
+        from worker.distill.__main__ import _explain
+
+        assert _explain(RuntimeError(said)).code == "out_of_memory"
+        assert _explain(RuntimeError("CUDA error: misaligned address")).code == "internal_error"
+
     @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="/dev/full is Linux's")
     def test_no_space_left_is_disk_full(self) -> None:
         from worker.distill.__main__ import _explain

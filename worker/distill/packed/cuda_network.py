@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from worker.distill.batches import Batch
+from worker.distill.errors import is_out_of_memory
 from worker.distill.network import Outputs
 from worker.distill.optimizer import Tensors
 from worker.distill.packed.cuda_step import CudaStep
@@ -100,21 +101,41 @@ class CudaNetwork(PackedNetwork):
         self.weights.make_room_for_gradients()
         torch.cuda.empty_cache()
         held = torch.cuda.memory_reserved(self._device)
+        graph = self._recorded(tokens)
+        taken = torch.cuda.memory_reserved(self._device) - held
+        if graph is None or torch.cuda.mem_get_info(self._device)[0] < taken:
+            # What a graph holds serves graphs alone: the pass of a shape that has none needs as much again.
+            del graph
+            self._do_without_graphs()
+            return None
+        self._room -= taken
+        self._graphs[shape] = graph
+        return graph
+
+    def _recorded(self, tokens: Tokens) -> TrainingGraph | None:
+        """The graph of a batch of this shape; None where the memory does not suffice."""
 
         def compute(inputs: Inputs) -> tuple[Tensor, Tensor]:
             outputs = self._compute(_with_inputs(tokens, inputs), self._masks)
             return outputs.logits, outputs.features
 
         try:
-            self._graphs[shape] = TrainingGraph(
+            return TrainingGraph(
                 self._recorder, compute, _inputs(tokens), self.weights.leaves, self.weights.put_gradients
             )
-        except torch.cuda.OutOfMemoryError:  # without a graph a step needs less, and has this all to itself
-            self._room = 0.0
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _do_without_graphs(self) -> None:
+        """From here on, but for the step's own, which holds next to nothing: it is recorded anew, since memory that a
+        failed recording took is given back only when nothing that shares it is left."""
+        self._forget_graphs()
+        self._room = 0.0
+        if self._step is not None:
+            self._step.record_with(self._recorder)
             torch.cuda.empty_cache()
-            return None
-        self._room -= torch.cuda.memory_reserved(self._device) - held
-        return self._graphs[shape]
 
     def _forget_graphs(self) -> None:
         self._recorder = Recorder()

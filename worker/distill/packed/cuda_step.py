@@ -26,6 +26,10 @@ class CudaStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._has_run = False
 
+    def record_with(self, recorder: Recorder) -> None:
+        """Forget what was recorded; the next step is recorded there."""
+        self._recorder, self._graph = recorder, None
+
     def __call__(self, learning_rate: float, words: WordVectors | None) -> None:
         self._rate.fill_(learning_rate)
         if words is not None:
