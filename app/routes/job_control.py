@@ -52,7 +52,7 @@ def resume_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     "/retry",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Try a failed or cancelled job again",
-    responses=error_responses(400, 404, 409, 413, 415, 422),
+    responses=error_responses(400, 404, 408, 409, 413, 415, 422),
 )
 def retry_job(job_id: JobId, settings: SettingsDep, body: Annotated[JobRetry | None, Body()] = None) -> JobRead:
     """The same job waits for a worker once more. A failed one goes on from its last checkpoint, if it has one; a

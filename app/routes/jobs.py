@@ -36,7 +36,7 @@ JobReaderDep = Annotated[JobReader, Depends(get_job_reader)]
     responses={
         200: {"model": JobRead, "description": "The job that this Idempotency-Key has made before"},
         202: {"description": "A new job, queued"},
-        **error_responses(400, 404, 409, 413, 415, 422),
+        **error_responses(400, 404, 408, 409, 413, 415, 422, of="new job"),
     },
 )
 def create_job(
