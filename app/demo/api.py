@@ -33,12 +33,13 @@ class Api:
     ) -> None:
         self.http.close()
 
-    def is_ready(self) -> bool:
-        """Whether a server answers and reaches its database, queue and storage."""
+    def what_is_missing(self) -> str | None:
+        """What keeps the server that answers from its work, empty where it is ready; None where none answers."""
         try:
-            return self.http.get("/readyz", timeout=5.0).status_code == httpx.codes.OK
+            response = self.http.get("/readyz", timeout=5.0)
         except httpx.TransportError:
-            return False
+            return None
+        return "" if response.is_success else str(_error_of(response))
 
     def get(self, path: str) -> Json:
         return self._checked(lambda: self.http.get(path))

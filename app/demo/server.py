@@ -32,9 +32,14 @@ class StartedServer:
 
 
 def answers(address: str) -> bool:
-    """Whether a Stillhouse server answers at this address."""
+    """Whether a Stillhouse server answers at this address and is ready."""
+    return what_is_missing(address) == ""
+
+
+def what_is_missing(address: str) -> str | None:
+    """What keeps the server at this address from its work, empty where it is ready; None where none answers."""
     with Api(address) as api:
-        return api.is_ready()
+        return api.what_is_missing()
 
 
 def is_free(port: int) -> bool:

@@ -18,7 +18,7 @@ from app.demo.classify import classify
 from app.demo.download import download, unpack, verify
 from app.demo.materials import Materials, shipped
 from app.demo.screen import JobView, done, make_console, results_table, step
-from app.demo.server import StartedServer, answers, is_free, start
+from app.demo.server import StartedServer, is_free, start, what_is_missing
 from app.home_lock import running_address
 from app.settings import Settings, get_settings
 
@@ -30,15 +30,18 @@ def run(*, url: str | None, port: int | None, output: Path | None) -> int:
     console = make_console()
     settings = get_settings()
     output = output or settings.home / "demo"
+    goes_on = "at the next `stillhouse up`"
     try:
         with contextlib.ExitStack() as stack:
             try:
                 address, started = _find_server(console, stack, settings, url, port)
+                if started is None:
+                    goes_on = f"at {address}; POST {address}/jobs/ID/cancel stops it"
                 tell(console, stack.enter_context(Api(address)), shipped(), output)
                 if started is not None:
                     _say_goodbye(console, started)
             except KeyboardInterrupt:
-                console.print("\nInterrupted. A job that runs goes on at the next `stillhouse up`.")
+                console.print(f"\nInterrupted. A job that runs goes on {goes_on}.", soft_wrap=True)
                 return 130
     except (DemoError, OSError) as error:
         console.print(Text(f"stillhouse demo: {error}", style="red"), soft_wrap=True)
@@ -95,8 +98,12 @@ def _find_server(
     wanted_port = settings.port if port is None else port
     # An `up` of this home may serve another port: its address stands in its lock file.
     address = url or running_address(settings.home) or f"http://127.0.0.1:{wanted_port}"
-    if answers(address):
+    missing = what_is_missing(address)
+    if missing == "":
         return address, None
+    running = running_address(settings.home)
+    if missing is not None and (url is not None or running is not None):
+        raise DemoError(f"The server at {address} is not ready: {missing}")
     if url is not None:
         raise DemoError(f"No Stillhouse server answers at {url}. Start one with: stillhouse up")
     if port is None and not is_free(wanted_port):

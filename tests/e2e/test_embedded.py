@@ -1,5 +1,7 @@
 """`stillhouse up`, from POST to download, undisturbed and disturbed. Real processes, queue, worker and engine."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +55,24 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> 
 
 
 class TestPostToDownload:
+    def test_by_the_program_of_the_docs(
+        self, embedded: Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Harm: the first program that somebody copies does not run."""
+        text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+        (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import httpx" in block]
+        ours = {"http://127.0.0.1:8000": embedded.up.address, "tch_demo": embedded.teacher, ": 48}": ": 16}"}
+        for shown, replacement in ours.items():
+            assert program.count(shown) == 1
+            program = program.replace(shown, replacement)
+        monkeypatch.chdir(tmp_path)
+        Path("train.csv").write_bytes(tiny.csv_bytes("train"))
+        exec(compile(program, "docs/data.md", "exec"), {})
+        assert "'accuracy': " in capsys.readouterr().out
+        (tmp_path / "student").mkdir()
+        student.unpack(Path("student.tar.gz").read_bytes(), tmp_path / "student")
+        assert json.loads(Path("student/metrics.json").read_text())["labels"] == sorted(tiny.WORDS)
+
     def test_student_loads_with_plain_transformers_and_scores_as_reported(
         self, embedded: Embedded, tmp_path: Path
     ) -> None:

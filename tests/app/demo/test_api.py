@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from app.db.session import write_session
 from app.demo import api as api_module
+from app.demo import story
 from app.demo.api import Api, DemoError
 from app.embedded import ApiThread, bind
 from app.repositories import datasets, leases
@@ -38,7 +40,25 @@ def train(tmp_path: Path) -> Path:
 
 class TestApi:
     def test_knows_when_the_server_is_ready(self, api: Api) -> None:
-        assert api.is_ready()
+        assert api.what_is_missing() == ""
+
+    def test_says_what_keeps_the_server_from_its_work(self, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+        """Harm: "no server answers", and the one that is to be started says that there is one already."""
+        with write_session() as session:
+            session.execute(text("DELETE FROM alembic_version"))
+        assert "migrations" in str(api.what_is_missing())
+        assert story.run(url=api.address, port=None, output=None) == 1
+        assert f"The server at {api.address} is not ready: GET /readyz answered 503" in capsys.readouterr().out
+
+    def test_an_interrupted_demo_tells_how_the_job_of_a_server_that_runs_on_is_stopped(
+        self, api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(story, "tell", interrupted)
+        assert story.run(url=api.address, port=None, output=None) == 130
+        assert f"goes on at {api.address}; POST {api.address}/jobs/ID/cancel stops it" in capsys.readouterr().out
 
     def test_finds_nothing_where_nothing_is(self, api: Api) -> None:
         assert api.find("/teachers/tch_none") is None
@@ -75,7 +95,7 @@ class TestApiWithoutServer:
             yield client
 
     def test_is_not_ready(self, nobody: Api) -> None:
-        assert not nobody.is_ready()
+        assert nobody.what_is_missing() is None
 
     def test_names_the_address_that_does_not_answer(self, nobody: Api) -> None:
         with pytest.raises(DemoError, match=f"No answer from {nobody.address}"):
