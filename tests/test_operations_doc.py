@@ -2,23 +2,27 @@
 
 import ast
 import inspect
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from app.schemas.base import RequestModel
+from app.schemas.jobs import JobCreate, StudentConfig
+from app.schemas.methods.sage import Sage
+from app.schemas.teachers import TeacherCreate
 from app.settings import Settings
-from worker import engine_outcome, runner
+from tests.deployment.files import console_blocks, section
+from worker import engine_outcome, engine_process, inputs, runner
 from worker.distill import errors
 from worker.distill.errors import EngineError
 
 REPOSITORY = Path(__file__).parents[1]
 OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
-
-
-def section(title: str) -> str:
-    return OPERATIONS.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def first_cells(title: str) -> set[str]:
@@ -57,6 +61,20 @@ def test_names_every_setting() -> None:
     assert {name.lower() for name in first_cells("Settings")} == set(Settings.model_fields)
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_says_what_none_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Harm: it is taken for a value, such as for the name of a proxy that is believed."""
+    assert "`none`\nstands for no value, and is refused where there has to be one" in section("Settings")
+    monkeypatch.setenv(f"STILLHOUSE_{name.upper()}", "none")
+    taken, refused = None, set()
+    try:
+        taken = getattr(Settings(), name)
+    except ValidationError as error:
+        refused = {fault["loc"] for fault in error.errors()}
+    assert not taken
+    assert refused <= {(name,)}
+
+
 def test_names_every_alert() -> None:
     rules = yaml.safe_load((REPOSITORY / "k8s/alerts/prometheus-rules.yaml").read_text())
     alerts = {rule["alert"] for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
@@ -66,3 +84,54 @@ def test_names_every_alert() -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:k8s|tests|docs|migrations|app)/[\w./-]+)`", OPERATIONS))))
 def test_names_files_that_exist(path: str) -> None:
     assert (REPOSITORY / path).exists()
+
+
+def posted(path: str) -> list[str]:
+    """The JSON bodies that the page's curl commands send there."""
+    commands = [command for block in console_blocks(OPERATIONS) for command in block]
+    return [c[c.index("-d") + 1] for c in commands if c[0] == "curl" and "-d" in c and c[2].endswith(path)]
+
+
+@pytest.mark.parametrize(("path", "model"), [("/teachers", TeacherCreate), ("/jobs", JobCreate)])
+def test_shows_bodies_that_can_be_posted(path: str, model: type[RequestModel]) -> None:
+    bodies = posted(path)
+    assert bodies
+    for body in bodies:
+        model.model_validate(json.loads(body))
+
+
+def test_names_the_extras_that_there_are() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"'\.\[([a-z,]+)\]'", OPERATIONS)
+    assert named
+    assert {extra for names in named for extra in names.split(",")} <= set(extras)
+    # What the settings ask for has to be installed by hand.
+    (row,) = [line for line in section("Settings").splitlines() if line.startswith("| `OTLP_ENDPOINT`")]
+    assert "`tracing`" in row
+    assert "tracing" in section("Install")
+
+
+def test_says_what_makes_a_job_as_it_was_before_the_newest_defaults() -> None:
+    """Harm: who follows the page to get an older release's students gets others."""
+    older = inputs._OLDER_METHODS["sage"]
+    Sage(**older)
+    was = {name: value for name, value in older.items() if value != Sage.model_fields[name].default}
+    student = inputs._OLDER_STUDENT
+    was |= {name: value for name, value in student.items() if value != StudentConfig.model_fields[name].default}
+    (sentence,) = re.findall(r"As it was is (.*?);", section("Upgrade"), re.DOTALL)
+    said = [json.loads(f"{{{part}}}") for part in re.findall(r'`("[^`]*)`', sentence)]
+    assert {name: value for part in said for name, value in part.items()} == was
+
+
+def test_names_the_methods_that_can_refuse_a_teacher_or_a_dataset() -> None:
+    files = (REPOSITORY / "worker/distill/methods").glob("*.py")
+    refusing = {file.stem for file in files if "raise InvalidJob" in file.read_text()} - {"registry"}
+    (row,) = [line for line in section("Failure codes").splitlines() if line.startswith("| `invalid_job`")]
+    assert set(re.findall(r"`([^`]+)`", row)) == {"invalid_job", *refusing}
+
+
+def test_names_the_reasons_for_which_a_worker_kills_its_engine() -> None:
+    reasons = set(re.findall(r'kill\(.*?"(\w+)"\)', inspect.getsource(engine_process)))
+    (row,) = [line for line in section("What to watch").splitlines() if line.startswith("| `StillhouseEnginesKilled`")]
+    named = set(re.findall(r"`([^`]+)`", row)) - {"StillhouseEnginesKilled", "stillhouse_engine_exits_total"}
+    assert named == reasons

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "k8s" / "base"
 POD_MONITOR = ROOT / "k8s" / "components" / "pod-monitor" / "pod-monitor.yaml"
 OVERLAYS = ("cpu", "gpu")
+OPERATIONS = ROOT / "docs" / "operations.md"
 # Where pip puts the programs of the packages: hadolint, weed and the like.
 PROGRAMS = Path(sysconfig.get_path("scripts"))
 # What an operator has to give docker-compose.yml, and nothing else.
@@ -131,6 +132,30 @@ def image_environment(dockerfile: Path) -> dict[str, str]:
 
 def released_version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def section(title: str) -> str:
+    """What stands under a heading of docs/operations.md."""
+    return OPERATIONS.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def console_blocks(text: str) -> list[list[list[str]]]:
+    """The words of the commands of each console block; what a command prints or reads is left out."""
+    return [_commands(block) for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
+
+
+def _commands(block: str) -> list[list[str]]:
+    found: list[list[str]] = []
+    lines = iter(block.replace("\\\n", "").splitlines())
+    for line in lines:
+        command = line.removeprefix("$ ")
+        while command != line:
+            try:
+                found.append(shlex.split(command, comments=True))
+                break
+            except ValueError:  # a quotation that goes on
+                command += f"\n{next(lines)}"
+    return found
 
 
 def assert_is_command(arguments: list[str]) -> None:

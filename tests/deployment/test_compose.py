@@ -22,9 +22,11 @@ from tests.deployment.files import (
     ROOT,
     Manifest,
     assert_is_command,
+    console_blocks,
     image_environment,
     released_version,
     resolve_compose,
+    section,
 )
 from tests.fixtures.servers import (
     can_connect,
@@ -107,6 +109,65 @@ class TestOurServices:
             for url in (settings.database_url, settings.broker_url, os.environ["AWS_ENDPOINT_URL"])
         }
         assert hosts <= set(services)
+
+
+def with_what_they_wait_for(services: dict[str, Manifest], names: set[str]) -> set[str]:
+    """What `docker compose up` starts when it is given these names."""
+    found = names | {other for name in names for other in services[name].get("depends_on", {})}
+    return found if found == names else with_what_they_wait_for(services, found)
+
+
+def own_images(services: dict[str, Manifest], names: set[str], *, built: bool = False) -> set[str]:
+    """The images of ours that these services run, or those that they say how to build."""
+    chosen = [services[name] for name in names if name in OURS]
+    return {service["image"] for service in chosen if not built or "build" in service}
+
+
+class TestImages:
+    @pytest.mark.parametrize("name", OURS)
+    def test_are_built_whichever_service_is_started_alone(self, services: dict[str, Manifest], name: str) -> None:
+        """Harm: the worker that an upgrade starts first brings its migration along, whose image nobody can pull."""
+        started = with_what_they_wait_for(services, {name})
+        assert own_images(services, started) == own_images(services, started, built=True)
+
+    def test_are_each_built_by_one_service(self, services: dict[str, Manifest]) -> None:
+        """Harm: builds of one image that end at the same time fail, with `already exists`."""
+        built = [service["image"] for service in services.values() if "build" in service]
+        assert sorted(built) == sorted(set(built))
+        assert set(built) == own_images(services, set(OURS))
+
+    def test_are_built_by_the_commands_of_an_upgrade_before_they_start(self, services: dict[str, Manifest]) -> None:
+        blocks = [[c for c in block if c[:2] == ["docker", "compose"]] for block in console_blocks(section("Upgrade"))]
+        upgrades = [block for block in blocks if any("up" in command for command in block)]
+        assert [_named(services, block[1]) for block in upgrades] == [{"worker"}, {"worker-gpu"}]
+        for first, *others in upgrades:
+            assert "build" in first
+            built = own_images(services, _named(services, first), built=True)
+            for command in others:
+                assert "up" in command
+                started = with_what_they_wait_for(services, _named(services, command))
+                assert own_images(services, started) <= built, command
+            # In the end all, one worker among them.
+            last = _named(services, others[-1]) & set(LONG_RUNNING)
+            assert last == {"api", "scheduler", *_named(services, others[0])}
+
+
+def _named(services: dict[str, Manifest], command: list[str]) -> set[str]:
+    """The services that a `docker compose` command names, or all of its profiles."""
+    rest = list(command[2:])
+    profiles, none_of = set(), set()
+    while "--profile" in rest:
+        position = rest.index("--profile")
+        profiles.add(rest[position + 1])
+        del rest[position : position + 2]
+    if "--scale" in rest:
+        position = rest.index("--scale")
+        none_of.add(rest[position + 1].removesuffix("=0"))
+        del rest[position : position + 2]
+    named = {word for word in rest[1:] if not word.startswith("-")}
+    assert named | none_of <= set(services), command
+    default = {name for name, service in services.items() if set(service.get("profiles", ())) <= profiles}
+    return (named or default) - none_of
 
 
 class TestLongRunningServices:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment.files import PROGRAMS, ROOT, assert_is_command, image_environment, instructions
+from tests.deployment.files import (
+    PROGRAMS,
+    ROOT,
+    assert_is_command,
+    image_environment,
+    instructions,
+    released_version,
+)
 
 DOCKERFILES = (ROOT / "app/Dockerfile", ROOT / "worker/Dockerfile")
 
@@ -24,6 +31,12 @@ def requirements(dockerfile: Path) -> set[str]:
         ["sh", "-c", program], cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=True
     )
     return {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in done.stdout.splitlines()}
+
+
+def tags_in_head(dockerfile: Path) -> list[str]:
+    """Of the commands in the comment at the top."""
+    head, _, _ = dockerfile.read_text().partition("\n\n")
+    return re.findall(r"--tag (\S+)", head)
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=["api", "worker"])
@@ -66,6 +79,9 @@ class TestDockerfile:
 
 
 class TestApiImage:
+    def test_is_built_under_the_tag_that_the_deployment_files_name(self) -> None:
+        assert tags_in_head(ROOT / "app/Dockerfile") == [f"stillhouse-api:{released_version()}"]
+
     def test_carries_no_torch_and_no_worker(self) -> None:
         asked = requirements(ROOT / "app/Dockerfile")
         assert {"fastapi", "celery", "psycopg", "alembic"} <= asked
@@ -74,6 +90,10 @@ class TestApiImage:
 
 
 class TestWorkerImage:
+    def test_is_built_under_the_tags_that_the_deployment_files_name(self) -> None:
+        image = f"stillhouse-worker:{released_version()}"
+        assert tags_in_head(ROOT / "worker/Dockerfile") == [image, f"{image}-cuda"]
+
     def test_carries_what_a_worker_needs(self) -> None:
         assert {"torch", "umap-learn", "faiss-cpu", "celery"} <= requirements(ROOT / "worker/Dockerfile")
 

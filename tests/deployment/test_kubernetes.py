@@ -1,6 +1,9 @@
 """The manifests of k8s/: those of the base as they stand, and what kustomize makes of the overlays."""
 
+import re
+import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from pydantic import ValidationError
 
+from app.db.session import create_database_engine
 from app.settings import Settings
 from tests.deployment.files import (
     BASE,
+    OPERATIONS,
     OVERLAYS,
     POD_MONITOR,
     ROOT,
@@ -23,6 +28,7 @@ from tests.deployment.files import (
     assert_is_command,
     base_manifests,
     build,
+    console_blocks,
     containers,
     environment,
     example_secret,
@@ -31,6 +37,7 @@ from tests.deployment.files import (
     pods,
     read_manifests,
     released_version,
+    section,
     settings_file,
 )
 from tests.deployment.overlays import resolve
@@ -44,6 +51,7 @@ DEFINED_ELSEWHERE: dict[str, Any] = {
     "PodMonitor": PodMonitor,
 }
 COMPONENTS = ("api", "migrate", "scheduler", "worker")
+COMPONENT = "app.kubernetes.io/component"
 # Of the end of a process that has used up STILLHOUSE_SHUTDOWN_SECONDS.
 SPARE_SECONDS = 5
 REAL_SECRET = {
@@ -118,6 +126,24 @@ class TestBase:
         (kustomization,) = read_manifests(BASE / "kustomization.yaml")
         not_applied = {"kustomization.yaml", "secret.example.yaml", "settings.env"}
         assert {path.name for path in BASE.iterdir()} == {*kustomization["resources"], *not_applied}
+
+    def test_says_of_each_manifest_for_which_pods_it_is(self) -> None:
+        """Harm: an upgrade that applies the workers first leaves it out, or applies it with them."""
+        for manifest in base_manifests():
+            spec, component = manifest.get("spec", {}), component_of(manifest)
+            selector = spec.get("podSelector", spec.get("selector", {}))
+            labels = selector.get("matchLabels", selector)
+            assert component in (*COMPONENTS, "settings"), manifest["metadata"]
+            assert labels.get(COMPONENT, component) == component, manifest["metadata"]
+            if "scaleTargetRef" in spec:
+                assert spec["scaleTargetRef"]["name"] == f"stillhouse-{component}"
+        for path in (POD_MONITOR, ROOT / "k8s/alerts/prometheus-rules.yaml"):
+            assert [component_of(manifest) for manifest in read_manifests(path)] == ["monitoring"]
+
+    def test_says_it_of_the_settings_too(self) -> None:
+        (kustomization,) = read_manifests(BASE / "kustomization.yaml")
+        (generator,) = kustomization["configMapGenerator"]
+        assert generator["options"]["labels"][COMPONENT] == "settings"
 
     def test_names_no_namespace(self) -> None:
         assert [m["metadata"]["name"] for m in base_manifests() if "namespace" in m["metadata"]] == []
@@ -233,7 +259,7 @@ class TestDeployments:
 
     def test_have_volumes_where_they_write(self, component: str) -> None:
         """Their roots are read-only."""
-        volumes = {volume["name"] for volume in pod(component)["spec"]["volumes"] if "emptyDir" in volume}
+        volumes = {v["name"] for v in pod(component)["spec"]["volumes"] if {"emptyDir", "ephemeral"} & set(v)}
         mounts = {m["mountPath"] for m in main_container(component)["volumeMounts"] if m["name"] in volumes}
         assert "/tmp" in mounts
         if component == "worker":
@@ -242,7 +268,51 @@ class TestDeployments:
             assert Path(given["HF_HOME"]).is_relative_to("/tmp")
 
 
+class TestWorkersDisk:
+    def volumes(self) -> dict[str, Manifest]:
+        return {volume["name"]: volume for volume in pod("worker")["spec"]["volumes"]}
+
+    def test_for_run_folders_is_a_volume_that_can_be_full(self) -> None:
+        """Harm: over the limit of an emptyDir the pod is evicted, and the job loses its worker without a reason."""
+        work_dir = settings_file()["STILLHOUSE_WORK_DIR"]
+        (mount,) = [m for m in main_container("worker")["volumeMounts"] if m["mountPath"] == work_dir]
+        claim = self.volumes()[mount["name"]]["ephemeral"]["volumeClaimTemplate"]["spec"]
+        assert claim["accessModes"] == ["ReadWriteOnce"]
+        # The class is the cluster's own.
+        assert set(claim) == {"accessModes", "resources"}
+        documented = re.findall(r"(\d+) GiB", section("Sizing").split("Worker's disk")[1].split("\n- ")[0])
+        assert [f"{number}Gi" for number in documented] == [claim["resources"]["requests"]["storage"]]
+        assert f"a volume of {documented[0]} GiB" in " ".join(section("Install").split())
+
+    def test_belongs_to_the_group_that_the_worker_runs_as(self) -> None:
+        """Harm: a new volume belongs to root."""
+        security = pod("worker")["spec"]["securityContext"]
+        assert security["fsGroup"] == security["runAsGroup"] == 10001
+
+    def test_of_the_node_is_asked_for_as_far_as_the_other_volumes_may_fill_it(self) -> None:
+        limits = [volume["emptyDir"]["sizeLimit"] for volume in self.volumes().values() if "emptyDir" in volume]
+        asked = main_container("worker")["resources"]["requests"]["ephemeral-storage"]
+        total = sum(int(limit.removesuffix("Gi")) for limit in limits)
+        assert total < int(asked.removesuffix("Gi")) <= total + 2
+
+
 class TestScaling:
+    def test_stays_within_the_connections_that_the_operator_is_told_to_allow(self) -> None:
+        """Harm: at their most the API pods use up what PostgreSQL allows, and requests and workers are refused."""
+        (autoscaler,) = of_kind(base_manifests(), "HorizontalPodAutoscaler").values()
+        (scaled,) = of_kind(base_manifests(), "ScaledObject").values()
+        pods_at_most, workers = autoscaler["spec"]["maxReplicas"], scaled["spec"]["maxReplicaCount"]
+        pool: Any = create_database_engine("postgresql+psycopg://stillhouse@127.0.0.1/stillhouse").pool
+        for_a_pod = pool.size() + pool._max_overflow
+        text = " ".join(section("Sizing").split())
+        found = re.search(r"`max_connections` has to be (\d+) x \(API pods \+ 1.*?\) \+ (\d+) x workers \+ (\d+)", text)
+        assert found is not None
+        by_pod, by_worker, rest = map(int, found.groups())
+        assert by_pod == for_a_pod
+        (shipped,) = re.findall(r"(\d+) for the manifests as they are, which go up to (\d+) API pods and (\d+)", text)
+        needed = by_pod * (pods_at_most + 1) + by_worker * workers + rest
+        assert [int(number) for number in shipped] == [needed, pods_at_most, workers]
+
     def test_leaves_the_number_of_pods_to_who_scales_them(self) -> None:
         manifests = base_manifests()
         deployments = of_kind(manifests, "Deployment")
@@ -269,6 +339,90 @@ class TestScaling:
     def test_replaces_a_worker_before_it_wants_another_gpu(self) -> None:
         deployment = of_kind(base_manifests(), "Deployment")["stillhouse-worker"]
         assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+class TestUpgrade:
+    """The selectors of docs/operations.md, which tell a first step from the rest."""
+
+    def test_applies_with_the_workers_what_they_need_and_nothing_of_the_api(self) -> None:
+        (first,) = chosen_by("apply")
+        assert set(of_kind(first, "Deployment")) == {"stillhouse-worker"}
+        assert set(of_kind(first, "Job")) == {"stillhouse-migrate"}
+        assert set(of_kind(first, "ServiceAccount")) == {pod("worker")["spec"]["serviceAccountName"]}
+        policies = [policy["spec"] for policy in of_kind(first, "NetworkPolicy").values()]
+        for component in ("worker", "migrate"):
+            assert all(policy in policies for policy in applying(component))
+        assert {"ScaledObject", "TriggerAuthentication", "PodDisruptionBudget"} <= {m["kind"] for m in first}
+        assert {component_of(manifest) for manifest in first} == {"settings", "migrate", "worker"}
+
+    def test_stops_with_what_would_start_the_pods_anew_and_lets_the_database_be_reached(self) -> None:
+        (deleted,) = chosen_by("delete")
+        manifests = base_manifests()
+        for kind in ("Deployment", "ScaledObject", "HorizontalPodAutoscaler"):
+            assert of_kind(deleted, kind) == of_kind(manifests, kind)
+        policies = [policy["spec"] for policy in of_kind(deleted, "NetworkPolicy").values()]
+        assert all(policy not in policies for policy in applying("migrate"))
+
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_applies_the_settings_with_the_workers(self, overlay: str) -> None:
+        manifests = build(ROOT / "k8s" / "overlays" / overlay)
+        (settings,) = of_kind(manifests, "ConfigMap").values()
+        assert component_of(settings) == "settings"
+        assert all(component_of(manifest) for manifest in manifests)
+
+
+def component_of(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["labels"][COMPONENT])
+
+
+def chosen_by(verb: str) -> list[list[Manifest]]:
+    """What each `kubectl` command of this verb with a selector takes of the base."""
+    commands = [command for block in console_blocks(section("Upgrade")) for command in block]
+    found = []
+    for command in commands:
+        if command[0] != "kubectl" or verb not in command or "--selector" not in command:
+            continue
+        selector = command[command.index("--selector") + 1]
+        words = re.fullmatch(rf"{re.escape(COMPONENT)} in \(([a-z,]+)\)", selector)
+        assert words is not None, selector
+        found.append([manifest for manifest in base_manifests() if component_of(manifest) in words[1].split(",")])
+    return found
+
+
+class TestImages:
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_are_built_by_a_command_of_the_docs(self, overlay: str) -> None:
+        """Harm: pods that wait for an image which nobody was told to build."""
+        built = {image.partition("/")[2]: command for command in docker_builds() for image in tags(command)}
+        for template in pods(resolve(ROOT / "k8s" / "overlays" / overlay)).values():
+            for container in containers(template):
+                command = built[container["image"]]
+                assert any(word.startswith("TORCH_INDEX=") for word in command) == container["image"].endswith("-cuda")
+
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_are_found_where_the_overlay_of_the_docs_says(self, overlay: str, tmp_path: Path) -> None:
+        shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+        folder = tmp_path / "k8s" / "overlays" / "ours"
+        folder.mkdir()
+        (text,) = re.findall(r"\$ cat > kustomization.yaml\n(.*?)\$ ", section("Install"), re.DOTALL)
+        (folder / "kustomization.yaml").write_text(text.replace("../cpu", f"../{overlay}"))
+        manifests = build(folder)
+        built = {image for command in docker_builds() for image in tags(command)}
+        assert {
+            container["image"] for template in pods(manifests).values() for container in containers(template)
+        } <= built
+        (settings,) = of_kind(manifests, "ConfigMap").values()
+        assert settings["data"]["STILLHOUSE_OBJECT_STORE_URL"] == "s3://our-bucket"
+        assert component_of(settings) == "settings"
+
+
+def docker_builds() -> list[list[str]]:
+    commands = [command for block in console_blocks(OPERATIONS.read_text()) for command in block]
+    return [command for command in commands if command[:2] == ["docker", "build"]]
+
+
+def tags(command: list[str]) -> list[str]:
+    return [word for before, word in pairwise(command) if before == "-t"]
 
 
 class TestService:

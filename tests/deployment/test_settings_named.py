@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 
 from app.settings import Settings
 from tests.deployment.files import (
@@ -15,6 +16,7 @@ from tests.deployment.files import (
     example_secret,
     image_environment,
     pods,
+    section,
     settings_file,
 )
 
@@ -98,6 +100,15 @@ class TestSecrets:
             if "valueFrom" in variable
         }
         assert asked == set(example_secret())
+
+    @pytest.mark.parametrize("option", ["ssl_ca_certs=/path", "ssl_cert_reqs=none"])
+    def test_of_redis_come_with_what_can_be_said_of_its_certificate(self, option: str) -> None:
+        """Harm: a Redis whose certificate is of the operator's own CA refuses every process, and nothing says why."""
+        assert f"`?{option}`" in (BASE / "secret.example.yaml").read_text()
+        assert f"`?{option}`" in section("Settings")
+        url = example_secret()["STILLHOUSE_BROKER_URL"]
+        assert url.startswith("rediss://")
+        assert option.partition("=")[0] in (Connection(f"{url}?{option}").ssl or {})
 
     def test_are_not_applied_from_the_example(self) -> None:
         kustomizations = [*BASE.glob("kustomization.yaml"), *Path(ROOT / "k8s/overlays").rglob("kustomization.yaml")]
