@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: its id, its log line, measure and span, and the limit on its
+"""What every request passes before a route sees it: its id, its log line, measure and span, and the limits on its
 body."""
 
 import asyncio
@@ -29,6 +29,8 @@ JSON_BODY_LIMIT_BYTES: Final = 1024 * 1024
 UPLOAD_OVERHEAD_BYTES: Final = 1024 * 1024
 DRAIN_LIMIT_BYTES: Final = 8 * 1024 * 1024
 DRAIN_SECONDS: Final = 3.0
+# How long a client may say nothing in the middle of its body.
+BODY_SILENCE_SECONDS: Final = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,15 @@ class BodyTooLarge(HTTPException):
     def __init__(self, error: TooLarge) -> None:
         super().__init__(status_code=error.status, detail=error.message)
         self.error = error
+
+
+class BodyTimedOut(HTTPException):
+    def __init__(self, received_bytes: int) -> None:
+        super().__init__(
+            status_code=408,
+            detail=f"nothing came for {BODY_SILENCE_SECONDS:g} seconds, after {received_bytes} bytes of the body. Send "
+            "it again, without pauses.",
+        )
 
 
 class RequestIdMiddleware:
@@ -147,7 +158,8 @@ def _route_of(scope: Scope) -> str:
 
 
 class BodyLimitMiddleware:
-    """Refuse a body over the limit while it is being received, and let the client hear the refusal.
+    """Refuse a body over the limit while it is being received, or that stops coming, and let the client hear the
+    refusal.
 
     A server that answers and closes with unread bytes in its socket sends a reset, which can destroy
     the answer on its way. So what little is left of a refused body is read and thrown away first.
@@ -165,8 +177,10 @@ class BodyLimitMiddleware:
         body = _LimitedBody(scope, receive, *self._limit(scope))
 
         async def send_after_drain(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                await body.drain()
+            if message["type"] == "http.response.start":
+                body.is_answered = True
+                if message["status"] >= 400:
+                    await body.drain()
             await send(message)
 
         await self.app(scope, body.receive, send_after_drain)
@@ -194,11 +208,13 @@ class _LimitedBody:
         self._error = error
         self._received_bytes = 0
         self._is_complete = False
+        # From here on only the client's end is waited for.
+        self.is_answered = False
 
     async def receive(self) -> Message:
         if self._declared_bytes is not None and self._declared_bytes > self._limit_bytes:
             raise BodyTooLarge(self._error)
-        message = await self._receive()
+        message = await self._receive_in_time()
         self._note(message)
         if self._received_bytes > self._limit_bytes:
             raise BodyTooLarge(self._error)
@@ -214,6 +230,16 @@ class _LimitedBody:
                     self._note(await self._receive())
         except TimeoutError:
             pass
+
+    async def _receive_in_time(self) -> Message:
+        if not self._is_complete:
+            try:
+                async with asyncio.timeout(BODY_SILENCE_SECONDS):
+                    return await self._receive()
+            except TimeoutError:
+                if not self.is_answered:
+                    raise BodyTimedOut(self._received_bytes) from None
+        return await self._receive()
 
     def _note(self, message: Message) -> None:
         if message["type"] != "http.request":

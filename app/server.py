@@ -14,6 +14,10 @@ from app.settings import Settings
 # Longer than load balancers keep an idle connection (60 s is common): one that we close first, just as the
 # balancer sends a request on it, comes back to the client as an error.
 KEEP_ALIVE_SECONDS = 75
+# A client's host may vanish without a word, and its connection would stay for ever, with what it downloads, uploads or
+# listens to. So who says nothing is asked, and who takes nothing in for a minute (the last, in milliseconds) is given
+# up. Not every system has all of these.
+_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 60_000}
 
 
 class CannotStart(Exception):
@@ -60,6 +64,11 @@ def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: connections are refused until the API is there."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Every connection that it accepts inherits these.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:

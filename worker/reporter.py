@@ -13,12 +13,11 @@ from app.db.session import write_session
 from app.outages import is_transient
 from app.repositories import jobs, metrics
 from app.repositories.checkpoints import CheckpointFacts
-from app.repositories.events import NewEvent
 from worker.distill.events import EVENTS_FILE
 from worker.event_tail import EventTail
 from worker.patience import DiskFull, is_disk_full
 from worker.uploads import Uploads
-from worker.work import Check, Work
+from worker.work import Check, EventQueue, Work
 
 # A person watches, nothing waits: one small transaction a second at most.
 FLUSH_SECONDS = 1.0
@@ -41,7 +40,7 @@ class Reporter:
         self._tail = EventTail(run_dir / EVENTS_FILE)
         self._next_flush = 0.0
         self._points: list[tuple[str, int, float]] = []
-        self._events: list[NewEvent] = []
+        self._events = EventQueue(work.claim)
         self._progress: dict[str, Any] = {
             "phase": "preparing",
             "round": None,
@@ -136,13 +135,12 @@ class Reporter:
         claim = self._work.claim
         if self._points:
             metrics.upsert(session, claim, self._points)
-        if self._events:
-            jobs.add_events(session, claim, self._events)
+        self._events.write(session)
         jobs.update_progress(session, claim, **self._progress, metrics=self._last_metrics)
 
     def _forget(self) -> None:
         self._points.clear()
-        self._events.clear()
+        self._events.committed()
         self._last_metrics.clear()
         self._has_progress = self._has_uploads = False
         self._uploads.release()

@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.errors import LeaseLost
-from app.repositories import checkpoints, jobs
+from app.repositories import checkpoints
 from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
 from worker import cache_store
@@ -30,7 +30,7 @@ from worker.observation import checkpoint_upload
 from worker.patience import DiskFull, StorageUnavailable, is_disk_full
 from worker.stopping import WorkStopped
 from worker.threads import logged_thread
-from worker.work import Work
+from worker.work import EventQueue, Work
 
 KEEP_CHECKPOINTS = 2
 
@@ -195,12 +195,13 @@ class Uploads:
         prefix = keys.job_checkpoint(work.claim.id, work.claim.run_token, step)
         files = describe_files(checkpoint.folder)
         size_bytes = sum(file["size_bytes"] for file in files)
+        news = EventQueue(work.claim)
+        news.append({"type": "checkpoint", "payload": {"step": step, "size_bytes": size_bytes}})
 
         def record(session: Session) -> None:
             checkpoints.record(session, work.claim, checkpoint.facts, object_prefix=prefix, files=files)
             checkpoints.drop_older(session, work.claim, keep=KEEP_CHECKPOINTS)
-            payload = {"step": step, "size_bytes": size_bytes}
-            jobs.add_events(session, work.claim, [{"type": "checkpoint", "payload": payload}])
+            news.write(session)
 
         with checkpoint_upload(step, size_bytes, not_wanted=(_Superseded, LeaseLost, WorkStopped)):
             check_again = self._check if checkpoint.facts.is_best else self._check_newest

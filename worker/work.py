@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session
 from app.db.session import read_session, write_session
 from app.domain.files import StoredFile
 from app.domain.leases import Claim
+from app.repositories import events, jobs
+from app.repositories.events import NewEvent
+from app.repositories.fence import hold
 from app.settings import Settings
 from app.storage import keys
 from app.storage.store import ObjectMissing, ObjectStore
@@ -28,6 +31,45 @@ class DamagedObject(Exception):
 
     def __init__(self, key: str, what: str) -> None:
         super().__init__(f"the stored file {key} {what}")
+
+
+class EventQueue:
+    """Events of a claimed job on their way to the database, each of which is written once.
+
+    Also where a commit is carried out and its answer lost: the next try looks first whether the last one's are there.
+    Nobody else writes events of these types while the claim holds, so their types at their places tell.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._waiting: list[NewEvent] = []
+        # Where the last try wrote, and how many: of a commit that may have happened.
+        self._first = 0
+        self._tried = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def append(self, event: NewEvent) -> None:
+        self._waiting.append(event)
+
+    def write(self, session: Session) -> None:
+        """Add what waits; to be called again until `committed`. Raises LeaseLost."""
+        if self._tried:
+            # Locked before it is looked at: the last try may still be under way in the server.
+            hold(session, self._claim)
+            types = [event["type"] for event in self._waiting[: self._tried]]
+            if events.are_there(session, self._claim.id, first=self._first, types=types):
+                del self._waiting[: self._tried]
+            self._tried = 0
+        if self._waiting:
+            last = jobs.add_events(session, self._claim, self._waiting)
+            self._tried = len(self._waiting)
+            self._first = last - self._tried + 1
+
+    def committed(self) -> None:
+        self._waiting.clear()
+        self._tried = 0
 
 
 @dataclass(frozen=True)

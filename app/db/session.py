@@ -5,7 +5,8 @@ readable after the block ends (nothing is expired, nothing is loaded lazily).
 
 `write_session` commits when the block ends and rolls back when it raises. On SQLite it begins with
 BEGIN IMMEDIATE, so that what it reads cannot change before it writes, and waits up to 30 s for its turn.
-On PostgreSQL the isolation is READ COMMITTED; code that decides on what it read locks the row.
+On PostgreSQL the isolation is READ COMMITTED; code that decides on what it read locks the row, waits up to 10 s for
+it, and loses it where it falls silent with the transaction open.
 """
 
 import os
@@ -22,7 +23,14 @@ from app.settings import Settings, get_settings
 
 WRITE = "stillhouse_write"
 AFTER_COMMIT = "stillhouse_after_commit"
+# On a connection: outside of the sessions are the migrations.
+SESSION = "stillhouse_session"
 BUSY_TIMEOUT_SECONDS = 30
+# A process that is frozen or cut off between a lock and its commit keeps the row from everybody: from the sweep, which
+# skips it, and from who cancels. Shorter than a lease, so that what is expired can be taken back.
+IDLE_TRANSACTION_SECONDS = 20.0
+# Meanwhile others get an answer instead of waiting without end.
+LOCK_SECONDS = 10.0
 # What a server says in a session that is of no more use while another one may be: read_only_sql_transaction (a primary
 # that was demoted under us), idle_in_transaction_session_timeout, transaction_timeout.
 USELESS_SESSION_STATES = frozenset({"25006", "25P03", "25P04"})
@@ -35,14 +43,15 @@ _lock = threading.Lock()
 @contextmanager
 def read_session(settings: Settings | None = None) -> Iterator[Session]:
     """A session for reading. Whatever it changed is rolled back."""
-    with Session(get_engine(settings), expire_on_commit=False) as session:
+    engine = get_engine(settings).execution_options(**{SESSION: True})
+    with Session(engine, expire_on_commit=False) as session:
         yield session
 
 
 @contextmanager
 def write_session(settings: Settings | None = None) -> Iterator[Session]:
     """A session for writing, committed when the block ends without an error."""
-    engine = get_engine(settings).execution_options(**{WRITE: True})
+    engine = get_engine(settings).execution_options(**{WRITE: True, SESSION: True})
     with Session(engine, expire_on_commit=False) as session:
         with session.begin():
             yield session
@@ -76,10 +85,19 @@ def create_database_engine(url: str) -> Engine:
     """An engine with the settings that each database needs."""
     if make_url(url).get_backend_name() != "sqlite":
         # A connection that died while idle (restart, failover) is replaced instead of failing a request.
-        # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting.
-        limits = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
+        # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting. The
+        # keepalives are for one whose host vanishes with a query under way: nothing is left to send then.
+        limits = {
+            "connect_timeout": 5,
+            "tcp_user_timeout": 15_000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+        }
         # Connections beyond pool_size are closed after each use, and making one costs more than most queries.
         server_engine = create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=10, connect_args=limits)
+        event.listen(server_engine, "connect", _limit_waits)
+        event.listen(server_engine, "begin", _lift_limits)
         event.listen(server_engine, "handle_error", _give_up_useless_session)
         return server_engine
     database = make_url(url).database
@@ -89,6 +107,26 @@ def create_database_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _limit_waits(connection: Any, _record: Any) -> None:
+    # Not as an option of the connection: poolers such as PgBouncer refuse those.
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(_set_limits(IDLE_TRANSACTION_SECONDS, LOCK_SECONDS))
+    connection.autocommit = False
+
+
+def _lift_limits(connection: Connection) -> None:
+    # Migrations wait for one another and for tables in use, longer than a request may.
+    if not connection.get_execution_options().get(SESSION, False):
+        connection.exec_driver_sql(_set_limits(0, 0, until_commit=True))
+
+
+def _set_limits(idle_seconds: float, lock_seconds: float, *, until_commit: bool = False) -> str:
+    values = {"idle_in_transaction_session_timeout": idle_seconds, "lock_timeout": lock_seconds}
+    calls = [f"set_config('{name}', '{seconds * 1000:.0f}', {until_commit})" for name, seconds in values.items()]
+    return f"SELECT {', '.join(calls)}"
 
 
 def _give_up_useless_session(context: ExceptionContext) -> None:

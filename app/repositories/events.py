@@ -58,6 +58,14 @@ def write(session: Session, job_id: str, *, first: int, events: Sequence[NewEven
     )
 
 
+def are_there(session: Session, job_id: str, *, first: int, types: Sequence[str]) -> bool:
+    """Whether the sequences from `first` on hold events of just these types."""
+    query = select(JobEvent.type).where(
+        JobEvent.job_id == job_id, JobEvent.sequence >= first, JobEvent.sequence < first + len(types)
+    )
+    return list(session.scalars(query.order_by(JobEvent.sequence))) == list(types)
+
+
 def list_after(
     session: Session,
     job_id: str,

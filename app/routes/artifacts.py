@@ -65,7 +65,10 @@ async def download_artifact(
     artifact = await run_in_threadpool(artifacts.get, settings, job_id, name)
     headers = _headers(artifact)
     if if_none_match is not None and _names(if_none_match, headers["ETag"]):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers={"ETag": headers["ETag"]})
+        kept = {name: headers[name] for name in ("ETag", "Cache-Control")}
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=kept)
+    if request.method == "HEAD":  # for which ranges are not defined
+        return Response(headers={**headers, "Content-Length": str(artifact.size_bytes)})
     part = None
     if if_range is None or if_range.strip() == headers["ETag"]:
         part = parse_range(byte_range, artifact.size_bytes)
@@ -74,8 +77,6 @@ async def download_artifact(
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
     status_code = status.HTTP_200_OK if part is None else status.HTTP_206_PARTIAL_CONTENT
-    if request.method == "HEAD":
-        return Response(status_code=status_code, headers=headers)
     chunks = await artifacts.open_stream(store, artifact, start, end)
     return StreamingResponse(chunks, status_code=status_code, headers=headers)
 

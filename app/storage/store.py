@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote, urlsplit
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
 # What has not made a whole chunk is lost when a read breaks off, and read again.
 STREAM_CHUNK_BYTES = 256 * 1024
-# S3 takes parts of 5 MiB and more.
-UPLOAD_CHUNK_BYTES = 8 * 1024 * 1024
+# The least that S3 takes as a part; of its 10,000 parts come 48 GiB.
+UPLOAD_CHUNK_BYTES = 5 * 1024 * 1024
 UPLOAD_CONCURRENCY = 4
+# Over a slower line uploads fail. The slower it may be, the later a store is noticed that fell silent during one.
+SLOWEST_UPLOAD_BYTES_PER_SECOND = 128 * 1024
 # obstore has no way to say "never". A deadline over a whole answer would break off every download that takes
 # longer, however well it goes, so what is watched instead is the silence between two reads.
 _NEVER = timedelta(days=365)
@@ -64,38 +67,53 @@ class ObjectStore:
     def __init__(
         self, url: str, *, timeout_seconds: float = 30.0, retries: int = 5, retry_seconds: float = 60.0
     ) -> None:
-        """`timeout_seconds` is how long a server may stay silent. A request is tried again up to `retries` times
-        within `retry_seconds`; a download goes on from where it broke off, as often as that many tries in a row
-        bring at least something."""
+        """`timeout_seconds` is how long a server may stay silent; one that is being written to, as much longer as a
+        slow line needs for what is under way. A request is tried again up to `retries` times within `retry_seconds`,
+        for writes longer in the same way; a download goes on from where it broke off, as often as that many tries in
+        a row bring at least something."""
         self.url = url
-        self._resumptions = retries
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
+        self._retry_seconds = retry_seconds
         # Folders are ours to make; buckets are the operator's.
         self.folder = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
-        self._backend: Backend
-        if self.folder is not None:
-            self._backend = LocalStore(self.folder, mkdir=True)
-        else:
-            self._backend = from_url(
-                url,
-                config=cast(Any, _s3_config(url)),
-                client_options=_client_options(timeout_seconds),
-                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=retry_seconds)},
-            )
+        self._backend = self._open_backend()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         return cls(settings.object_store_url)
 
+    @cached_property
+    def _write_backend(self) -> "Backend":
+        # The library's clock runs from the beginning of a request to the first word of its answer, so also while the
+        # body is sent: with the time that reads have, every upload over a slow line would fail, however well it flows.
+        # All the parts under way share the line.
+        sending = UPLOAD_CONCURRENCY * UPLOAD_CHUNK_BYTES / SLOWEST_UPLOAD_BYTES_PER_SECOND
+        return self._backend if self.folder is not None else self._open_backend(sending_seconds=sending)
+
+    def _open_backend(self, sending_seconds: float = 0.0) -> "Backend":
+        if self.folder is not None:
+            return LocalStore(self.folder, mkdir=True)
+        return from_url(
+            self.url,
+            config=cast(Any, _s3_config(self.url)),
+            client_options=_client_options(self._timeout_seconds, sending_seconds),
+            retry_config={
+                "max_retries": self._retries,
+                "retry_timeout": timedelta(seconds=self._retry_seconds + sending_seconds),
+            },
+        )
+
     def put_file(self, key: str, path: Path) -> int:
         """Store a file and return its size in bytes."""
         with _measured("put"):
-            obstore.put(self._backend, key, path, chunk_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY)
+            self._put(key, path)
             self._make_durable(key)
         return path.stat().st_size
 
     def put_bytes(self, key: str, content: bytes) -> None:
         with _measured("put"):
-            obstore.put(self._backend, key, content)
+            self._put(key, content)
             self._make_durable(key)
 
     def get_file(self, key: str, path: Path) -> int:
@@ -118,7 +136,7 @@ class ObjectStore:
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The object's bytes in chunks, from `start` up to, not including, `end`."""
-        download = _Download(start, end, resumptions=self._resumptions if self.folder is None else 0)
+        download = _Download(start, end, resumptions=self._retries if self.folder is None else 0)
         while not download.is_whole:
             with _measured("get", key):
                 result = obstore.get(self._backend, key, options=download.options())
@@ -135,7 +153,7 @@ class ObjectStore:
         """As `stream`, for a route. An empty range gives no chunk."""
         if end is not None and end <= start:
             return
-        download = _Download(start, end, resumptions=self._resumptions if self.folder is None else 0)
+        download = _Download(start, end, resumptions=self._retries if self.folder is None else 0)
         while not download.is_whole:
             with _measured("get", key):
                 result = await obstore.get_async(self._backend, key, options=download.options())
@@ -155,7 +173,7 @@ class ObjectStore:
         began = time.perf_counter()
         try:
             async with obstore.open_writer_async(
-                self._backend, key, buffer_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
+                self._write_backend, key, buffer_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
             ) as backend_writer:
                 writer = AsyncWriter(backend_writer)
                 yield writer
@@ -236,6 +254,11 @@ class ObjectStore:
         except (BaseError, OSError):
             return False
         return True
+
+    def _put(self, key: str, content: Path | bytes) -> None:
+        obstore.put(
+            self._write_backend, key, content, chunk_size=UPLOAD_CHUNK_BYTES, max_concurrency=UPLOAD_CONCURRENCY
+        )
 
     def _make_durable(self, key: str) -> None:
         # The backend renames a finished file into place but does not sync it: after a power cut a row could
@@ -358,11 +381,11 @@ def _s3_config(url: str) -> dict[str, str] | None:
     return {"region": region}
 
 
-def _client_options(timeout_seconds: float) -> "ClientConfig":
+def _client_options(timeout_seconds: float, sending_seconds: float) -> "ClientConfig":
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return {
         "timeout": _NEVER,
-        "read_timeout": timedelta(seconds=timeout_seconds),
+        "read_timeout": timedelta(seconds=timeout_seconds + sending_seconds),
         "connect_timeout": timedelta(seconds=min(5.0, timeout_seconds)),
         "allow_http": endpoint.startswith("http://"),
     }

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from app import cli
-from app.server import uvicorn_config
+from app.server import bind, uvicorn_config
 from tests.e2e.system import START_SECONDS, Process, is_ready, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -100,6 +100,20 @@ class TestServe:
             assert cli.main(["api", "--port", str(port)]) == 1
         assert f"Cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
         assert not (home / "stillhouse.db").exists()
+
+
+class TestBind:
+    @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limits")
+    def test_has_clients_that_vanish_noticed(self) -> None:
+        """Harm: what such a client downloads, uploads or listens to stays open until the process ends."""
+        with bind("127.0.0.1", 0) as listener:
+            listener.listen()
+            with socket.create_connection(listener.getsockname()):
+                accepted, _ = listener.accept()
+                with accepted:
+                    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                    assert [accepted.getsockopt(socket.IPPROTO_TCP, name) for name in names] == [60, 15, 4, 60_000]
 
 
 class TestUvicornConfig:

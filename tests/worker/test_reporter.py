@@ -1,15 +1,21 @@
-"""What a run says is written before the checkpoint that follows it: who goes on from there does not say it again."""
+"""What a run says is written once, and before the checkpoint that follows it: who goes on from there does not say it
+again."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
-from app.db.session import read_session
-from app.repositories import metrics
-from tests.fixtures.factories import claimed
-from tests.worker.conftest import Bench
+from app.db.session import get_engine, read_session, write_session
+from app.repositories import jobs, metrics
+from tests.app.routes.helpers import commit_answers_lost
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import add_job, claimed
+from tests.worker.conftest import Bench, wait_for
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
 from worker.reporter import Reporter
@@ -73,3 +79,98 @@ def test_a_checkpoint_waits_for_what_was_said_before_it(local_bench: Bench, run_
             assert recorded(bench, job_id) == ([12], [10])
         finally:
             uploads.close()
+
+
+@contextmanager
+def commits_lost() -> Iterator[None]:
+    """For the block, the connection to PostgreSQL is lost before it hears of a commit."""
+
+    def lose(connection: Connection) -> None:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.close()
+
+    event.listen(get_engine(), "commit", lose)
+    try:
+        yield
+    finally:
+        event.remove(get_engine(), "commit", lose)
+
+
+class Run:
+    """A claimed job on PostgreSQL whose lease is renewed seldom: nothing else commits while a test does."""
+
+    def __init__(self, bench: Bench, work: Work, folder: Path) -> None:
+        self.engine = Engine(folder)
+        self.uploads = Uploads(work)
+        self.reporter = Reporter(work, self.uploads, folder)
+        self.job_id = work.claim.id
+        self._bench = bench
+
+    def says(self, kind: str, **payload: Any) -> None:
+        self.engine.say(kind, **payload)
+        self.reporter.collect()
+
+    @property
+    def told(self) -> list[Any]:
+        """What a reader of the job's events sees after they were first `running`."""
+        said = self._bench.events(self.job_id)[2:]
+        return [event.get("round") or event.get("step") or event["type"] for event in said]
+
+
+@pytest.fixture
+def run(
+    postgres_database: str,  # noqa: ARG001
+    folder_object_store: object,  # noqa: ARG001
+    change_settings: ChangeSettings,
+    bench: Bench,
+    run_dir: Path,
+) -> Iterator[Run]:
+    settings = change_settings(heartbeat_seconds=30, lease_seconds=60)
+    add_job()
+    claim = claimed(lease_seconds=60)
+    with observed(claim) as seen, LeaseKeeper(claim, settings, bench.shutdown) as keeper:
+        run = Run(bench, Work(claim, settings, bench.store, keeper, bench.shutdown, run_dir, seen), run_dir)
+        yield run
+        run.uploads.close()
+        run.uploads.wait_until_over()
+
+
+def go_on() -> None:
+    """The check of who is not asked to stop."""
+
+
+class TestUnansweredCommit:
+    def test_has_the_same_events_written_once(self, run: Run) -> None:
+        """Harm: whoever counts a job's rounds, or draws them, has one twice."""
+        run.says("round", round=1)
+        run.says("round", round=2)
+        with commit_answers_lost():
+            run.reporter.flush_if_due()
+        assert run.told == [1, 2]
+        run.says("round", round=3)
+        run.reporter.flush(go_on)
+        run.says("round", round=4)
+        run.reporter.flush(go_on)
+        assert run.told == [1, 2, 3, 4]
+
+    def test_may_have_been_none(self, run: Run) -> None:
+        """Harm: events that nobody ever sees. Here another writer has taken their place, too."""
+        run.says("round", round=1)
+        with commits_lost():
+            run.reporter.flush_if_due()
+        assert run.told == []
+        with write_session() as session:
+            jobs.request_pause(session, run.job_id)
+        run.says("round", round=2)
+        run.reporter.flush(go_on)
+        assert run.told == ["status", 1, 2]
+
+    def test_has_a_checkpoint_told_once(self, run: Run) -> None:
+        run.engine.checkpoint(12)
+        run.reporter.collect()
+        with commit_answers_lost(but_first=1):
+            run.reporter.flush(go_on)
+            wait_for(lambda: run.told)
+        assert run.uploads.settle(30.0)
+        assert run.told == [12]

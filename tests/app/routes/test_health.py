@@ -45,6 +45,11 @@ class TestHealthz:
         settings = change_settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
         assert client_with(settings).get("/healthz").json() == {"status": "ok"}
 
+    def test_answers_probes_that_send_head(self, change_settings: ChangeSettings) -> None:
+        """Harm: a load balancer that asks so takes every API for dead."""
+        response = client_with(change_settings()).head("/healthz")
+        assert (response.status_code, response.content) == (200, b"")
+
 
 class TestReadyz:
     @pytest.mark.usefixtures("database", "object_store", "broker")
@@ -52,6 +57,14 @@ class TestReadyz:
         response = client.get("/readyz")
         assert response.status_code == 200
         assert response.json() == ALL_WELL
+
+    @pytest.mark.usefixtures("sqlite_database")
+    def test_answers_head_as_it_does_get(self, change_settings: ChangeSettings) -> None:
+        response = client_with(get_settings()).head("/readyz")
+        assert (response.status_code, response.content) == (200, b"")
+        away = change_settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+        response = client_with(away).head("/readyz")
+        assert (response.status_code, response.content) == (503, b"")
 
     @pytest.mark.usefixtures("sqlite_database")
     def test_is_degraded_without_the_queue(self, change_settings: ChangeSettings) -> None:

@@ -1,6 +1,8 @@
 """GET /metrics of the API, behind a real server."""
 
+import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,6 +17,8 @@ from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import add_job
 
+# Of anyio, for all routes that are plain functions.
+REQUEST_THREADS = 40
 REQUESTS = "stillhouse_http_request_duration_seconds_count"
 
 
@@ -107,3 +111,31 @@ class TestWithoutADatabase:
         settings = change_settings(database_url=f"postgresql://me@127.0.0.1:{silent_port}/none")
         client = TestClient(create_app(settings))
         assert client.get("/metrics").status_code == 200
+
+
+class TestWhileRequestsHang:
+    def test_metrics_still_come(self) -> None:
+        """Harm: as without a database; here it, or the store, has taken all threads that requests have."""
+        app = create_app(get_settings())
+        begun, is_over = threading.Semaphore(0), threading.Event()
+
+        @app.get("/hangs")
+        def hang() -> None:
+            begun.release()
+            is_over.wait(60)
+
+        async def scrape() -> int:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                hanging = [asyncio.create_task(client.get("/hangs")) for _ in range(REQUEST_THREADS + 5)]
+                try:
+                    for _ in range(REQUEST_THREADS):
+                        while not begun.acquire(blocking=False):
+                            await asyncio.sleep(0.01)
+                    async with asyncio.timeout(10):
+                        return (await client.get("/metrics")).status_code
+                finally:
+                    is_over.set()
+                    await asyncio.gather(*hanging)
+
+        assert asyncio.run(scrape()) == 200

@@ -1,20 +1,26 @@
-"""Uploads that end before they should, over a real socket: the limit, a broken connection, a slow start."""
+"""Uploads that end before they should, over a real socket: the limit, a broken connection, a client that falls
+silent."""
 
+import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from sqlalchemy.pool import QueuePool
+from starlette.types import Message, Receive, Scope, Send
 
+from app import middleware
 from app.db.session import get_engine
 from app.services import datasets
 from app.settings import get_settings
 from app.storage.store import ObjectStore
 from app.sweep import sweep_once
-from tests.app.routes.helpers import check_error, succeeded_job
+from tests.app.routes.helpers import check_error, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import make_cleanups_due
 from tests.fixtures.servers import s3_client
@@ -105,6 +111,93 @@ class TestTooLarge:
     def test_takes_what_is_just_within_the_limit(self, server: str) -> None:
         response = httpx.post(f"{server}/datasets", files={"train": ("a.csv", b"x" * LIMIT)}, timeout=30)
         assert (response.status_code, response.json()["size_bytes"]) == (202, LIMIT)
+
+
+@pytest.mark.usefixtures("sqlite_database")
+class TestSilentClient:
+    @pytest.fixture(autouse=True)
+    def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(middleware, "BODY_SILENCE_SECONDS", 0.5)
+        monkeypatch.setattr(middleware, "DRAIN_SECONDS", 0.2)
+
+    def check_timed_out(self, connection: socket.socket) -> None:
+        answer = b""
+        while received := connection.recv(65_536):  # until the server closes
+            answer += received
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        error = json.loads(body)["error"]
+        assert (error["type"], error["code"]) == ("invalid_request", "request_timeout")
+        assert "nothing came for 0.5 seconds" in error["message"]
+
+    @pytest.mark.usefixtures("object_store")
+    def test_ends_its_upload_and_leaves_nothing(self, server: str, assert_nothing_is_left: Callable[[], None]) -> None:
+        """Harm: whoever says no more keeps a connection, memory and an unfinished object for ever."""
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 9_000_000
+            )
+            self.check_timed_out(connection)
+        assert_nothing_is_left()
+
+    def test_ends_its_json(self, server: str) -> None:
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b'Content-Length: 100\r\n\r\n{"teacher": '
+            )
+            self.check_timed_out(connection)
+
+    def test_may_be_slow(self, server: str) -> None:
+        with connect(server) as connection:
+            body = b'{"teacher": "tch_a"}'
+            connection.sendall(
+                b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body)
+            )
+            for place in range(0, len(body), 5):
+                time.sleep(0.2)
+                connection.sendall(body[place : place + 5])
+            assert connection.recv(4096).startswith(b"HTTP/1.1 422 ")
+
+    def test_may_wait_for_its_answer(self) -> None:
+        """Harm: whoever has sent all is told to have sent nothing, because the service takes its time."""
+        told = iter([{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}])
+        heard: list[str] = []
+
+        async def receive() -> Message:
+            if heard:
+                await asyncio.sleep(1.0)
+            return next(told)
+
+        async def work(_scope: Scope, receive: Receive, _send: Send) -> None:
+            for _ in range(2):
+                heard.append((await receive())["type"])
+
+        async def send(_message: Message) -> None:
+            pass
+
+        limited = middleware.BodyLimitMiddleware(work, upload_path="/datasets", upload_limit_bytes=LIMIT)
+        scope = {"type": "http", "method": "POST", "path": "/jobs", "headers": [(b"content-length", b"2")]}
+        asyncio.run(limited(scope, receive, send))
+        assert heard == ["http.request", "http.disconnect"]
+
+    @pytest.mark.parametrize("length", [b"", b"Content-Length: 10\r\n"])
+    def test_may_listen(self, server: str, length: bytes) -> None:
+        """Harm: a stream of events that breaks off every minute; here also of a client that promised a body."""
+        with connect(server) as connection:
+            connection.sendall(
+                b"GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n%s\r\n"
+                % (running_job().encode(), length)
+            )
+            time.sleep(1.5)
+            received = connection.recv(65_536)
+            assert received.startswith(b"HTTP/1.1 200 ")
+            connection.settimeout(0.5)
+            with suppress(TimeoutError):
+                while True:
+                    assert connection.recv(65_536), "the stream has ended"
 
 
 @pytest.mark.usefixtures("postgres_database", "folder_object_store")
