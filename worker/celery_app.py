@@ -6,6 +6,7 @@ its own, and a prefork child would neither see the loop nor hear its signals.
 
 import logging
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -84,6 +85,8 @@ def _begin(**_: Any) -> None:
     prometheus.serve(settings, "worker")
     show_worker(settings)
     configure_tracing(settings, service="worker")
+    # There may be work in hand before Celery listens to it, and this is in nobody's way when it does.
+    signal.signal(signal.SIGTERM, lambda *_: _shut_down())
     # Before the broker is reached, which may take as long as it likes.
     work_loop.start_looking()
 

@@ -1,0 +1,18 @@
+"""A worker as operators start it, whose Celery does not get as far as listening to signals:
+`python -m tests.worker.slow_worker`.
+"""
+
+import time
+
+from celery.apps.worker import Worker
+
+
+def hang(*_: object) -> None:
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    Worker.install_platform_tweaks = hang
+    from worker.__main__ import main
+
+    main()
