@@ -24,7 +24,7 @@ def projections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("projections")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_engine(projections: Path) -> Callable[[Path], Path]:
     """Runs the engine in this process (its imports are the costly part) and returns the artifact folder.
 

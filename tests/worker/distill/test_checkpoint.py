@@ -5,8 +5,10 @@ import shutil
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from worker.distill.checkpoint import (
@@ -97,6 +99,37 @@ class TestSaveCheckpoint:
         assert len(seen) > 20
         assert all(files == whole for files in seen)
 
+    def test_is_on_the_disk_before_it_has_its_name_and_before_the_old_ones_go(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: power fails, and the run has a checkpoint by name, but not by content; or has none at all."""
+        save_checkpoint(tmp_path, state(3), keep=1)
+        calls: list[Any] = []
+        fsync, rename = os.fsync, os.rename
+
+        def synced(descriptor: int) -> None:
+            fsync(descriptor)
+            calls.append(os.fstat(descriptor).st_ino)
+
+        def renamed(old: Path, new: Path) -> None:
+            rename(old, new)
+            calls.append((old.name, new.name))
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "rename", renamed)
+        saved = state(7)
+        saved.arm, saved.arm_state, saved.coordinates = "student", arm_state(7), np.zeros((4, 2), np.float32)
+        folder = save_checkpoint(tmp_path, saved, keep=1)
+        files = {file.stat().st_ino for file in folder.iterdir()}
+        assert len(files) == 8 + 4 + 1 + 1, "eight arms are done, one is under way; the map, and the state"
+        assert set(calls[: len(files)]) == files
+        assert calls[len(files) :] == [
+            folder.stat().st_ino,
+            (".00000007.partial", "00000007"),
+            tmp_path.stat().st_ino,
+            ("00000003", ".00000003.removed"),
+        ]
+
     def test_takes_the_place_of_one_that_is_not_whole(self, tmp_path: Path) -> None:
         save_checkpoint(tmp_path, state(3), keep=2)
         (tmp_path / "00000007").mkdir()
@@ -112,6 +145,17 @@ class TestSaveCheckpoint:
         assert latest.number == 7
         assert sorted(path.name for path in tmp_path.iterdir()) == ["00000003", "00000007"]
         assert [path.name for path in list_checkpoints(tmp_path)] == ["00000003", "00000007"]
+
+
+class TestLoadLatest:
+    def test_one_of_a_release_to_come_is_refused_with_the_way_out(self, tmp_path: Path) -> None:
+        """Harm: after a downgrade a job goes on from what only looks like its checkpoint."""
+        folder = save_checkpoint(tmp_path, state(3), keep=2)
+        record = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps(record | {"format_version": 7}))
+        message = r"00000003 has format 7, this engine reads 3, 4, 5, 6: finish the job with the release that began it"
+        with pytest.raises(ValueError, match=message):
+            load_latest(tmp_path)
 
 
 class TestArms:

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.worker.distill.test_vectors import load
-from worker.distill.batches import SyntheticRows
+from worker.distill.batches import SyntheticRows, collate
 from worker.distill.data import Split
 from worker.distill.device import Compute
+from worker.distill.families import word_table
 from worker.distill.labelling import label_rows, predict_synthetic
 from worker.distill.network import Network
 from worker.distill.networks import build_network
@@ -71,3 +73,25 @@ class TestPredictSynthetic:
         )
         assert calls == ["labelled"] * (len(calls) // 2) + ["scored"] * (len(calls) // 2)
         assert len(calls) >= 2
+
+
+class TestLabelRows:
+    def test_those_without_a_finite_answer_are_gone_and_the_others_keep_what_is_theirs(
+        self, labelled: tuple[Network, Compute, Split, SyntheticRows]
+    ) -> None:
+        """Harm: one word that is broken makes no number of the student; or each row after it gets the answer to
+        another."""
+        teacher, compute, split, whole = labelled
+        assert whole.splices is not None
+        ids = collate(len(split) + np.arange(len(whole)), split, compute.device, synthetic=whole).ids
+        broken = ids[0, 1]
+        good = (ids != broken).all(1).nonzero().flatten().numpy()
+        assert 0 < len(good) < len(whole)
+        with torch.no_grad():
+            word_table(teacher.model)[broken] = torch.nan
+        teacher.refresh()
+        kept = label(teacher, compute, split, Splices(whole.anchors, whole.splices)).arrays()
+        expected = whole.taken(good).arrays()
+        assert set(kept) == set(expected) == {"anchors", "splices", "teacher_logits", "teacher_features"}
+        for name, array in expected.items():
+            np.testing.assert_allclose(kept[name], array, atol=1e-5)

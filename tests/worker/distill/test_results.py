@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,37 @@ def measured(tmp_path: Path) -> tuple[Network, Measurer]:
 
 
 class TestMeasureStudent:
+    @pytest.mark.parametrize("reported", ["test", "validation"])
+    def test_retention_and_agreement_of_one_that_knows_one_class(
+        self, reported: str, measured: tuple[Network, Measurer]
+    ) -> None:
+        """Harm: a student is chosen by numbers of another model, or of another split."""
+        network, measurer = measured
+        splits, logits = measurer.dataset.splits, measurer.teacher_logits
+        if reported == "validation":
+            splits = {name: split for name, split in splits.items() if name != "test"}
+            measurer = Measurer(
+                replace(measurer.dataset, splits=splits), logits, measurer.device, measurer.tokenizer, 24, lambda: None
+            )
+        says_first = {name: float((said.argmax(1) == 0).mean()) for name, said in logits.items()}
+        is_right = {name: float((logits[name].argmax(1) == split.labels).mean()) for name, split in splits.items()}
+        teacher = measurer.measure_teacher(network)
+        weights = network.trained_weights()
+        weights["classifier.bias"][0] += 100
+        student = measurer.measure_student(network, weights, teacher)
+        # The classes are alike in number.
+        assert student[reported]["accuracy"] == pytest.approx(1 / 3)
+        assert student["agreement"] == pytest.approx(says_first[reported])
+        assert student["retention"] == pytest.approx(1 / 3 / is_right[reported])
+        assert (teacher["agreement"], teacher["retention"]) == (1.0, 1.0)
+        assert says_first["test"] != says_first["validation"], "the splits would not be told apart"
+        assert len({1 / 3, says_first[reported], is_right[reported]}) == 3
+
+    def test_of_a_teacher_that_is_never_right_nothing_is_retained(self, measured: tuple[Network, Measurer]) -> None:
+        network, measurer = measured
+        student = measurer.measure_student(network, network.trained_weights(), {"test": {"accuracy": 0.0}})
+        assert student["retention"] is None
+
     def test_one_whose_logits_are_not_finite_is_named_as_such(self, measured: tuple[Network, Measurer]) -> None:
         """Harm: at the end of all training an internal error that nobody can act on."""
         network, measurer = measured

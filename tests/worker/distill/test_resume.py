@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from tests.worker.distill.forked_engine import Instant, fork_engine
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
 from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints, load_latest
+from worker.distill.device import Compute, choose_compute
 
 # Long enough that kills land in the middle, small enough for seconds.
 LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
+# Thirteen batches to a round: a loss is logged after the tenth, and rounds end between two logged ones.
+UNEVEN: dict[str, Any] = {"training__batch_size": 12}
 
 SAMPLE = ["sage", "random_anchors", "kd", "fine_tune", "taid", "opdf", "nd", "lelp"]
 # What a method that is not whole by itself is run with.
-COMPLETED = {name: [METHODS["kd"]] for name in ("opdf", "sinkd", "llkd")} | {
-    "nd": [METHODS["pld"], METHODS["sinkd"]],
-    "rad": [METHODS["oversample"]],
+COMPLETED: dict[str, dict[str, Any]] = {name: {"combine": [METHODS["kd"]]} for name in ("opdf", "sinkd", "llkd")} | {
+    "nd": {"combine": [METHODS["pld"], METHODS["sinkd"]]},
+    "rad": {"combine": [METHODS["oversample"]]},
 }
 
 
@@ -36,6 +40,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def content_of(artifact: Path) -> tuple[str, bytes]:
     manifest = json.loads((artifact / "manifest.json").read_text())
     return manifest["content_sha256"], (artifact / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, run_engine: Callable[[Path], Path]) -> Callable[..., Path]:
+    """The artifact of a run that is not killed: one run for all tests of the session that ask for the same."""
+    artifacts: dict[str, Path] = {}
+
+    def artifact_of(method: str, **changes: Any) -> Path:
+        changes.pop("checkpoint_seconds", None)  # it needs no checkpoint to go on from
+        kind = json.dumps([method, changes], sort_keys=True)
+        if kind not in artifacts:
+            artifacts[kind] = run_engine(make_run(tmp_path_factory.mktemp("undisturbed") / "run", method, **changes))
+        return artifacts[kind]
+
+    return artifact_of
 
 
 @pytest.fixture
@@ -68,75 +87,85 @@ def kill_after_checkpoints(folder: Path, count: int, chance: random.Random) -> N
 
 class TestExactResume:
     def test_a_run_killed_twice_ends_with_the_same_weights(
-        self, method: str, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self,
+        method: str,
+        undisturbed: Callable[..., Path],
+        run_engine: Callable[[Path], Path],
+        make_killed: Callable[..., Path],
     ) -> None:
-        whole = LONG | {"combine": COMPLETED.get(method, [])}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", method, **whole))
+        whole = LONG | COMPLETED.get(method, {})
+        expected = content_of(undisturbed(method, **whole))
         folder = make_killed(method, **whole)
         chance = random.Random(method)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
-        resumed = run_engine(folder)
-        assert content_of(resumed) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True, True]
 
     def test_a_run_with_tuning_and_a_baseline_killed_in_each_stage_ends_the_same(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         whole = {"tuned": True, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
             "checkpoint_seconds": 0.02
         }
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        expected = content_of(undisturbed("sage", **whole))
         folder = make_killed("sage", **whole)
         for phase in ("teacher_tuning", "training", "baseline"):
             kill_in_phase(folder, phase)
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
 
     @pytest.mark.parametrize("beside", [("taid", "opdf", "llkd"), ("bd_kd", "nd", "sinkd")])
     def test_methods_together_killed_in_each_round_end_the_same(
         self,
         beside: tuple[str, ...],
-        tmp_path: Path,
+        undisturbed: Callable[..., Path],
         run_engine: Callable[[Path], Path],
         make_killed: Callable[..., Path],
     ) -> None:
         whole = LONG | {"combine": [METHODS[method] for method in beside]}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        expected = content_of(undisturbed("sage", **whole))
         folder = make_killed("sage", **whole)
         for count in (1, 3, 3):
             kill_after_checkpoints(folder, count, random.Random(count))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
 
     def test_a_run_that_looks_for_regions_killed_twice_ends_the_same(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         whole = LONG | {"method__targeting": "region"}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **whole))
+        expected = content_of(undisturbed("sage", **whole))
         folder = make_killed("sage", **whole)
         for count in (1, 4):
             kill_after_checkpoints(folder, count, random.Random(count))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
 
     def test_metrics_replayed_after_a_kill_have_the_same_values(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
-        folder = make_run(tmp_path / "run", "kd", **LONG)
-        kill_after_checkpoints(folder, 2, random.Random(1))
+        folder = make_run(tmp_path / "run", "kd", **UNEVEN)
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 2, "before"))
         run_engine(folder)
-        values: dict[tuple[str, int], set[float]] = {}
+        values: dict[tuple[str, int], list[float]] = {}
         for event in events_of(folder, "metric"):
-            values.setdefault((event["series"], event["step"]), set()).add(event["value"])
-        assert all(len(seen) == 1 for seen in values.values())
+            values.setdefault((event["series"], event["step"]), []).append(event["value"])
+        replayed = {place: seen for place, seen in values.items() if len(seen) > 1}
+        # The loss is the mean since step 10: partly of before the checkpoint, which is of step 13.
+        assert set(replayed) == {
+            ("student/train_loss", 20),
+            ("student/validation_accuracy", 26),
+            ("student/validation_loss", 26),
+        }
+        assert all(len(set(seen)) == 1 for seen in replayed.values())
 
     def test_another_thread_count_keeps_the_checkpoints_own(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
+        expected = content_of(undisturbed("kd", **LONG))
         folder = make_killed("kd", **LONG)
         kill_after_checkpoints(folder, 2, random.Random(2))
         job = json.loads((folder / "job.json").read_text())
         (folder / "job.json").write_text(json.dumps(job | {"threads": 2}))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
 
     def test_a_resume_under_other_libraries_says_that_it_is_not_exact(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -150,6 +179,20 @@ class TestExactResume:
         run_engine(folder)
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
         assert "libraries" in events_of(folder, "warning")[-1]["message"]
+
+    def test_a_resume_where_sums_may_come_in_any_order_says_that_it_is_not_exact(
+        self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: on a GPU without training.deterministic, a student said to be the one that a single run makes."""
+
+        def in_any_order(*arguments: Any) -> Compute:
+            return replace(choose_compute(*arguments), is_deterministic=False)
+
+        folder = make_killed("kd")
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 1, "after"))
+        monkeypatch.setattr("worker.distill.loop.choose_compute", in_any_order)
+        run_engine(folder)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
 
     def test_a_run_that_went_on_inexactly_once_says_so_at_every_resume(
         self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
@@ -167,16 +210,16 @@ class TestExactResume:
         assert "machine" in events_of(folder, "warning")[-1]["message"]
 
     def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, tmp_path: Path, undisturbed: Callable[..., Path]
     ) -> None:
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage", **LONG))
+        artifact = undisturbed("sage", **LONG)
         folder = make_run(tmp_path / "killed", "sage", **LONG)
-        shutil.copytree(tmp_path / "undisturbed/cache", folder / "cache")
+        shutil.copytree(artifact.parent / "cache", folder / "cache")
         kill_after_checkpoints(folder, 3, random.Random(4))
         shutil.rmtree(folder / "cache")
         assert start_engine(folder).wait() == exit_codes.SUCCEEDED
         assert "projection" not in {event["phase"] for event in events_of(folder, "phase")}
-        assert content_of(folder / "artifact") == content_of(undisturbed)
+        assert content_of(folder / "artifact") == content_of(artifact)
 
     def test_other_teacher_outputs_than_at_the_start_are_no_exact_resume(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -214,9 +257,14 @@ INSTANTS = {
 class TestInstants:
     @pytest.mark.parametrize("instant", INSTANTS)
     def test_a_kill_there_changes_nothing(
-        self, instant: str, tmp_path: Path, run_engine: Callable[[Path], Path], projections: Path
+        self,
+        instant: str,
+        tmp_path: Path,
+        undisturbed: Callable[..., Path],
+        run_engine: Callable[[Path], Path],
+        projections: Path,
     ) -> None:
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "sage"))
+        expected = content_of(undisturbed("sage"))
         folder = make_run(tmp_path / "killed", "sage")
         dies_at = INSTANTS[instant]
         if "projection" not in dies_at.function:  # only that one has to fit by itself
@@ -225,25 +273,23 @@ class TestInstants:
         engine.join()
         assert engine.exitcode == -signal.SIGKILL
         assert not events_of(folder, "succeeded")
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         assert all(event["exact_resume"] for event in events_of(folder, "resumed"))
 
 
 class TestStop:
     def test_sigterm_writes_a_checkpoint_and_says_stopped(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
-        long_run = {"training__epochs": 12.0}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **long_run))
-        folder = make_run(tmp_path / "stopped", "kd", **long_run)
-        engine = fork_engine(folder)
-        while not events_of(folder, "metric"):
-            time.sleep(0.005)
-        engine.terminate()
-        engine.join(timeout=20)
+        expected = content_of(undisturbed("kd", **UNEVEN))
+        folder = make_killed("kd", **UNEVEN)
+        told = Instant("worker.distill.train:ArmTraining._log_window", 1, "before", signal.SIGTERM)
+        engine = fork_engine(folder, told)
+        engine.join()
         assert engine.exitcode == exit_codes.STOPPED
-        assert len(list_checkpoints(folder / "checkpoints")) == 1
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        (checkpoint,) = list_checkpoints(folder / "checkpoints")
+        assert checkpoint.name == "00000010"
+        assert content_of(run_engine(folder)) == expected
 
     @pytest.mark.parametrize(
         ("kind", "changes", "validation"),
@@ -254,13 +300,13 @@ class TestStop:
         kind: str,
         changes: dict[str, Any],
         validation: int,
-        tmp_path: Path,
+        undisturbed: Callable[..., Path],
         run_engine: Callable[[Path], Path],
         make_killed: Callable[..., Path],
     ) -> None:
         """Harm: a long validation ends after the time that a worker has to stop: it is killed, and what was trained
         since the last checkpoint is lost."""
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", kind, **changes))
+        expected = content_of(undisturbed(kind, **changes))
         folder = make_killed(kind, **changes)
         told = Instant("worker.distill.train:predict_logits", validation, "before", signal.SIGTERM)
         engine = fork_engine(folder, told)
@@ -275,7 +321,7 @@ class TestStop:
         assert position.batch_in_round == 10
         assert state.arm_state.plan is not None
         assert len(position.rounds_done) == validation - 1
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True]
 
     def test_a_validation_writes_no_second_checkpoint_of_the_same_step(
@@ -294,11 +340,11 @@ class TestTunedAgain:
     """The teacher is, where the cache has lost it when a student that learns from it goes on."""
 
     def test_to_the_same_bits_it_costs_the_student_nothing(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: the tuning's checkpoints take the place of the student's, which begins anew."""
         whole = {"tuned": True, "checkpoint_seconds": 0.0}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **whole))
+        expected = content_of(undisturbed("kd", **whole))
         folder = make_killed("kd", **whole)
         die_without_the_tuned_teacher(folder)
         begun = load_latest(folder / "checkpoints")
@@ -311,7 +357,7 @@ class TestTunedAgain:
         assert waits.arm == "teacher_tuning"
         assert waits.waiting["student"].position == begun.begun()["student"].position
         before = len(events_of(folder))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         fresh = events_of(folder)[before:]
         steps = [event["step"] for event in fresh if event.get("series") == "student/train_loss"]
         assert steps == [20, 30]
@@ -340,15 +386,15 @@ class TestTunedAgain:
         assert "where machine, tuned_teacher differ" in warning["message"]
 
     def test_found_in_the_cache_after_all_it_ends_the_tuning(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: a tuning that nobody goes on with lies in every checkpoint from there on."""
         whole = {"tuned": True, "checkpoint_seconds": 0.0}
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **whole))
+        artifact = undisturbed("kd", **whole)
         folder = make_killed("kd", **whole)
         dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
-        shutil.copytree(tmp_path / "undisturbed/cache/tuned_teachers", folder / "cache/tuned_teachers")
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        shutil.copytree(artifact.parent / "cache/tuned_teachers", folder / "cache/tuned_teachers")
+        assert content_of(run_engine(folder)) == content_of(artifact)
         kept = load_latest(folder / "checkpoints")
         assert kept is not None
         assert not kept.begun()
@@ -386,24 +432,24 @@ def kill_in_phase(folder: Path, phase: str) -> None:
 
 class TestOlderCheckpoint:
     def test_of_a_release_whose_objectives_had_no_state_goes_on_exactly(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: an upgrade that takes away what a paused job had done."""
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "kd", **LONG))
+        expected = content_of(undisturbed("kd", **LONG))
         folder = make_killed("kd", **LONG)
         kill_after_checkpoints(folder, 2, random.Random(6))
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             del state["arm_position"]["objective"]
             (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 3}))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         assert events_of(folder, "resumed")[-1]["exact_resume"] is True
 
     def test_of_a_release_that_spliced_nothing_goes_on_exactly(
-        self, tmp_path: Path, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: rows that were shifted when the round began are something else after the upgrade."""
-        undisturbed = run_engine(make_run(tmp_path / "undisturbed", "random_anchors", **LONG))
+        expected = content_of(undisturbed("random_anchors", **LONG))
         folder = make_killed("random_anchors", **LONG)
         chance = random.Random(8)
         for _ in range(10):  # until one falls into a round of shifted rows
@@ -415,5 +461,5 @@ class TestOlderCheckpoint:
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 4}))
-        assert content_of(run_engine(folder)) == content_of(undisturbed)
+        assert content_of(run_engine(folder)) == expected
         assert events_of(folder, "resumed")[-1]["exact_resume"] is True

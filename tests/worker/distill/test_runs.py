@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
+from worker.distill.cache import TEACHER_OUTPUTS, teacher_outputs_key
+from worker.distill.config import JobConfig
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
 
 Runner = Callable[[Path], Path]
@@ -313,6 +315,20 @@ class TestBadJobs:
         columns["text"][7] = "the [MASK] cat"
         parquet.write_table(pa.table(columns | {"label": pa.array(columns["label"], pa.int32())}), file)
         with pytest.raises(TeacherNotFinite, match=r"1 of 60 validation rows .*; the first is row 7 "):
+            run_engine(folder)
+
+    def test_answers_of_a_teacher_that_were_kept_and_are_not_finite_are_refused_too(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a cache that an older release filled teaches what is no number."""
+        folder = make_run(tmp_path / "run", "kd")
+        key = teacher_outputs_key(JobConfig.load(folder / "job.json"))
+        entry = folder / "cache" / TEACHER_OUTPUTS / key
+        entry.mkdir(parents=True)
+        logits = {name: torch.zeros(rows, 3) for name, rows in (("train", 150), ("validation", 60), ("test", 60))}
+        logits["train"][7, 1] = math.nan
+        save_file(logits, entry / "logits-fp32.safetensors")
+        with pytest.raises(TeacherNotFinite, match=r"1 of 150 train rows .*; the first is row 7 "):
             run_engine(folder)
 
     def test_a_student_that_its_last_step_broke_ends_the_run(self, tmp_path: Path, run_engine: Runner) -> None:

@@ -264,6 +264,27 @@ class TestSage:
         assert seen == [15] * 5
         assert sorted(plan.rows[plan.rows >= ROWS]) == list(range(ROWS, ROWS + 30))
 
+    @pytest.mark.parametrize("candidates", [1.0, 4.0])
+    @pytest.mark.parametrize("good", [10, 0])
+    def test_real_rows_fill_the_round_where_new_ones_were_refused(self, good: int, candidates: float) -> None:
+        """Harm: a budget smaller than that of the methods beside it, or rows that are nowhere."""
+        surroundings = context()
+
+        def label(drawn: Points | Splices) -> SyntheticRows:
+            return surroundings.label(drawn).taken(np.arange(good))
+
+        sage = strategy_of("sage", candidates=candidates)
+        plan = sage.plan_round(1, 90, 0, replace(surroundings, label=label))
+        real, new = plan.rows[plan.rows < ROWS], plan.rows[plan.rows >= ROWS]
+        assert len(plan.synthetic) == plan.facts["extra_rows"] == good
+        assert sorted(new) == list(range(ROWS, ROWS + good))
+        assert len(real) == len({*real}) == 90 - good
+        assert all(np.isfinite(value) for value in plan.facts.values())
+        # The next round goes on where the real rows ended.
+        following = sage.plan_round(2, 90, 0, surroundings)
+        rest = [row for row in following.rows if row < ROWS][: ROWS - len(real)]
+        assert not {*real} & {*rest}
+
     def test_rows_are_made_as_the_lift_says(self) -> None:
         spliced, shifted = (
             strategy_of("sage", lift=lift).plan_round(1, 90, 0, context()).synthetic for lift in ("splice", "shift")

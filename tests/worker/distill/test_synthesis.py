@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from worker.distill import projection as projections
 from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.projection import Projection, fit_coordinates
 from worker.distill.selection import Region, uniform_region
@@ -107,20 +109,57 @@ class TestInvert:
         np.testing.assert_allclose(vectors, 1.0)
 
 
+def heaps(rows: int) -> np.ndarray:
+    """Three far from each other, each of so many rows."""
+    generator = np.random.default_rng(0)
+    centres = np.repeat(generator.normal(size=(3, 16)) * 20, rows, 0)
+    return (centres + generator.normal(size=centres.shape)).astype(np.float32)
+
+
+def spread_of(coordinates: np.ndarray, rows: int) -> float:
+    """How far from its middle a heap of so many rows reaches on the map."""
+    by_heap = coordinates.reshape(3, rows, 2)
+    return float(np.linalg.norm(by_heap - by_heap.mean(1, keepdims=True), axis=2).max())
+
+
+def assert_apart(coordinates: np.ndarray, rows: int) -> None:
+    centres = coordinates.reshape(3, rows, 2).mean(1)
+    gaps = [np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert min(gaps) > spread_of(coordinates, rows)
+
+
 class TestFitCoordinates:
     def test_the_same_vectors_give_the_same_map(self) -> None:
         vectors = projection().vectors
         np.testing.assert_array_equal(fit_coordinates(vectors), fit_coordinates(vectors))
 
     def test_heaps_stay_apart_on_the_map(self) -> None:
-        generator = np.random.default_rng(0)
-        heaps = np.repeat(generator.normal(size=(3, 16)) * 20, 50, 0)
-        vectors = (heaps + generator.normal(size=heaps.shape)).astype(np.float32)
-        coordinates = fit_coordinates(vectors).reshape(3, 50, 2)
-        centres = coordinates.mean(1)
-        spread = np.linalg.norm(coordinates - centres[:, None], axis=2).max()
-        gaps = [np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-        assert min(gaps) > spread
+        assert_apart(fit_coordinates(heaps(50)), 50)
+
+    def test_of_too_many_rows_a_sample_is_fitted_and_the_others_lie_among_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: on a map of a large dataset a row lies where other rows are, and is given their words."""
+        fits: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def umap(vectors: np.ndarray) -> np.ndarray:
+            fits.append((vectors, fit(vectors)))
+            return fits[-1][1]
+
+        fit = projections._umap
+        monkeypatch.setattr(projections, "_umap", umap)
+        monkeypatch.setattr(projections, "_FIT_ROWS_AT_MOST", 100)
+        monkeypatch.setattr(projections, "_CHUNK_ROWS", 32)
+        vectors = heaps(100)
+        coordinates = fit_coordinates(vectors)
+        assert_apart(coordinates, 100)
+        np.testing.assert_array_equal(coordinates, fit_coordinates(vectors))
+        ((sample, fitted), _) = fits
+        assert len(sample) == 100
+        places = (vectors[None] == sample[:, None]).all(2).argmax(1)
+        assert len({*places}) == 100
+        # By single precision a row is not quite at no distance from itself.
+        np.testing.assert_allclose(coordinates[places], fitted, atol=0.05 * spread_of(coordinates, 100))
 
     def test_a_handful_of_rows_is_laid_out_without_umap(self) -> None:
         assert fit_coordinates(np.eye(4, dtype=np.float32)).shape == (4, 2)
