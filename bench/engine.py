@@ -18,6 +18,7 @@ from bench.process import Measured, run_measured
 from bench.report import CHECKOUT
 from bench.results import hash_files
 from worker.distill.config import FORMAT_VERSION
+from worker.engine_process import PARENT_PIPE
 from worker.uploads import KEEP_CHECKPOINTS
 
 # The engine's phases, in the words that the peers' programs use; "start" and "exit" are added around them.
@@ -91,10 +92,13 @@ def write_run(
 
 
 def run(folder: Path, *, with_children: bool = False, device: str = "cpu") -> tuple[Measured, list[dict[str, Any]]]:
-    """Run the folder's job to its end; its events as they stand in events.jsonl."""
+    """Run the folder's job to its end; its events as they stand in events.jsonl.
+
+    The engine leaves with this process, for the next one would begin the same job in the same folder.
+    """
     command = [sys.executable, "-m", "worker.distill", str(folder)]
     log = folder / "engine.log"
-    environment = machine.environment(device)
+    environment = machine.environment(device) | {PARENT_PIPE: "1"}
     measured = run_measured(command, log=log, environment=environment, cwd=CHECKOUT, with_children=with_children)
     return measured, [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student_t
 
+# What a verdict asks for: two differences may be next to equal by chance, and their interval is then next to nothing.
+SEEDS_AT_LEAST = 3
+
 
 def ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
     """ours / theirs of each round that both have: what else the machine did then, it did to both."""

@@ -2,10 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from bench.datasets import DATA_VARIABLE
+from bench.datasets import DATA_VARIABLE, SOURCES
 from bench.report import CHECKOUT, PAGE
 
 
@@ -19,6 +19,11 @@ def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
         return names
 
     return parse
+
+
+def in_order(wanted: Collection[str], usual: Sequence[str]) -> list[str]:
+    """The wanted datasets as the tables have them, however they were named: a bench's usual ones first."""
+    return [name for name in dict.fromkeys([*usual, *SOURCES]) if name in wanted]
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:

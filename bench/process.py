@@ -25,28 +25,30 @@ class Measured:
 def run_measured(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, with_children: bool = False
 ) -> Measured:
-    """Run `command`; raises RuntimeError with the end of its log where it fails."""
+    """Run `command`; raises RuntimeError with the end of its log where it fails.
+
+    Its standard input is a pipe that stays silent and closes when this process is gone, however it went.
+    """
     peak = total_peak = 0
     with log.open("wb") as output:
         started_at, began = time.time(), time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**environment}, cwd=cwd, stdin=subprocess.DEVNULL
-        )
-        try:
-            while True:
-                peak = max(peak, _peak_rss_bytes(process.pid))
-                if with_children:
-                    total_peak = max(total_peak, _total_rss_bytes(process.pid))
-                try:
-                    status = process.wait(timeout=_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-                break
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        seconds = time.perf_counter() - began
+        with subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**environment}, cwd=cwd, stdin=subprocess.PIPE
+        ) as process:
+            try:
+                while True:
+                    peak = max(peak, _peak_rss_bytes(process.pid))
+                    if with_children:
+                        total_peak = max(total_peak, _total_rss_bytes(process.pid))
+                    try:
+                        status = process.wait(timeout=_POLL_SECONDS)
+                    except subprocess.TimeoutExpired:
+                        continue
+                    break
+            except BaseException:
+                process.kill()
+                raise
+            seconds = time.perf_counter() - began
     if status != 0:
         tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:]
         raise RuntimeError(f"{' '.join(command)} ended with status {status}:\n{tail}")

@@ -1,6 +1,7 @@
 """Where the benches put what they found: a section each of docs/benchmarks.md, between two markers."""
 
 import platform
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,25 @@ PAGE = CHECKOUT / "docs" / "benchmarks.md"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that `make <command>` writes."""
+    """A part of the page that `make <command>` writes: what is measured otherwise has another command, and so a part
+    of its own."""
 
     title: str
     command: str
+
+    def but(self, title: str, command: str) -> "Section":
+        """Of the same, measured otherwise."""
+        return Section(f"{self.title}, {title}", f"{self.command} {command}")
+
+    def but_on(self, names: Sequence[str], usual: Collection[str]) -> "Section":
+        """Of these datasets, which are told where they are not the usual ones."""
+        if {*names} == {*usual}:
+            return self
+        return self.but(f"on {listed(names)}", f"DATASET={','.join(names)}")
+
+    def but_with(self, count: int, usual: int, noun: str) -> "Section":
+        """Of so many seeds or rounds, which are told where there are more than usual: fewer are a part of the usual."""
+        return self if count <= usual else self.but(f"{count} {noun}", f"{noun.upper()}={count}")
 
     @property
     def begin(self) -> str:
@@ -34,6 +50,11 @@ def write_section(section: Section, report: str, page: Path = PAGE) -> None:
         )
     before, rest = text.split(section.begin, 1)
     page.write_text(f"{before}{section.begin}\n{report}\n{section.end}{rest.split(section.end, 1)[1]}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """As a sentence names them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
 
 
 def cells(*texts: str) -> str:

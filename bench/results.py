@@ -47,12 +47,16 @@ class Results(Generic[Found]):
             return None
         return self._kind(**json.loads(path.read_text())["cell"])
 
-    def save(self, key: str, cell: Found, ingredients: Mapping[str, Any]) -> None:
-        """`ingredients` are kept beside the cell for whoever asks what it stands for."""
+    def save(
+        self, key: str, cell: Found, ingredients: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+    ) -> None:
+        """`ingredients` are kept beside the cell for whoever asks what it stands for, and so is how it was `measured`,
+        where the cell itself does not tell."""
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f".{key}.partial"
         content = cell if isinstance(cell, dict) else vars(cell)
-        temporary.write_text(json.dumps({"cell": content, "of": ingredients}, indent=1, sort_keys=True))
+        kept = {"cell": content, "of": ingredients} | ({} if measured is None else {"measured": measured})
+        temporary.write_text(json.dumps(kept, indent=1, sort_keys=True))
         os.replace(temporary, self._folder / f"{key}.json")
 
 

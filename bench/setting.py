@@ -18,6 +18,12 @@ from worker.machine import count_cores
 
 # Where rows are few the seed decides less than which rows they are; these are the same for all seeds and methods.
 SIZES = {"all": None, "2000": 2_000}
+
+
+def size_name(rows: int | None) -> str:
+    return "all rows" if rows is None else f"{rows:,} rows"
+
+
 # Raise it with every change after which methods make other students: cells measured before are then of other methods.
 # A hash of the sources would throw hours of measuring away for a new comment.
 METHODS_VERSION = 1

@@ -12,12 +12,12 @@ from pathlib import Path
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.methods.measure import Outcome, find, measure
-from bench.methods.plan import DATASETS, Plan, Recipe, recipes
+from bench.methods.plan import DATASETS, SEEDS, Plan, Recipe, recipes
 from bench.methods.tables import introduction, report
 from bench.models import PAIRS
-from bench.options import add_engine, add_shared, check_engine, names_of, open_cache
+from bench.options import add_engine, add_shared, check_engine, in_order, names_of, open_cache
 from bench.report import CHECKOUT, Section, write_section
-from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
+from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare, size_name
 from bench.tiny import PAIR, make_tiny
 
 PAGE = CHECKOUT / "docs" / "methods.md"
@@ -26,6 +26,7 @@ SECTIONS = {
     "cpu": Section("What they bring and cost", "bench-methods"),
     "cuda": Section("What they bring, on a GPU", "bench-methods DEVICE=cuda"),
 }
+SIZE = "2000"
 Found = dict[str, dict[Recipe, dict[int, Outcome]]]
 
 
@@ -35,23 +36,27 @@ def main() -> int:
     check_engine(parser, options)
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
-            finish(_measure_tiny(Path(folder)), "A tiny random BERT", "all rows", "cpu", options.page)
+            tiny = _measure_tiny(Path(folder))
+            finish(tiny, "A tiny random BERT", "all rows", "fp32", parser.parse_args([]), options.page)
         return 0
-    if problems := [text for name in options.dataset if (text := datasets.missing_files(name, options.data))]:
+    names = in_order(options.dataset, DATASETS)
+    if problems := [text for name in names if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
     rows, pair = SIZES[options.size], PAIRS["minilm"]
     prepared: Prepared = {}
-    for name in options.dataset:
+    for name in names:
         prepared[name, rows] = prepare(name, rows, options.data, cache, pair.name, options.device, options.at_once)
+    # Also of the seeds that were not asked for this time: a part of the table is not to take its place.
     plans = [
         Plan(recipe, name, rows, seed)
-        for seed in range(1, options.seeds + 1)
-        for name in options.dataset
+        for seed in range(1, max(options.seeds, SEEDS) + 1)
+        for name in names
         for recipe in recipes()
     ]
     if not options.report:
-        measure_missing(plans, prepared, find, measure, _describe, options.minutes)
+        wanted = [plan for plan in plans if plan.seed <= options.seeds]
+        measure_missing(wanted, prepared, find, measure, _describe, options.minutes)
     found: Found = {}
     for plan in plans:
         if (outcome := find(plan, *prepared[plan.dataset, rows])) is not None:
@@ -60,21 +65,30 @@ def main() -> int:
         print("Nothing is measured yet.")
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
-    finish(found, title, "all rows" if rows is None else f"{rows:,} rows", options.device, options.page or PAGE)
+    (precision,) = {setting.precision for _, setting in prepared.values()}
+    finish(found, title, size_name(rows), precision, options, options.page or PAGE)
     return 0
+
+
+def _section(options: argparse.Namespace) -> Section:
+    """Each device and choice of size and datasets has a section of its own."""
+    section = SECTIONS[options.device]
+    if options.size != SIZE:
+        section = section.but(size_name(SIZES[options.size]), f"SIZE={options.size}")
+    return section.but_with(options.seeds, SEEDS, "seeds").but_on(in_order(options.dataset, DATASETS), DATASETS)
 
 
 def _describe(plan: Plan, outcome: Outcome) -> str:
     return f"{plan.dataset}, seed {plan.seed}, {plan.recipe.name}: {100 * outcome.accuracy:.2f} %"
 
 
-def finish(found: Found, pair: str, rows: str, device: str, page: Path | None) -> None:
+def finish(found: Found, pair: str, rows: str, precision: str, options: argparse.Namespace, page: Path | None) -> None:
     seeds = max(len(by_seed) for measured in found.values() for by_seed in measured.values())
-    head = introduction(pair, rows, f"Up to {seeds} seeds. {machine.describe(device)}")
+    head = introduction(pair, rows, seeds, precision, machine.describe(options.device))
     text = "\n".join(report(found, head))
     print(text)
     if page is not None:
-        write_section(SECTIONS[device], text, page)
+        write_section(_section(options), text, page)
         print(f"\nWritten to {page}")
 
 
@@ -90,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add_shared(parser)
     add_engine(parser)
     parser.add_argument("--dataset", type=names_of(DATASETS), default=list(DATASETS), help=f"of {', '.join(DATASETS)}")
-    parser.add_argument("--size", choices=sorted(SIZES), default="2000", help="training rows (default: 2000)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to so many (default: 3)")
+    parser.add_argument("--size", choices=sorted(SIZES), default=SIZE, help=f"training rows (default: {SIZE})")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds 1 to so many (default: {SEEDS})")
     parser.add_argument("--report", action="store_true", help="measure nothing; write what there is")
     return parser
 

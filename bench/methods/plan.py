@@ -13,6 +13,7 @@ OVERSAMPLE = "oversample"
 ALONE = tuple(name for name in METHODS if name not in (SAGE, "random_anchors", OVERSAMPLE))
 DATASETS = ("sst2_sentences", "clinc150", "qnli_10k", "mrpc")
 EPOCHS, WARMUP_EPOCHS = 4.0, 1.0
+SEEDS = 3
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping
 
 from app.schemas.methods.sage import Sage
-from bench.figures import Difference, mean_interval, paired_difference
+from bench.figures import SEEDS_AT_LEAST, Difference, mean_interval, paired_difference
 from bench.methods.measure import Outcome
 from bench.methods.plan import EPOCHS, KD, Recipe
 from bench.report import cells
@@ -14,17 +14,16 @@ from bench.setting import made_by
 # By dataset, recipe and seed.
 Cells = Mapping[str, Mapping[Recipe, Mapping[int, Outcome]]]
 PLAIN = Recipe((KD,))
-# Two differences may be next to equal by chance.
-_SEEDS_AT_LEAST = 3
 
 
-def introduction(pair: str, rows: str, machine: str) -> str:
+def introduction(pair: str, rows: str, seeds: int, precision: str, machine: str) -> str:
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows, and the student learns from {rows}. "
         f"Every recipe presents the same number of rows to the student, {EPOCHS:g} epochs of them, with the job spec's "
         f"defaults (`sage` with {made_by(Sage())}): nothing was tuned for any. Validation after each round "
         "chooses the student; the test split is read once, at the end. Means over the seeds with a 95 % interval "
-        f"(Student's t), and the difference to plain distillation, paired by seed, in points. {machine}."
+        f"(Student's t), and the difference to plain distillation, paired by seed, in points. Up to {seeds} seeds, "
+        f"computed in {precision} on {machine}."
     )
 
 
@@ -68,7 +67,7 @@ def _verdict(found: Cells) -> list[str]:
     for recipe in _recipes(found):
         for name, measured in found.items():
             gain = _gain(measured, recipe)
-            if gain is not None and gain.pairs >= _SEEDS_AT_LEAST and abs(gain.mean) > gain.half_width:
+            if gain is not None and gain.pairs >= SEEDS_AT_LEAST and abs(gain.mean) > gain.half_width:
                 sides["above" if gain.mean > 0 else "below"].append(f"{recipe.name} on {name}")
     return [
         f"In accuracy {side} plain distillation, the interval of three seeds or more leaving zero out: "

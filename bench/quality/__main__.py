@@ -21,7 +21,7 @@ from app.schemas.methods.sage import Sage
 from bench import datasets, machine
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS
-from bench.options import add_engine, add_shared, check_engine, names_of, open_cache
+from bench.options import add_engine, add_shared, check_engine, in_order, names_of, open_cache
 from bench.quality.measure import Outcome, find, measure
 from bench.quality.plan import (
     ARMS,
@@ -31,13 +31,13 @@ from bench.quality.plan import (
     PAPER_RETENTION,
     SAGE,
     SAGE_ON_LESS,
+    SEEDS,
     WARMUP_EPOCHS,
     Plan,
-    size_name,
 )
 from bench.quality.tables import Cells, introduction, report
-from bench.report import PAGE, Section, write_section
-from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare
+from bench.report import PAGE, Section, listed, write_section
+from bench.setting import SIZES, Prepared, Setting, measure_missing, prepare, size_name
 from bench.tiny import PAIR, make_tiny
 
 TITLE = "What SAGE is worth"
@@ -54,10 +54,9 @@ def main() -> int:
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             tiny = _measure_tiny(Path(folder))
-            finish([("tiny", None, tiny)], "A tiny random BERT", parser.parse_args([]), options.page)
+            finish([("tiny", None, tiny)], "A tiny random BERT", "fp32", parser.parse_args([]), options.page)
         return 0
-    is_paper = options.pair == PAPER
-    names = options.dataset or list(PAPER_RETENTION if is_paper else DATASETS)
+    names = _datasets(options)
     if problems := [text for name in names if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
@@ -76,19 +75,23 @@ def main() -> int:
                 options.at_once,
                 is_trial=_is_trial(options),
             )
+    # Also of the seeds that were not asked for this time: a part of the table is not to take its place.
+    told = options.seeds if _is_trial(options) else max(options.seeds, SEEDS)
     plans = [
         Plan(name, rows, seed, changes, options.epochs, _arms(options))
-        for seed in range(1, options.seeds + 1)
+        for seed in range(1, told + 1)
         for name, rows in prepared
     ]
     if not options.report:
-        measure_missing(plans, prepared, find, measure, _describe, options.minutes)
+        wanted = [plan for plan in plans if plan.seed <= options.seeds]
+        measure_missing(wanted, prepared, find, measure, _describe, options.minutes)
     found = _collect(plans, prepared)
     if not found:
         print("Nothing is measured yet.")
         return 0
     title = f"{pair.teacher}, {pair.teacher_layers} layers, to {pair.student_layers} of them"
-    finish(found, title, options, None if _is_trial(options) else options.page or PAGE)
+    (precision,) = {setting.precision for _, setting in prepared.values()}
+    finish(found, title, precision, options, None if _is_trial(options) else options.page or PAGE)
     return 0
 
 
@@ -101,6 +104,16 @@ def _arms(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(arm for arm in ARMS if arm in (options.arms or DEFAULT_ARMS[options.pair]))
 
 
+def _default_datasets(options: argparse.Namespace) -> list[str]:
+    return [*(PAPER_RETENTION if options.pair == PAPER else DATASETS)]
+
+
+def _datasets(options: argparse.Namespace) -> list[str]:
+    """In the order of the tables."""
+    usual = _default_datasets(options)
+    return in_order(options.dataset or usual, usual)
+
+
 def _default_sizes(options: argparse.Namespace) -> list[str]:
     return ["all"] if options.pair == PAPER else [*SIZES]
 
@@ -111,20 +124,18 @@ def _sizes(options: argparse.Namespace) -> list[str]:
 
 
 def _section(options: argparse.Namespace) -> Section:
-    """Each pair of models, device, budget and choice of sizes and arms has a section of its own."""
-    title, command = TITLE, "bench-quality"
+    """Each pair of models, device, budget and choice of sizes, arms and datasets has a section of its own."""
+    section = Section(TITLE, "bench-quality")
     if options.pair != "minilm":
-        title, command = f"{title}: {options.pair}", f"{command} PAIR={options.pair}"
+        section = Section(f"{TITLE}: {options.pair}", f"{section.command} PAIR={options.pair}")
     if options.epochs != EPOCHS:
-        title, command = f"{title}, {options.epochs:g} epochs", f"{command} EPOCHS={options.epochs:g}"
+        section = section.but(f"{options.epochs:g} epochs", f"EPOCHS={options.epochs:g}")
     if (sizes := _sizes(options)) != _default_sizes(options):
-        title = f"{title}, {' and '.join(size_name(SIZES[size]) for size in sizes)}"
-        command = f"{command} SIZE={','.join(sizes)}"
+        section = section.but(listed([size_name(SIZES[size]) for size in sizes]), f"SIZE={','.join(sizes)}")
     if (arms := _arms(options)) != DEFAULT_ARMS[options.pair]:
-        title, command = f"{title}, {len(arms)} of its arms", f"{command} ARMS={','.join(arms)}"
-    if options.device != "cpu":
-        title, command = f"{title}, on a GPU", f"{command} DEVICE={options.device}"
-    return Section(title, command)
+        section = section.but(f"{len(arms)} of its arms", f"ARMS={','.join(arms)}")
+    section = section.but_with(options.seeds, SEEDS, "seeds").but_on(_datasets(options), _default_datasets(options))
+    return section if options.device == "cpu" else section.but("on a GPU", f"DEVICE={options.device}")
 
 
 def _describe(plan: Plan, outcomes: dict[str, Outcome]) -> str:
@@ -146,6 +157,7 @@ def _collect(plans: list[Plan], prepared: Prepared) -> list[tuple[str, int | Non
 def finish(
     found: list[tuple[str, int | None, Cells]],
     pair: str,
+    precision: str,
     options: argparse.Namespace,
     page: Path | None,
 ) -> None:
@@ -155,6 +167,7 @@ def finish(
         options.epochs,
         _arms(options),
         Sage(**dict(options.change)),
+        precision,
         machine.describe(options.device),
         are_timed=options.at_once == 1,
         is_trial=_is_trial(options),
@@ -215,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     known = [name for name in datasets.SOURCES if name != datasets.DEMO]
     parser.add_argument("--dataset", type=names_of(known), help=f"of {', '.join(known)} (default: the pair's)")
     parser.add_argument("--size", type=names_of(SIZES), help=f"of {', '.join(SIZES)} (default: both; mpnet: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 1 to so many (default: 5)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds 1 to so many (default: {SEEDS})")
     parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
     parser.add_argument("--epochs", type=_epochs, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
     parser.add_argument("--arms", type=_arm_names, help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")

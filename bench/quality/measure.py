@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from bench import engine
+from bench import engine, machine
 from bench.datasets import Dataset
 from bench.quality.plan import TEACHER, Plan, budget_of, method
 from bench.results import cell_key
@@ -60,11 +60,17 @@ def _run(arm: str, plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, 
     work = setting.cache / "work" / f"quality-{key}"
     own = method(arm, setting.hyper, dict(plan.changes))
     setting.write_run(work, dataset, own, epochs=plan.epochs * budget_of(arm), seed=plan.seed)
-    _, events = engine.run(work, device=setting.device)
+    load = machine.load_average()
+    measured, events = engine.run(work, device=setting.device)
     result = events[-1]["result"]
     seconds = training_seconds(events) if setting.at_once == 1 else None
     outcomes = {arm: _outcome(result["student"], seconds), TEACHER: _outcome(result["teacher"], 0.0)}
-    setting.results.save(key, {name: asdict(outcome) for name, outcome in outcomes.items()}, ingredients)
+    setting.results.save(
+        key,
+        {name: asdict(outcome) for name, outcome in outcomes.items()},
+        ingredients,
+        {"started_at": measured.started_at, "load_before": load},
+    )
     shutil.rmtree(work)
     return outcomes
 

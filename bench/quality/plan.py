@@ -5,6 +5,7 @@ from typing import Any
 
 from app.schemas.methods.registry import METHODS
 from bench.hyperparameters import Hyperparameters
+from bench.setting import size_name
 
 SAGE, KD = "sage", "kd"
 TEACHER = "teacher"
@@ -25,6 +26,7 @@ DATASETS = ("sst2_sentences", "clinc150", "qnli_10k", "mrpc")
 # At the sizes of the paper's models: its two tasks (of QNLI what there is), what its student kept of the teacher.
 PAPER_RETENTION = {"sst2_glue": 0.996, "qnli_10k": 0.993}
 EPOCHS, WARMUP_EPOCHS = 4.0, 1.0
+SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,6 @@ class Plan:
     @property
     def name(self) -> str:
         return f"{self.dataset}, {size_name(self.rows)}, seed {self.seed}"
-
-
-def size_name(rows: int | None) -> str:
-    return "all rows" if rows is None else f"{rows:,} rows"
 
 
 def budget_of(arm: str) -> float:

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Callable, Collection, Mapping
 
 from app.schemas.methods.sage import Sage
-from bench.figures import Difference, mean_interval, paired_difference
+from bench.figures import SEEDS_AT_LEAST, Difference, mean_interval, paired_difference
 from bench.quality.measure import Outcome
-from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TEACHER, TITLES, size_name
+from bench.quality.plan import ARMS, CONTROLS, KD, PAPER_RETENTION, SAGE, SAGE_ON_LESS, TEACHER, TITLES
 from bench.report import cells
-from bench.setting import made_by
+from bench.setting import made_by, size_name
 
 # By seed, then by arm.
 Cells = Mapping[int, Mapping[str, Outcome]]
@@ -41,6 +41,7 @@ def introduction(
     epochs: float,
     arms: Collection[str],
     sage: Sage,
+    precision: str,
     machine: str,
     *,
     are_timed: bool,
@@ -64,7 +65,8 @@ def introduction(
         f"{pair}; the teacher is tuned once for the dataset, {seen}. Every method presents the same number of rows to "
         f"the student: {epochs:g} epochs of the training rows, real and synthetic together, no early stop, the job "
         f"spec's defaults otherwise ({defaults}). Validation after each round chooses the student; {read}. Means over "
-        f"the seeds with a 95 % interval (Student's t); differences are paired by seed. {figures}. {machine}."
+        f"the seeds with a 95 % interval (Student's t); differences are paired by seed. {figures}. Computed in "
+        f"{precision} on {machine}."
     )
 
 
@@ -159,8 +161,8 @@ def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
         above = [name for name, measured in tables if all(is_above(measured, SAGE, KD, value) for value in values)]
         below = [name for name, measured in tables if any(is_above(measured, KD, SAGE, value) for value in values)]
         line = (
-            f"- {kind}: SAGE above plain KD (interval above zero) on {_names(above, tables)}; below it on "
-            f"{_names(below, tables)}"
+            f"- {kind}: SAGE above plain KD (interval of three seeds or more above zero) on "
+            f"{_names(above, tables)}; below it on {_names(below, tables)}"
         )
         if controls := [arm for arm in CONTROLS if all(arm in _arms(measured) for _, measured in tables)]:
             control = [
@@ -199,9 +201,9 @@ def _beside_the_paper(found: list[tuple[str, int | None, Cells]]) -> list[str]:
 
 
 def is_above(measured: Cells, arm: str, other: str, value: Value) -> bool:
-    """The interval of the paired difference lies above zero."""
+    """The interval of the paired difference, of enough seeds, lies above zero."""
     found = difference(measured, arm, other, value)
-    return found is not None and found.mean - found.half_width > 0
+    return found is not None and found.pairs >= SEEDS_AT_LEAST and found.mean - found.half_width > 0
 
 
 def difference(measured: Cells, arm: str, other: str, value: Value) -> Difference | None:

@@ -29,15 +29,14 @@ def main() -> int:
     options = _parser().parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
-            finish([_measure_tiny(Path(folder))], options.page)
+            finish([_measure_tiny(Path(folder))], "fp32", options.page)
         return 0
     wanted = [SIZES[name] for name in options.size]
-    if problems := [text for size in wanted if (text := sizes.missing_files(size, options.data))]:
+    if problems := sizes.missing_files(wanted, options.data):
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
     threads, pair = count_cores(), PAIRS["minilm"]
-    # One teacher for all: the sizes are of one task.
-    tuned_on = datasets.prepare("sst2_sentences", options.data, cache, None)
+    tuned_on = datasets.prepare(sizes.TUNED_ON, options.data, cache, None)
     models = make_models(base_folder(pair, cache), pair, tuned_on, cache, threads)
     setting = Setting(models, Hyperparameters(), pair.student_layers, machine.fast_precision(), threads, cache)
     pairs = []
@@ -45,12 +44,12 @@ def main() -> int:
         dataset = sizes.prepare(size, options.data, cache)
         print(f"{size.name}: {dataset.rows['train']:,} rows ...", flush=True)
         pairs.append(find(size, dataset, setting) or measure(size, dataset, setting))
-    finish(pairs, options.page or PAGE)
+    finish(pairs, setting.precision, options.page or PAGE)
     return 0
 
 
-def finish(pairs: list[Pair], page: Path | None) -> None:
-    text = "\n".join(report(pairs))
+def finish(pairs: list[Pair], precision: str, page: Path | None) -> None:
+    text = "\n".join(report(pairs, precision))
     print(text)
     if page is not None:
         write_section(SECTION, text, page)

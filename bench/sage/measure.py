@@ -55,12 +55,9 @@ def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
     work = setting.cache / "work" / f"sage-{size.name}"
     shutil.rmtree(work, ignore_errors=True)
     load = machine.load_average()
-    loss = {"temperature": setting.hyper.temperature, "alpha": setting.hyper.alpha}
-    # Early stopping would end one of the two before the other.
-    sage = Sage(**loss, warmup_epochs=size.warmup_epochs, early_stopping=False)
-    first, started_at = _run(work / "sage", sage.model_dump(), size, dataset, setting, work / "cache")
-    kd = KnowledgeDistillation(**loss)
-    second, _ = _run(work / "kd", kd.model_dump(), size, dataset, setting, work / "cache")
+    sage, kd = _methods(size, setting)
+    first, started_at = _run(work / "sage", sage, size, dataset, setting, work / "cache")
+    second, _ = _run(work / "kd", kd, size, dataset, setting, work / "cache")
     pair = Pair(
         rows=dataset.rows["train"],
         presented=round(size.epochs * dataset.rows["train"]),
@@ -74,6 +71,14 @@ def measure(size: Size, dataset: Dataset, setting: Setting) -> Pair:
     setting.results.save(cell_key(ingredients), asdict(pair), ingredients)
     shutil.rmtree(work)
     return pair
+
+
+def _methods(size: Size, setting: Setting) -> list[dict[str, Any]]:
+    """SAGE's entry in job.json and plain distillation's, every default filled in."""
+    loss = {"temperature": setting.hyper.temperature, "alpha": setting.hyper.alpha}
+    # Early stopping would end one of the two before the other.
+    sage = Sage(**loss, warmup_epochs=size.warmup_epochs, early_stopping=False)
+    return [sage.model_dump(), KnowledgeDistillation(**loss).model_dump()]
 
 
 def _run(
@@ -97,6 +102,8 @@ def _ingredients(size: Size, dataset: Dataset, setting: Setting) -> dict[str, An
     return {
         "bench": "sage",
         "size": asdict(size),
+        # With their parameters: a new default of one is another cell.
+        "methods": _methods(size, setting),
         "source": engine.source_hash(),
         **setting.ingredients(dataset),
     }

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from bench.results import hash_files
 from worker.preparation.datasets import prepare_dataset
 from worker.preparation.lines import Upload
 
+# One teacher for all: the sizes are of one task.
+TUNED_ON = "sst2_sentences"
 # Phrases of sst2_glue two by two, drawn at random: rows that are texts, and as many of them as are asked for.
 PAIRS_OF_PHRASES = "sst2_glue_pairs"
 
@@ -38,9 +41,10 @@ SIZES = {
 }
 
 
-def missing_files(size: Size, data: Path | None) -> str | None:
-    """What to do before `size` can be prepared, or None."""
-    return datasets.missing_files("sst2_glue" if size.dataset == PAIRS_OF_PHRASES else size.dataset, data)
+def missing_files(wanted: Iterable[Size], data: Path | None) -> list[str]:
+    """What to do before the teacher can be tuned and the sizes prepared."""
+    names = ["sst2_glue" if size.dataset == PAIRS_OF_PHRASES else size.dataset for size in wanted]
+    return [text for name in dict.fromkeys([TUNED_ON, *names]) if (text := datasets.missing_files(name, data))]
 
 
 def prepare(size: Size, data: Path, cache: Path) -> Dataset:

@@ -11,7 +11,7 @@ from bench.setting import made_by
 SELECTION = ("scoring", "projection", "synthesis")
 
 
-def report(pairs: list[Pair]) -> list[str]:
+def report(pairs: list[Pair], precision: str) -> list[str]:
     first = pairs[0]
     times = ", ".join(f"{datetime.fromtimestamp(pair.started_at, UTC):%Y-%m-%d %H:%M}" for pair in pairs)
     loads = ", ".join(f"{pair.load_before:.1f}" for pair in pairs)
@@ -22,8 +22,8 @@ def report(pairs: list[Pair]) -> list[str]:
         "*Selection* is what the training waits for: scoring, pooling the rows and waiting for their projection, "
         "neighbours and draw. The projection itself is fitted beside the teacher's pass and the warm-up, on one thread "
         "of low priority; what it takes from them is in SAGE's time. "
-        f"{first.machine['processor']}, {first.machine['cores']} cores; begun {times} UTC, load average before "
-        f"{loads}.",
+        f"Computed in {precision} on {first.machine['processor']}, {first.machine['cores']} cores; begun {times} UTC, "
+        f"load average before {loads}.",
         "",
         "| training rows | presented | SAGE | of it teacher's pass | training | scoring | projection | synthesis | "
         "selection, share of the job | labelling | plain KD | SAGE less its teacher's pass, over plain KD |",

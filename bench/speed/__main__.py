@@ -9,14 +9,16 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bench import datasets, machine, tiny
 from bench.bases import base_folder
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, Pair, make_models
-from bench.options import add_shared, names_of, open_cache
+from bench.options import add_shared, in_order, names_of, open_cache
 from bench.report import PAGE, Section, write_section
 from bench.speed import quick
 from bench.speed.comparison import Comparison
@@ -25,6 +27,7 @@ from bench.speed.tables import Measured, report
 from worker.machine import count_cores
 
 TITLE = "Distillation beside TextBrewer, torchdistill and the Trainer"
+ROUNDS = 5
 # Each pair of models has a section of its own on either device: these are in bf16, and fp32 has its own again.
 SECTIONS = {
     ("minilm", "cpu"): Section(TITLE, "bench-speed"),
@@ -36,12 +39,14 @@ SECTIONS = {
 }
 
 
-def section(pair: str, device: str, precision: str) -> Section:
+def section(pair: str, device: str, precision: str, *, batch_size: int, names: Sequence[str], rounds: int) -> Section:
     """Where what was measured so is to be found."""
     found = SECTIONS[pair, device]
-    if precision == "bf16":
-        return found
-    return Section(f"{found.title}, in fp32", f"{found.command} PRECISION=fp32")
+    if precision != "bf16":
+        found = found.but("in fp32", "PRECISION=fp32")
+    if batch_size != Hyperparameters().batch_size:
+        found = found.but(f"batches of {batch_size}", f"BATCH_SIZE={batch_size}")
+    return found.but_with(rounds, ROUNDS, "rounds").but_on(names, datasets.FULL)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Deadline:
     """No job begins after it."""
 
     at: float | None
+
+    @classmethod
+    def after(cls, minutes: float | None) -> Self:
+        return cls(None if minutes is None else time.monotonic() + 60 * minutes)
 
     def has_passed(self) -> bool:
         return self.at is not None and time.monotonic() >= self.at
@@ -60,23 +69,22 @@ def main() -> int:
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             comparison = quick.comparison(Path(folder))
-            measure_rounds([comparison], quick.SYSTEMS, rounds=1, deadline=Deadline(None))
+            are_all_well = measure_rounds([comparison], quick.SYSTEMS, rounds=1, deadline=Deadline(None))
             finish(None, [comparison], rounds=1, page=page)
-        return 0
-    deadline = Deadline(time.monotonic() + 60 * options.minutes if options.minutes else None)
+        return 0 if are_all_well else 1
+    deadline = Deadline.after(options.minutes)
     pair = PAIRS[options.pair or ("random" if options.device == "cuda" else "minilm")]
     systems = chosen_systems(options.only)
     comparisons = prepare(pair, options)
-    if not options.report:
-        measure_rounds(comparisons, systems, options.rounds, deadline)
+    are_all_well = options.report or measure_rounds(comparisons, systems, options.rounds, deadline)
     # A part of the rows shows that things work; it is no result.
-    finish(pair, comparisons, options.rounds, page=page or (None if options.rows else PAGE))
-    return 0
+    finish(pair, comparisons, max(options.rounds, ROUNDS), page=page or (None if options.rows else PAGE))
+    return 0 if are_all_well else 1
 
 
 def prepare(pair: Pair, options: argparse.Namespace) -> list[Comparison]:
     """Data and models of each dataset, from the cache where they are there."""
-    names, device = options.dataset, options.device
+    names, device = in_order(options.dataset, datasets.FULL), options.device
     if problems := [text for name in names if (text := datasets.missing_files(name, options.data))]:
         raise SystemExit("\n".join(problems))
     machine.facts(device)  # that there is such a device is found before anything is made for it
@@ -95,24 +103,36 @@ def prepare(pair: Pair, options: argparse.Namespace) -> list[Comparison]:
     return comparisons
 
 
-def measure_rounds(comparisons: list[Comparison], systems: tuple[System, ...], rounds: int, deadline: Deadline) -> None:
-    """Every cell that is not there yet: all systems on a dataset, then the next dataset, then the next round."""
+def measure_rounds(comparisons: list[Comparison], systems: tuple[System, ...], rounds: int, deadline: Deadline) -> bool:
+    """Every cell that is not there yet: all systems on a dataset, then the next dataset, then the next round.
+
+    A system that fails on a dataset is left out there from then on, and the others go on. Whether none did.
+    """
+    failed: set[tuple[str, System]] = set()
     for number in range(1, rounds + 1):
         for comparison in comparisons:
             for system in systems:
                 if deadline.has_passed():
                     print("The time is up; run it again to go on.", flush=True)
-                    return
-                name = f"round {number}, {comparison.dataset.name}, {system.id}"
-                if comparison.cell(system, number) is not None:
+                    return not failed
+                if (comparison.dataset.name, system) in failed:
                     continue
-                print(f"{name} ...", flush=True)
-                cell = comparison.measure(system, number)
+                name = f"round {number}, {comparison.dataset.name}, {system.id}"
+                try:
+                    if comparison.cell(system, number) is not None:
+                        continue
+                    print(f"{name} ...", flush=True)
+                    cell = comparison.measure(system, number)
+                except Exception as error:  # a peer is a stranger's program, and its environment the network's
+                    failed.add((comparison.dataset.name, system))
+                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+                    continue
                 print(
                     f"{name}: {cell.seconds:.1f} s, step {1000 * cell.step_seconds_median:.0f} ms, test accuracy "
                     f"{cell.test_accuracy:.4f}, {cell.peak_rss_bytes / 1e9:.2f} GB, load {cell.load_before:.1f}",
                     flush=True,
                 )
+    return not failed
 
 
 def finish(pair: Pair | None, comparisons: list[Comparison], rounds: int, page: Path | None) -> None:
@@ -126,9 +146,11 @@ def finish(pair: Pair | None, comparisons: list[Comparison], rounds: int, page: 
     print(text)
     if page is not None:
         # The tiny pair shows how the page is written, in the section of the pair that most ask for.
-        write_section(
-            section(pair.name, first.device, first.precision) if pair else SECTIONS["minilm", "cpu"], text, page
-        )
+        where = SECTIONS["minilm", "cpu"]
+        if pair:
+            names, batch_size = [comparison.dataset.name for comparison in comparisons], first.hyper.batch_size
+            where = section(pair.name, first.device, first.precision, batch_size=batch_size, names=names, rounds=rounds)
+        write_section(where, text, page)
         print(f"\nWritten to {page}")
 
 
@@ -166,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers-here", action="store_true", help="run the peers by this interpreter, which has their libraries"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", help="comma-separated systems: stillhouse, trainer (both settings), trainer-best ...")
     parser.add_argument("--minutes", type=float, help="begin no job after so many minutes")
     parser.add_argument("--rows", type=int, help="at most so many rows of each split; prints the report only")

@@ -9,13 +9,15 @@ from typing import Any
 from bench.figures import Difference, median_ratio, paired_difference
 from bench.hyperparameters import Hyperparameters
 from bench.models import Pair
-from bench.report import cells
+from bench.report import cells, listed
 from bench.results import Cell
 from bench.speed.comparison import Comparison
 from bench.speed.plan import BEST, DOCUMENTED, STILLHOUSE, SYSTEMS, System
 
 # By system id, then by round.
 Measured = Mapping[str, Mapping[int, Cell]]
+# What a machine does changes from hour to hour: a job that began longer after the one before it is of another time.
+PAUSE_SECONDS = 3_600.0
 
 TITLES = {
     "stillhouse": "Stillhouse",
@@ -48,8 +50,9 @@ def introduction(pair: Pair, hyper: Hyperparameters, precision: str, device: str
         "student's folder. *As documented* is what each peer's own examples do, in fp32; *best* adds what its user can "
         f"add: {around}padding per batch, rows of like length together, {attention}the "
         "fused AdamW, and for TextBrewer cached teacher outputs. Systems alternate within a round, with the round's "
-        "number as seed; times are medians over the rounds, ratios medians of the ratios within a round, differences "
-        "of accuracy paired by round with a 95 % interval (Student's t).",
+        "number as seed; times are medians over the rounds, ratios medians of the ratios within a round that was "
+        f"measured in one go (no pause of more than {PAUSE_SECONDS / 60:.0f} minutes), differences of accuracy paired "
+        "by round with a 95 % interval (Student's t).",
     ]
 
 
@@ -68,8 +71,41 @@ def dataset_part(comparison: Comparison, measured: Measured) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(system_row(system, measured) for system in SYSTEMS if measured.get(system.id)),
     ]
-    verdicts = [verdict(settings, measured) for settings in (DOCUMENTED, BEST)]
-    return [*lines, *(line for text in verdicts if text for line in ("", text))]
+    remarks = [of_another_time(measured), *(verdict(settings, measured) for settings in (DOCUMENTED, BEST))]
+    return [*lines, *(line for text in remarks if text for line in ("", text))]
+
+
+def beside_ours(measured: Measured, number: int) -> set[str]:
+    """The systems whose jobs of this round and Stillhouse's follow each other without a long pause."""
+    jobs = sorted(
+        (by_round[number].started_at, by_round[number].seconds, system_id)
+        for system_id, by_round in measured.items()
+        if number in by_round
+    )
+    goes: list[set[str]] = []
+    ended = -math.inf
+    for started_at, seconds, system_id in jobs:
+        if started_at - ended > PAUSE_SECONDS:
+            goes.append(set())
+        goes[-1].add(system_id)
+        ended = started_at + seconds
+    return next((go for go in goes if STILLHOUSE.id in go), set())
+
+
+def job_ratio(system: System, measured: Measured) -> float | None:
+    """Stillhouse's time over the system's, of the rounds in which both were measured in one go."""
+    own = {number: cell for number, cell in measured[system.id].items() if system.id in beside_ours(measured, number)}
+    return median_ratio(_values(measured.get(STILLHOUSE.id, {}), _seconds), _values(own, _seconds))
+
+
+def of_another_time(measured: Measured) -> str | None:
+    """The jobs that no ratio is made of: Stillhouse's has been measured anew since, or before."""
+    apart = []
+    for system in SYSTEMS:
+        both = measured.get(system.id, {}).keys() & measured.get(STILLHOUSE.id, {}).keys()
+        if rounds := [str(number) for number in sorted(both) if system.id not in beside_ours(measured, number)]:
+            apart.append(f"{_title(system)} (round{'s' if len(rounds) > 1 else ''} {listed(rounds)})")
+    return f"Of another time than Stillhouse's, and so in no ratio: {'; '.join(apart)}." if apart else None
 
 
 def provenance(measured: Measured) -> str:
@@ -92,13 +128,14 @@ def provenance(measured: Measured) -> str:
 
 def system_row(system: System, measured: Measured) -> str:
     own, ours = measured[system.id], measured.get(STILLHOUSE.id, {})
-    name = TITLES[system.name] + {DOCUMENTED: ", as documented", BEST: ", at its best"}.get(system.settings, "")
     compared = ["", ""]
     if system != STILLHOUSE:
-        ratio = median_ratio(_values(ours, _seconds), _values(own, _seconds))
-        compared = [_ratio(ratio), _points(paired_difference(_values(ours, _accuracy), _values(own, _accuracy)))]
+        compared = [
+            _ratio(job_ratio(system, measured)),
+            _points(paired_difference(_values(ours, _accuracy), _values(own, _accuracy))),
+        ]
     return cells(
-        name,
+        _title(system),
         str(len(own)),
         f"{_middle(own, _seconds):.1f} s",
         f"{_middle(own, lambda cell: cell.phases['start']):.1f} s",
@@ -122,12 +159,12 @@ def verdict(settings: str, measured: Measured) -> str | None:
     fastest = min(peers, key=lambda system: _middle(measured[system.id], _seconds))
     best = max(peers, key=lambda system: statistics.fmean(_values(measured[system.id], _accuracy).values()))
     peers_are = {DOCUMENTED: "Peers as documented", BEST: "Peers at their best"}[settings]
-    ratio = median_ratio(_values(ours, _seconds), _values(measured[fastest.id], _seconds))
+    ratio = job_ratio(fastest, measured)
+    taken = "of another time" if ratio is None else f"of whose time Stillhouse takes {_ratio(ratio)}"
     difference = paired_difference(_values(ours, _accuracy), _values(measured[best.id], _accuracy))
     return (
-        f"{peers_are}: the fastest is {TITLES[fastest.name]}, of whose time Stillhouse takes "
-        f"{_ratio(ratio)}; the most accurate {TITLES[best.name]}, to which Stillhouse differs by "
-        f"{_points(difference)} points."
+        f"{peers_are}: the fastest is {TITLES[fastest.name]}, {taken}; the most accurate {TITLES[best.name]}, to which "
+        f"Stillhouse differs by {_points(difference)} points."
     )
 
 
@@ -189,6 +226,10 @@ def student_seconds(cell: Cell) -> float:
     """Training with its validations, the teacher's share left out."""
     inside = 0.0 if "teacher pass" in cell.phases else cell.phases.get("teacher", 0.0)
     return cell.phases["training"] - inside
+
+
+def _title(system: System) -> str:
+    return TITLES[system.name] + {DOCUMENTED: ", as documented", BEST: ", at its best"}.get(system.settings, "")
 
 
 def _seconds(cell: Cell) -> float:

@@ -2,10 +2,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.datasets import Dataset
+from bench.flops import EncoderShape
 from bench.hyperparameters import Hyperparameters
+from bench.methods import __main__ as program
+from bench.methods.__main__ import _parser, _section
 from bench.methods.measure import Outcome
-from bench.methods.plan import Recipe, recipes
+from bench.methods.plan import Plan, Recipe, recipes
 from bench.methods.tables import report
+from bench.models import Models
+from bench.setting import Setting
 from tests.bench.quick_run import run_quick
 
 SECONDS = {1: 22.0, 2: 900.0, 3: 20.0}
@@ -56,6 +62,49 @@ class TestReport:
         # One seed has no interval, and shows nothing.
         assert "| sage | 90.00 % (+9.00) |" in text
         assert "below plain distillation, the interval of three seeds or more leaving zero out: none." in text
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("given", "title", "command"),
+        [
+            ([], " and cost", ""),
+            (["--size", "2000", "--dataset", "mrpc,qnli_10k,clinc150,sst2_sentences"], " and cost", ""),
+            (["--seeds", "1"], " and cost", ""),
+            (["--seeds", "5"], " and cost, 5 seeds", " SEEDS=5"),
+            (["--size", "all"], " and cost, all rows", " SIZE=all"),
+            (
+                ["--device", "cuda", "--dataset", "mrpc,clinc150"],
+                ", on a GPU, on clinc150 and mrpc",
+                " DEVICE=cuda DATASET=clinc150,mrpc",
+            ),
+        ],
+    )
+    def test_that_make_another_table_are_in_the_name_of_its_section(
+        self, given: list[str], title: str, command: str
+    ) -> None:
+        """Harm: a table overwrites another, or cannot be made again by the command that stands above it."""
+        section = _section(_parser().parse_args(given))
+        assert (section.title, section.command) == (f"What they bring{title}", f"bench-methods{command}")
+
+    def test_fewer_seeds_are_measured_and_all_that_are_there_are_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: one seed takes the place of the table of three."""
+        models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
+        setting = Setting(models, Hyperparameters(), 3, "bf16", 1, tmp_path)
+        dataset = Dataset("mrpc", Path("mrpc"), 32, "", 2, {}, "")
+        asked: list[Plan] = []
+        monkeypatch.setattr(program.datasets, "missing_files", lambda *_: None)
+        monkeypatch.setattr(program, "prepare", lambda *_: (dataset, setting))
+        monkeypatch.setattr(program, "measure_missing", lambda plans, *_: asked.extend(plans))
+        monkeypatch.setattr(program, "find", lambda plan, *_: outcome(0.8) if plan.recipe == KD else None)
+        page = tmp_path / "page.md"
+        given = ["--seeds", "1", "--page", str(page), "--cache", str(tmp_path / "cache")]
+        monkeypatch.setattr("sys.argv", ["bench.methods", *given])
+        assert program.main() == 0
+        assert {plan.seed for plan in asked} == {1}
+        assert "Up to 3 seeds, computed in bf16 on " in page.read_text()
 
 
 @pytest.mark.slow

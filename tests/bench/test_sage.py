@@ -1,9 +1,20 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from bench.sage.measure import Job, Pair
-from bench.sage.tables import memory_row, selection_seconds, time_row
+from app.schemas.methods.sage import Sage
+from bench.datasets import Dataset
+from bench.flops import EncoderShape
+from bench.hyperparameters import Hyperparameters
+from bench.models import Models
+from bench.results import cell_key
+from bench.sage import measure as measuring
+from bench.sage.__main__ import main
+from bench.sage.measure import Job, Pair, find
+from bench.sage.sizes import SIZES
+from bench.sage.tables import memory_row, report, selection_seconds, time_row
+from bench.setting import Setting
 from tests.bench.quick_run import run_quick
 
 PARTS = {"loading": 2.0, "teacher_outputs": 10.0, "training": 60.0, "scoring": 4.0, "projection": 1.0, "synthesis": 3.0}
@@ -40,6 +51,42 @@ class TestTables:
 
     def test_start_leaves_out_loading_and_the_teacher(self) -> None:
         assert "| 15.0 s | 2.0 s | 10.0 s | 3.0 s | 2000 ms |" in memory_row(pair())
+
+    def test_the_precision_stands_above_them(self) -> None:
+        assert "Computed in bf16 on x, 2 cores; begun " in report([pair()], "bf16")[0]
+
+
+class TestFind:
+    def test_a_new_default_of_sage_is_another_cell(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: what the old defaults took stands under the new ones."""
+        models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
+        setting = Setting(models, Hyperparameters(), 3, "fp32", 1, tmp_path)
+        dataset, size = Dataset("a", Path("a"), 32, "", 2, {}, ""), SIZES["small"]
+        ingredients = measuring._ingredients(size, dataset, setting)
+        setting.results.save(cell_key(ingredients), asdict(pair()), ingredients)
+        assert find(size, dataset, setting) == pair()
+
+        class OtherSage(Sage):
+            neighbors: int = Sage.model_fields["neighbors"].default + 1
+
+        monkeypatch.setattr(measuring, "Sage", OtherSage)
+        assert find(size, dataset, setting) is None
+
+
+class TestOptions:
+    @pytest.mark.parametrize("size", ["medium", "large"])
+    def test_the_rows_that_the_teacher_is_tuned_on_are_asked_for_at_every_size(
+        self, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a traceback where a sentence would do."""
+        folder = tmp_path / "data" / "sst2_glue"
+        folder.mkdir(parents=True)
+        for name in ("train.jsonl.gz", "dev.jsonl"):
+            (folder / name).touch()
+        given = ["--size", size, "--data", str(tmp_path / "data"), "--cache", str(tmp_path / "cache")]
+        monkeypatch.setattr("sys.argv", ["bench.sage", *given])
+        with pytest.raises(SystemExit, match=r"sst2_sentences lacks train\.jsonl"):
+            main()
 
 
 @pytest.mark.slow

@@ -1,17 +1,24 @@
 import importlib.util
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from bench.datasets import Dataset
 from bench.engine import PHASES, phase_seconds, student_steps
 from bench.figures import median_ratio, paired_difference, ratios
 from bench.flops import EncoderShape, TokenCounts, training_flops
+from bench.hyperparameters import Hyperparameters
+from bench.models import Models
 from bench.process import Measured
 from bench.report import Section, write_section
 from bench.results import Cell, Results, cell_key, hash_files
-from bench.speed.plan import SYSTEMS, chosen_systems
-from bench.speed.tables import useful_share
+from bench.speed import __main__ as program
+from bench.speed import comparison as comparing
+from bench.speed.comparison import Comparison
+from bench.speed.plan import SYSTEMS, System, chosen_systems
+from bench.speed.tables import job_ratio, of_another_time, system_row, useful_share, verdict
 from tests.bench.quick_run import run_quick
 
 
@@ -30,7 +37,7 @@ def make_cell(**changes: object) -> Cell:
         "started_at": 0.0,
         "load_before": 0.5,
         "load_after": 1.5,
-        "machine": {"cores": 2},
+        "machine": {"processor": "x", "cores": 2, "python": "3"},
         "packages": {"torch": "2"},
     }
     return Cell(**values | changes)  # type: ignore[arg-type]
@@ -69,6 +76,143 @@ class TestPairedDifference:
 
     def test_no_pair_gives_nothing(self) -> None:
         assert paired_difference({1: 0.5}, {}) is None
+
+
+BEST = System("textbrewer", "best")
+
+
+class TestJobRatio:
+    def test_is_of_the_rounds_that_were_measured_in_one_go(self) -> None:
+        """Harm: after a change of the engine it is measured anew, and divided by what its peers took on another day."""
+        ours = {number: make_cell(seconds=10.0, started_at=1e6 * number) for number in (1, 2, 3)}
+        theirs = {number: make_cell(seconds=20.0 * number, started_at=1e6 * number + 60) for number in (1, 2, 3)}
+        theirs[1] = make_cell(seconds=1.0, started_at=1e6 - 4_000)
+        theirs[3] = make_cell(seconds=1.0, started_at=3e6 + 4_000)
+        measured = {"stillhouse": ours, BEST.id: theirs}
+        assert job_ratio(BEST, measured) == 0.25
+        assert of_another_time(measured) == (
+            "Of another time than Stillhouse's, and so in no ratio: TextBrewer, at its best (rounds 1 and 3)."
+        )
+
+    def test_long_jobs_between_the_two_are_no_pause(self) -> None:
+        ours, documented, theirs = (
+            {1: make_cell(seconds=seconds, started_at=started_at)}
+            for seconds, started_at in ((10.0, 0.0), (7_000.0, 20.0), (20.0, 7_030.0))
+        )
+        measured = {"stillhouse": ours, "trainer-documented": documented, BEST.id: theirs}
+        assert job_ratio(BEST, measured) == 0.5
+        assert of_another_time(measured) is None
+
+    def test_is_not_told_where_there_is_no_such_round(self) -> None:
+        measured = {"stillhouse": {1: make_cell()}, BEST.id: {1: make_cell(started_at=1e6)}}
+        assert job_ratio(BEST, measured) is None
+        # The accuracy of the same seed is the same at any time.
+        assert system_row(BEST, measured).endswith("| 1.00 GB |  | +0.00 |")
+        assert verdict("best", measured) == (
+            "Peers at their best: the fastest is TextBrewer, of another time; the most accurate TextBrewer, to which "
+            "Stillhouse differs by +0.00 points."
+        )
+
+
+class Canned(Comparison):
+    """Jobs that are measured by being noted down; of the peers one cannot be installed, and one crashes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.done: dict[tuple[str, int], Cell] = {}
+        self.tried: list[tuple[str, int]] = []
+
+    def has_environment(self, system: System) -> bool:
+        return system.name != "torchdistill"
+
+    def cell(self, system: System, number: int) -> Cell | None:
+        if system.name == "torchdistill":
+            raise subprocess.CalledProcessError(1, "pip")
+        return self.done.get((system.id, number))
+
+    def measure(self, system: System, number: int) -> Cell:
+        self.tried.append((system.id, number))
+        if system.id == "trainer-best":
+            raise RuntimeError("with_trainer.py ended with status 1")
+        rates = {when: {name: {"rate": 1e9} for name in ("bf16", "fp32")} for when in ("before", "after")}
+        self.done[system.id, number] = make_cell(system=system.id, round=number, matmul=rates)
+        return self.done[system.id, number]
+
+
+class TestMain:
+    @pytest.fixture
+    def canned(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Canned:
+        monkeypatch.setattr(comparing, "count_tokens", lambda *_: TokenCounts(rows=32, tokens=320, squared=3_200))
+        models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
+        dataset = Dataset("sst2_sentences", Path("a"), 32, "", 2, {"train": 32}, "")
+        canned = Canned(dataset, models, Hyperparameters(), "bf16", 2, tmp_path)
+        monkeypatch.setattr(program, "prepare", lambda *_: [canned])
+        return canned
+
+    def test_a_peer_that_fails_is_left_out_and_the_others_are_told(
+        self,
+        canned: Canned,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Harm: a peer that cannot be installed today costs the figures of all the others."""
+        page = tmp_path / "page.md"
+        monkeypatch.setattr("sys.argv", ["bench.speed", "--rounds", "2", "--page", str(page)])
+        assert program.main() == 1
+        told = capsys.readouterr().err
+        assert "round 1, sst2_sentences, torchdistill-best failed: Command 'pip' returned non-zero" in told
+        assert "round 1, sst2_sentences, trainer-best failed: with_trainer.py ended with status 1" in told
+        assert "round 2" not in told
+        assert canned.tried.count(("trainer-best", 1)) == 1
+        assert ("trainer-best", 2) not in canned.tried
+        text = page.read_text()
+        for name in ("Stillhouse", "TextBrewer, as documented", "Trainer with a KL loss, as documented"):
+            assert f"| {name} | 2 |" in text
+        assert "torchdistill, at its best" not in text
+
+    def test_fewer_rounds_are_measured_and_all_that_are_there_are_told(
+        self, canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: one round takes the place of the table of five."""
+        page = tmp_path / "page.md"
+        for rounds in ("3", "1"):
+            given = ["--only", "stillhouse", "--rounds", rounds, "--page", str(page)]
+            monkeypatch.setattr("sys.argv", ["bench.speed", *given])
+            monkeypatch.setattr(Canned, "has_environment", lambda _, system: system.name == "stillhouse")
+            assert program.main() == 0
+        assert "| Stillhouse | 3 |" in page.read_text()
+        assert len(canned.tried) == 3
+
+    def test_no_minutes_are_no_time(
+        self, canned: Canned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(Canned, "has_environment", lambda *_: False)
+        monkeypatch.setattr("sys.argv", ["bench.speed", "--minutes", "0", "--rounds", "1"])
+        monkeypatch.setattr(program, "PAGE", None)
+        assert program.main() == 0
+        assert canned.tried == []
+        assert "The time is up" in capsys.readouterr().out
+
+
+class TestSectionOf:
+    @pytest.mark.parametrize(
+        ("pair", "precision", "changes", "title", "command"),
+        [
+            ("minilm", "bf16", {}, "", ""),
+            ("minilm", "bf16", {"rounds": 8}, ", 8 rounds", " ROUNDS=8"),
+            ("mpnet", "fp32", {}, ": mpnet, in fp32", " PAIR=mpnet PRECISION=fp32"),
+            ("minilm", "bf16", {"batch_size": 64}, ", batches of 64", " BATCH_SIZE=64"),
+            ("minilm", "fp32", {"names": ["mrpc"]}, ", in fp32, on mrpc", " PRECISION=fp32 DATASET=mrpc"),
+        ],
+    )
+    def test_that_make_another_table_are_in_the_name_of_its_section(
+        self, pair: str, precision: str, changes: dict[str, object], title: str, command: str
+    ) -> None:
+        """Harm: a table overwrites another, or cannot be made again by the command that stands above it."""
+        usual = {"batch_size": 32, "names": ["sst2_sentences", "clinc150", "qnli_10k"], "rounds": 5}
+        found = program.section(pair, "cpu", precision, **usual | changes)  # type: ignore[arg-type]
+        assert (found.title, found.command) == (f"{program.TITLE}{title}", f"bench-speed{command}")
 
 
 class TestFlops:
