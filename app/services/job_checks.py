@@ -30,6 +30,7 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     """Refuse a job whose parts contradict each other; both rows are ready."""
     _check_depth(job, teacher)
     _check_length(job, teacher)
+    _check_subclasses(job, teacher, dataset)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)
 
@@ -52,6 +53,23 @@ def _check_length(job: JobCreate, teacher: Teacher) -> None:
             code="max_length_too_long",
             param="training.max_length",
         )
+
+
+def _check_subclasses(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
+    classes, width = len(dataset.labels or []), teacher.hidden_size
+    if width is None or width > classes:
+        return
+    combined = {f"combine[{index}]": method.type for index, method in enumerate(job.combine)}
+    baselines = {f"baselines[{index}]": name for index, name in enumerate(job.baselines)}
+    for place, name in ({"method": job.method.type} | combined | baselines).items():
+        if name == "lelp":
+            raise InvalidRequest(
+                f"{place} is 'lelp', which teaches what the teacher's classifier does not see; of the {width} "
+                f"dimensions of teacher {teacher.id!r} one of the {classes} classes of dataset {dataset.id!r} sees "
+                "all. Take 'kd', or a wider teacher.",
+                code="teacher_too_narrow",
+                param=place,
+            )
 
 
 def _check_labels(teacher: Teacher, dataset: Dataset) -> None:

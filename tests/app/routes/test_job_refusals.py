@@ -197,6 +197,29 @@ class TestMisfit:
         response = client.post("/jobs", json=job_body(teacher=teacher_id))
         check_error(response, status=409, code="teacher_failed", param="teacher", message=["No such repository."])
 
+    @pytest.mark.parametrize(
+        ("methods", "place"),
+        [
+            ({"method": {"type": "lelp"}}, "method"),
+            ({"combine": [{"type": "lelp"}]}, "combine[0]"),
+            ({"baselines": ["kd", "lelp"]}, "baselines[1]"),
+        ],
+    )
+    def test_subclasses_of_more_classes_than_the_teacher_has_dimensions(
+        self, methods: dict[str, Any], place: str, client: TestClient
+    ) -> None:
+        """Harm: the job fails when a worker has taken it, and its teacher was tuned for nothing."""
+        labels = [f"class {number}" for number in range(32)]
+        add_demo(teacher={"hidden_size": 32, "num_labels": 32, "labels": labels}, dataset={"labels": labels})
+        response = client.post("/jobs", json=job_body(**methods))
+        check_error(
+            response,
+            status=422,
+            code="teacher_too_narrow",
+            param=place,
+            message=["'lelp'", "32 dimensions", "32 classes", "'kd'"],
+        )
+
     def test_student_with_more_layers_than_the_teacher(self, client: TestClient) -> None:
         add_demo(teacher={"layers": 6})
         response = client.post("/jobs", json=job_body(student={"layers": 7}))
