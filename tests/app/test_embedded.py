@@ -119,8 +119,11 @@ class TestApiThread:
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
         assert [line["client"] for line in lines if line["event"] == "request"] == ["127.0.0.1"]
 
-    def test_waits_for_no_answer_once_there_is_haste(self, change_settings: ChangeSettings) -> None:
+    def test_waits_for_no_answer_once_there_is_haste(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Harm: a client that stands still in the middle of an upload holds the terminal."""
+        monkeypatch.setattr(embedded, "HASTE_SECONDS", 30.0)  # it does not take that long where nothing is wrong
         head = b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
         head += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         with (

@@ -53,14 +53,15 @@ class TestCheckpoints:
             assert checkpoints.latest(session, new) is not None
         assert retain_once() == RetentionReport()
 
-    def test_of_a_paused_job_stay(self, folder_object_store: ObjectStore) -> None:
-        assert folder_object_store.folder is not None
+    def test_of_a_job_that_did_not_fail_stay(self) -> None:
+        """However old it is, and whatever else its row says."""
         job_id = add_job()
         claim = claimed()
         with write_session() as session:
             checkpoints.record(session, claim, CheckpointFacts(step=1), object_prefix="jobs/x/c1", files=[])
             jobs.request_pause(session, job_id)
             session.execute(update(Job).values(created_at=db_now(-99 * DAY_SECONDS)))
+            session.execute(update(Job).values(finished_at=db_now(-99 * DAY_SECONDS)))
         assert retain_once() == RetentionReport()
 
     def test_stay_for_ever_where_the_setting_says_so(

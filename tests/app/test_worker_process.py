@@ -14,7 +14,7 @@ PYTHON = (sys.executable, "-c")
 SLEEPS = (*PYTHON, "import time; time.sleep(60)")
 
 
-def eventually(probe: Callable[[], object], seconds: float = 5.0) -> None:
+def eventually(probe: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not probe():
         assert time.monotonic() < deadline
@@ -76,7 +76,7 @@ class TestWorkerProcess:
         started_at = time.monotonic()
         worker.ask_to_stop()
         worker.wait_until_stopped(lambda: True)
-        assert time.monotonic() - started_at < 2.0
+        assert time.monotonic() - started_at < 10
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 

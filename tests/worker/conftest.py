@@ -46,12 +46,18 @@ def scripted(part: str) -> Sequence[str]:
     return (sys.executable, "-m", "tests.worker.scripted_engine", part)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     """Return once the condition holds; fail when that takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def wait_until_over(thread: threading.Thread) -> None:
+    """Return once a run in a thread of its own has ended; fail when that takes too long."""
+    thread.join(30)
+    assert not thread.is_alive(), "it did not end in time"
 
 
 @pytest.fixture(scope="session")
@@ -137,12 +143,17 @@ class Bench:
         run_claim(claim, self.settings, self.shutdown, engine=scripted(part))
         return claim
 
-    def start(self, part: str) -> tuple[Claim, threading.Thread]:
-        """As `run`, in a thread; returns once the engine has reported."""
+    def begin(self, part: str) -> tuple[Claim, threading.Thread]:
+        """As `run`, in a thread."""
         claim = claimed(lease_seconds=self.settings.lease_seconds)
         thread = threading.Thread(target=self.run, args=(part, claim), daemon=True)
         self._started.append((thread, self.shutdown))
         thread.start()
+        return claim, thread
+
+    def start(self, part: str) -> tuple[Claim, threading.Thread]:
+        """As `begin`; returns once the engine has reported."""
+        claim, thread = self.begin(part)
         wait_for(lambda: read_job(claim.id).progress == 0.25)
         return claim, thread
 
@@ -152,8 +163,7 @@ class Bench:
             shutdown.seconds = 1.0
             shutdown.request()
         for thread, _ in self._started:
-            thread.join(30)
-            assert not thread.is_alive()
+            wait_until_over(thread)
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         with read_session() as session:
@@ -207,7 +217,7 @@ class WorkerProcess:
         return self.log_path.read_text()
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: " ready." in self.log, seconds=30)
+        wait_for(lambda: " ready." in self.log)
 
     def close_pipes(self) -> None:
         """What the end of its parent does."""

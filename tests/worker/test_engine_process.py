@@ -1,5 +1,6 @@
 """The engine's process as the worker sees it: real child programs that behave well, badly, and not at all."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,15 @@ from worker.engine_process import PARENT_PIPE, EngineProcess
 
 ROOM = 2 * 1024**3
 MEBIBYTE = 1024**2
+SECRETS = (
+    "STILLHOUSE_DATABASE_URL",
+    "AWS_SECRET_ACCESS_KEY",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "PGPASSWORD",
+)
 
 Start = Callable[..., EngineProcess]
 
@@ -36,10 +46,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        assert process.wait(5)
+        assert process.wait(30)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -105,7 +115,7 @@ class TestOutcome:
 class TestMemoryLimit:
     def test_engine_over_its_limit_is_stopped_and_says_what_to_change(self, start: Start) -> None:
         process = start("import time; held = b'x' * (400 * 1024**2); time.sleep(60)", memory_limit_bytes=200 * MEBIBYTE)
-        assert process.wait(10)
+        assert process.wait(30)
         outcome = process.outcome(None)
         assert outcome.code == "out_of_memory"
         assert "limit of 0.21 GB" in outcome.message
@@ -121,7 +131,7 @@ class TestMemoryLimit:
             """,
             memory_limit_bytes=250 * MEBIBYTE,
         )
-        assert process.wait(10)
+        assert process.wait(30)
         assert process.outcome(None).code == "out_of_memory"
 
     def test_shared_memory_counts(self, start: Start) -> None:
@@ -135,7 +145,7 @@ class TestMemoryLimit:
             """,
             memory_limit_bytes=200 * MEBIBYTE,
         )
-        assert process.wait(10)
+        assert process.wait(30)
         assert process.outcome(None).code == "out_of_memory"
 
     def test_pages_of_a_mapped_file_do_not_count(self, start: Start, tmp_path: Path) -> None:
@@ -155,12 +165,12 @@ class TestMemoryLimit:
             """,
             memory_limit_bytes=200 * MEBIBYTE,
         )
-        assert process.wait(10)
+        assert process.wait(30)
         assert process.outcome({"type": "succeeded"}).end is EngineEnd.SUCCEEDED
 
     def test_engine_below_its_limit_is_left_alone(self, start: Start) -> None:
         process = start("import time; held = b'x' * (50 * 1024**2); time.sleep(0.7)", memory_limit_bytes=200 * MEBIBYTE)
-        assert process.wait(10)
+        assert process.wait(30)
         assert process.outcome({"type": "succeeded"}).end is EngineEnd.SUCCEEDED
 
 
@@ -179,8 +189,8 @@ class TestStop:
             """
         )
         wait_for((tmp_path / "ready").exists)
-        process.stop(grace_seconds=10)
-        assert process.wait(5)
+        process.stop(grace_seconds=30)
+        assert process.wait(30)
         assert (tmp_path / "checkpoint").exists()
         assert process.outcome(None).end is EngineEnd.STOPPED
 
@@ -195,7 +205,7 @@ class TestStop:
         )
         wait_for((tmp_path / "ready").exists)
         process.stop(grace_seconds=0.3)
-        assert process.wait(5)
+        assert process.wait(30)
         assert process.outcome(None).end is EngineEnd.KILLED
 
 
@@ -212,18 +222,18 @@ class TestKill:
         process = start(self.FAMILY.format(then="time.sleep(60)"))
         child = read_pid(tmp_path / "child")
         process.kill()
-        assert process.wait(5)
+        assert process.wait(30)
         wait_for(lambda: is_gone(child))
 
     def test_children_that_outlive_the_engine_go_too(self, start: Start, tmp_path: Path) -> None:
         process = start(self.FAMILY.format(then=""))
-        assert process.wait(5)
+        assert process.wait(30)
         child = int((tmp_path / "child").read_text())
         wait_for(lambda: is_gone(child))
 
     def test_after_the_end_it_does_nothing(self, start: Start) -> None:
         process = start("pass")
-        assert process.wait(5)
+        assert process.wait(30)
         process.kill()
         process.stop(1)
 
@@ -249,7 +259,7 @@ class TestKill:
 
         with capture_logs(processors=[interfere]):
             (tmp_path / "go").touch()
-            assert process.wait(5)
+            assert process.wait(30)
         assert seen == [True, "no harm"]
 
 
@@ -257,16 +267,15 @@ class TestSurroundings:
     def test_engine_sees_threads_and_no_secrets(
         self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("STILLHOUSE_DATABASE_URL", "postgresql://user:hunter2@db/stillhouse")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        for name in SECRETS:
+            monkeypatch.setenv(name, "hunter2")
         process = start(
             "import json, os, pathlib; pathlib.Path('seen').write_text(json.dumps(dict(os.environ)))", threads=3
         )
-        assert process.wait(5)
-        seen = (tmp_path / "seen").read_text()
-        assert '"OMP_NUM_THREADS": "3"' in seen
-        assert f'"{PARENT_PIPE}": "1"' in seen
-        assert "hunter2" not in seen
+        assert process.wait(30)
+        seen = json.loads((tmp_path / "seen").read_text())
+        assert (seen["OMP_NUM_THREADS"], seen[PARENT_PIPE]) == ("3", "1")
+        assert [name for name, value in seen.items() if "hunter2" in value] == []
 
     def test_engine_dies_with_a_worker_that_is_killed(self, tmp_path: Path) -> None:
         """The pipe on its standard input has no other holder than the worker."""
@@ -297,4 +306,4 @@ class TestSurroundings:
         engine = read_pid(tmp_path / "engine")
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
-        wait_for(lambda: is_gone(engine), seconds=3)
+        wait_for(lambda: is_gone(engine))

@@ -56,10 +56,10 @@ class TestKilledWorker:
         assert family, "the engine runs"
 
         worker.kill()
-        wait_for(lambda: not any(is_alive(process) for process in family), seconds=5)
+        wait_for(lambda: not any(is_alive(process) for process in family))
         assert local_bench.job(job_id).status == "running"
 
-        wait_for(lambda: sweep_once(local_bench.settings).expired.requeued, seconds=10)
+        wait_for(lambda: sweep_once(local_bench.settings).expired.requeued)
         start_worker()
         wait_for(lambda: local_bench.job(job_id).status in TERMINAL, seconds=90)
         assert local_bench.job(job_id).status == "succeeded"

@@ -11,26 +11,25 @@ from app.db.session import read_session
 from app.repositories import attempts
 from tests.fixtures.environment import ChangeSettings
 from tests.worker.conftest import Bench, StartWorker, wait_for
-from worker import work_loop
 
+HEARING_WORKER = "tests.worker.hearing_worker"
+SLOW_WORKER = "tests.worker.slow_worker"
 STALLED_WORKER = "tests.worker.stalled_worker"
 CSV = b"text,label\n" + b"".join(b"row %d,%s\n" % (number, b"ab"[number % 2 :][:1]) for number in range(20))
 
 
 class TestHearing:
     @pytest.mark.usefixtures("sqlite_database", "folder_object_store", "broker")
-    def test_a_message_wakes_it_at_once(self, bench: Bench, start_worker: StartWorker) -> None:
-        worker = start_worker()
-        worker.wait_until_ready()
-        time.sleep(0.5)  # the look at the start is over, the next is seconds away
+    def test_a_message_wakes_it(self, bench: Bench, start_worker: StartWorker) -> None:
+        start_worker(HEARING_WORKER).wait_until_ready()
         dataset_id = bench.add_dataset({"train.csv": CSV})
         assert queue.wake(bench.settings)
-        wait_for(lambda: bench.dataset(dataset_id).status == "ready", seconds=work_loop.LOOK_SECONDS - 2)
+        wait_for(lambda: bench.dataset(dataset_id).status == "ready")
 
     def test_work_that_nobody_announced_is_found(self, local_bench: Bench, start_worker: StartWorker) -> None:
         start_worker().wait_until_ready()
         dataset_id = local_bench.add_dataset({"train.csv": CSV})
-        wait_for(lambda: local_bench.dataset(dataset_id).status == "ready", seconds=work_loop.LOOK_SECONDS + 3)
+        wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
 
     def test_a_broker_that_is_down_delays_nothing(
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
@@ -40,7 +39,7 @@ class TestHearing:
         worker = start_worker()
         wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
         worker.process.terminate()
-        assert worker.process.wait(local_bench.settings.shutdown_seconds + 3) in (0, 1)
+        assert worker.process.wait(local_bench.settings.shutdown_seconds + 10) in (0, 1)
 
     @pytest.mark.usefixtures("database", "folder_object_store")
     def test_two_workers_share_the_work(self, bench: Bench, start_worker: StartWorker) -> None:
@@ -57,34 +56,52 @@ class TestHearing:
 
 class TestEnding:
     @pytest.mark.usefixtures("local_bench")
-    def test_sigterm_ends_an_idle_worker_within_seconds(self, start_worker: StartWorker) -> None:
+    def test_sigterm_ends_an_idle_worker_long_before_its_time_is_up(
+        self, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        change_settings(shutdown_seconds=300)
         worker = start_worker()
         worker.wait_until_ready()
         worker.process.terminate()
-        assert worker.process.wait(4) == 0
+        assert worker.process.wait(30) == 0
 
     @pytest.mark.usefixtures("local_bench")
-    def test_end_of_its_parent_ends_it_too(self, start_worker: StartWorker) -> None:
+    def test_end_of_its_parent_ends_it_too(self, start_worker: StartWorker, change_settings: ChangeSettings) -> None:
+        change_settings(shutdown_seconds=300)
         worker = start_worker(STILLHOUSE_WORKER_PARENT_PIPE="1")
         worker.wait_until_ready()
         worker.close_pipes()
-        assert worker.process.wait(4) == 0
+        assert worker.process.wait(30) == 0
 
     def test_work_under_way_is_handed_back(
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
     ) -> None:
         """With the real engine, stopped while it loads: there is nothing to keep, and nothing is lost."""
-        change_settings(shutdown_seconds=6)
+        change_settings(shutdown_seconds=20)
         job_id = local_bench.add_job()
         worker = start_worker()
         wait_for(lambda: "engine_started" in worker.log)
         worker.process.terminate()
         time.sleep(0.2)
         worker.process.terminate()  # the impatient are not punished
-        assert worker.process.wait(local_bench.settings.shutdown_seconds) == 0
+        assert worker.process.wait(30) == 0  # and not 1: its time was not up
         job = local_bench.job(job_id)
         assert (job.status, job.attempt) == ("queued", 1)
         assert list(local_bench.settings.work_dir.iterdir()) == []
+
+    def test_work_is_handed_back_too_that_was_there_before_celery_was(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a worker that is stopped as it starts dies with a job in hand, which then waits for its lease to run
+        out, and the attempt counts as lost."""
+        change_settings(shutdown_seconds=20)
+        job_id = local_bench.add_job()
+        worker = start_worker(SLOW_WORKER)
+        wait_for(lambda: "engine_started" in worker.log)
+        worker.process.terminate()
+        assert worker.process.wait(30) == 0
+        job = local_bench.job(job_id)
+        assert (job.status, job.attempt) == ("queued", 1)
 
     def test_an_upload_that_does_not_end_holds_nothing_up(
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
@@ -95,9 +112,9 @@ class TestEnding:
         job_id = local_bench.add_job()
         worker = start_worker(STALLED_WORKER, STALLED_KEYS="/checkpoints/", STALLED_PART="endless")
         worker.wait_until_ready()
-        wait_for(lambda: local_bench.job(job_id).progress == 0.25, seconds=30)
+        wait_for(lambda: local_bench.job(job_id).progress == 0.25)
         worker.process.terminate()
-        assert worker.process.wait(15) == 0
+        assert worker.process.wait(30) == 0
         assert "stalled: jobs/" in worker.log
         check_handed_back(local_bench, job_id)
         assert local_bench.checkpoint_steps(job_id) == []
@@ -122,9 +139,9 @@ class TestEnding:
         job_id = local_bench.add_job()
         worker = start_worker(STALLED_WORKER, STALLED_KEYS="teachers/", STALLED_PART="student")
         worker.wait_until_ready()
-        wait_for(lambda: "stalled: teachers/" in worker.log, seconds=30)
+        wait_for(lambda: "stalled: teachers/" in worker.log)
         worker.process.terminate()
-        assert worker.process.wait(15) == 1
+        assert worker.process.wait(30) == 1
         check_handed_back(local_bench, job_id)
 
 

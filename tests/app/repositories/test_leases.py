@@ -332,12 +332,14 @@ class TestRelease:
         again = claimed()
         assert (again.id, again.attempt) == (row_id, 2)
 
-    def test_costs_nothing_any_number_of_times(self) -> None:
-        job_id = add_job()
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_costs_nothing_any_number_of_times(self, kind: str) -> None:
+        row_id = ADD[kind]()
         for _ in range(5):
             release(claimed())
-        job = read_job(job_id)
-        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", 5, 0)
+        row = READ[kind](row_id)
+        waiting = {"dataset": "pending", "teacher": "pending", "job": "queued"}[kind]
+        assert (row.status, row.attempt, row.fruitless_attempts) == (waiting, 5, 0)
 
     def test_counts_an_attempt_in_which_the_engine_died(self) -> None:
         job_id = add_job()

@@ -6,9 +6,10 @@ from app.errors import InvalidRequest
 from app.services import datasets
 from app.settings import get_settings
 from app.storage.store import ObjectStore
+from tests.app.test_queue import take_messages
 from tests.fixtures.factories import read_dataset
 
-pytestmark = pytest.mark.usefixtures("sqlite_database")
+pytestmark = pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 
 
 @pytest.fixture
@@ -31,8 +32,10 @@ class TestRegisterFiles:
 
     def test_leaves_an_id_that_exists_as_it_stands(self, rows: Path) -> None:
         datasets.register_files(get_settings(), dataset_id="dts_demo", name="first", files={"train": rows})
+        assert len(take_messages()) == 1
         again = datasets.register_files(get_settings(), dataset_id="dts_demo", name="second", files={"train": rows})
         assert again.name == "first"
+        assert take_messages() == []
 
     def test_refuses_an_unknown_format(self, tmp_path: Path) -> None:
         (tmp_path / "rows.txt").write_text("x")

@@ -2,9 +2,10 @@ import pytest
 
 from app.services import teachers
 from app.settings import get_settings
+from tests.app.test_queue import take_messages
 from tests.fixtures.factories import read_teacher
 
-pytestmark = pytest.mark.usefixtures("sqlite_database")
+pytestmark = pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 
 SOURCE = {"type": "hub", "repo": "org/name", "revision": "main"}
 
@@ -18,3 +19,4 @@ class TestRegister:
         for name in ("first", "second"):
             teacher = teachers.register(get_settings(), source=SOURCE, teacher_id="tch_demo", name=name)
         assert teacher.name == "first"
+        assert len(take_messages()) == 1

@@ -5,11 +5,13 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from app.settings import get_settings
+from app.storage import store
 from app.storage.store import ObjectMissing, ObjectStore
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -162,11 +164,23 @@ class TestListAndDelete:
         assert object_store.delete_prefix("nothing/here") == 0
         assert not object_store.exists("a/b")
 
-    def test_work_on_more_than_one_page(self, object_store: ObjectStore) -> None:
+    def test_delete_more_than_one_request_can_name(
+        self, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store, "DELETE_BATCH", 7)
         for number in range(30):
             object_store.put_bytes(f"a/{number}", b"")
-        assert len(list(object_store.list("a"))) == 30
         assert object_store.delete_prefix("a") == 30
+        assert list(object_store.list("a")) == []
+
+    def test_list_more_than_one_answer_holds(self, s3_object_store: ObjectStore) -> None:
+        """Harm: what the sweep is not shown stays in the store for ever."""
+        keys = {f"a/{number}" for number in range(1010)}  # a server shows 1,000 at once
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda key: s3_object_store.put_bytes(key, b""), keys))
+        assert {stored.key for stored in s3_object_store.list("a")} == keys
+        assert s3_object_store.delete_prefix("a") == len(keys)
+        assert list(s3_object_store.list("a")) == []
 
 
 class TestFolder:
