@@ -7,7 +7,7 @@ from bench.flops import EncoderShape
 from bench.hyperparameters import Hyperparameters
 from bench.methods import __main__ as program
 from bench.methods.__main__ import _parser, _section
-from bench.methods.measure import Outcome
+from bench.methods.measure import Outcome, _ingredients
 from bench.methods.plan import Plan, Recipe, recipes
 from bench.methods.tables import report
 from bench.models import Models
@@ -108,6 +108,19 @@ class TestOptions:
 
 
 @pytest.mark.slow
+class TestCells:
+    def test_of_a_method_that_makes_other_students_now_are_measured_again(self, tmp_path: Path) -> None:
+        """Harm: a table of two methods under one name, or one that throws hours of the others' measuring away."""
+        models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
+        setting = Setting(models, Hyperparameters(), 3, "fp32", 1, tmp_path)
+        dataset = Dataset("mrpc", Path("mrpc"), 32, "", 2, {}, "")
+        told = [
+            _ingredients(Plan(recipe, dataset.name, None, 1), dataset, setting).get("versions")
+            for recipe in (KD, Recipe(("sage", "rad")))
+        ]
+        assert told == [None, {"sage": 1, "rad": 2}]
+
+
 class TestQuickRun:
     def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
         text = run_quick("bench.methods", tmp_path / "page.md")

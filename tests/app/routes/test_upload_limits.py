@@ -149,16 +149,17 @@ class TestSilentClient:
             )
             self.check_timed_out(connection)
 
-    def test_may_be_slow(self, server: str) -> None:
+    def test_may_be_slow(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(middleware, "BODY_SILENCE_SECONDS", 2.0)  # less than it takes for all of the body
         with connect(server) as connection:
             body = b'{"teacher": "tch_a"}'
             connection.sendall(
                 b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body)
             )
-            for place in range(0, len(body), 5):
-                time.sleep(0.2)
-                connection.sendall(body[place : place + 5])
+            for place in range(0, len(body), 3):
+                time.sleep(0.35)
+                connection.sendall(body[place : place + 3])
             assert connection.recv(4096).startswith(b"HTTP/1.1 422 ")
 
     def test_may_wait_for_its_answer(self) -> None:

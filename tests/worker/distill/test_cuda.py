@@ -90,7 +90,7 @@ class TestMemory:
         self, fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=True)
-        plain = losses_of(model, dataset, compute, monkeypatch, recorded_at=10**9)
+        plain, _ = trained(model, dataset, compute, monkeypatch, recorded_at=10**9)
         recorded: list[int] = []
 
         class Failing(TrainingGraph):
@@ -101,23 +101,30 @@ class TestMemory:
                     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
         monkeypatch.setattr(cuda_network, "TrainingGraph", Failing)
-        assert losses_of(model, dataset, compute, monkeypatch, recorded_at=2) == plain
+        losses, network = trained(model, dataset, compute, monkeypatch, recorded_at=2)
+        assert losses == plain
         assert len(recorded) == fails_at, "it goes on without"
+        assert not network._graphs
 
     def test_that_would_not_do_for_a_shape_without_a_graph(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model, dataset, compute = load(tmp_path, "bert", has_pairs=True)
-        plain = losses_of(model, dataset, compute, monkeypatch, recorded_at=10**9)
+        plain, _ = trained(model, dataset, compute, monkeypatch, recorded_at=10**9)
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (0, 2**34))
-        assert losses_of(model, dataset, compute, monkeypatch, recorded_at=2) == plain
+        losses, network = trained(model, dataset, compute, monkeypatch, recorded_at=2)
+        assert losses == plain
+        assert not network._graphs
 
 
-def losses_of(
+def trained(
     model: torch.nn.Module, dataset: Dataset, compute: Compute, monkeypatch: pytest.MonkeyPatch, *, recorded_at: int
-) -> list[float]:
+) -> tuple[list[float], CudaNetwork]:
+    """The losses, and the network after its training, whose graphs stay until the next one."""
     monkeypatch.setattr(cuda_network, "_RECORDED_AT_MEETING", recorded_at)
-    return train(build_network(copy.deepcopy(model), compute), dataset, compute, trains_words=True)
+    network = build_network(copy.deepcopy(model), compute)
+    assert isinstance(network, CudaNetwork)
+    return train(network, dataset, compute, trains_words=True), network
 
 
 class TestFlashAttention:
