@@ -24,11 +24,10 @@ def size_name(rows: int | None) -> str:
     return "all rows" if rows is None else f"{rows:,} rows"
 
 
-# Raise it with every change after which methods make other students: cells measured before are then of other methods.
-# A hash of the sources would throw hours of measuring away for a new comment.
+# Raise it with every change after which all methods make other students (one alone has a revision of its own): cells
+# measured before are then of other methods. A hash of the sources would throw hours of measuring away for a new
+# comment.
 METHODS_VERSION = 1
-# The same for one method alone: those whose students are others than those of cells that were measured before.
-VERSION_OF_METHOD = {"rad": 2}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pydantic_core import PydanticCustomError
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
 from app.schemas.methods.combinations import has_objective, is_whole, lacks_rounds, why_not
 from app.schemas.methods.kd import KnowledgeDistillation
-from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.registry import METHODS, Method, MethodType
 from app.schemas.methods.sage import Sage
@@ -170,7 +169,6 @@ class JobCreate(RequestModel):
     @model_validator(mode="after")
     def _check_across_fields(self) -> "JobCreate":
         _refuse_what_cannot_meet([self.method, *self.combine])
-        _refuse_a_gate_without_rows({"method": self.method} | {f"combine[{i}]": m for i, m in enumerate(self.combine)})
         _refuse_doubles(self.baselines)
         for index, baseline in enumerate(self.baselines):
             if baseline == self.method.type and not self.combine:
@@ -371,20 +369,6 @@ def _refuse_what_cannot_meet(methods: list[Method]) -> None:
                         "param": f"combine[{index}]",
                     },
                 )
-
-
-def _refuse_a_gate_without_rows(methods: dict[str, Method]) -> None:
-    """`methods` by their places."""
-    if any(method.makes_rows for method in methods.values()):
-        return
-    for place, method in methods.items():
-        if isinstance(method, Llkd) and method.gated == "synthetic":
-            raise PydanticCustomError(
-                "gate_without_rows",
-                "{place} is 'synthetic', and no method of this job makes synthetic rows: add 'sage' or "
-                "'random_anchors', or leave it out",
-                {"place": f"{place}.gated", "param": f"{place}.gated"},
-            )
 
 
 def _refuse_doubles(baselines: Iterable[str]) -> None:

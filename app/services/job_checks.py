@@ -1,9 +1,13 @@
-"""What POST /jobs refuses because teacher, dataset and job do not fit each other."""
+"""What POST /jobs refuses because teacher, dataset and job do not fit each other.
+
+And what a release before took: a request that is sent again is answered before this is asked.
+"""
 
 from app.db.models import Dataset, Teacher
 from app.domain.imports import ImportStatus
 from app.errors import Conflict, InvalidRequest
 from app.schemas.jobs import JobCreate
+from app.schemas.methods.llkd import Llkd
 
 _LABELS_SHOWN = 5
 
@@ -31,6 +35,7 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     _check_depth(job, teacher)
     _check_length(job, teacher)
     _check_subclasses(job, teacher, dataset)
+    _check_gate(job)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)
 
@@ -69,6 +74,20 @@ def _check_subclasses(job: JobCreate, teacher: Teacher, dataset: Dataset) -> Non
                 "all. Take 'kd', or a wider teacher.",
                 code="teacher_too_narrow",
                 param=place,
+            )
+
+
+def _check_gate(job: JobCreate) -> None:
+    methods = {"method": job.method} | {f"combine[{index}]": method for index, method in enumerate(job.combine)}
+    if any(method.makes_rows for method in methods.values()):
+        return
+    for place, method in methods.items():
+        if isinstance(method, Llkd) and method.gated == "synthetic":
+            raise InvalidRequest(
+                f"{place}.gated is 'synthetic', and no method of this job makes synthetic rows. Add 'sage' or "
+                "'random_anchors', or leave it out.",
+                code="gate_without_rows",
+                param=f"{place}.gated",
             )
 
 

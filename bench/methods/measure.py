@@ -8,8 +8,9 @@ from bench import engine, machine
 from bench.datasets import Dataset
 from bench.methods.plan import EPOCHS, Plan
 from bench.results import cell_key
-from bench.setting import METHODS_VERSION, VERSION_OF_METHOD, Setting
+from bench.setting import METHODS_VERSION, Setting
 from worker.distill.cache import CODE_VERSION
+from worker.distill.methods.registry import revisions
 from worker.distill.networks import PACKED
 
 
@@ -61,13 +62,13 @@ def measure(plan: Plan, dataset: Dataset, setting: Setting) -> Outcome:
 
 def _ingredients(plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Any]:
     methods = plan.recipe.parameters(setting.hyper)
-    versions = {method["type"]: VERSION_OF_METHOD.get(method["type"], 1) for method in methods}
+    revised = revisions(method["type"] for method in methods)
     return {
         "bench": "methods",
         "plan": {"dataset": plan.dataset, "rows": plan.rows, "seed": plan.seed, "epochs": EPOCHS},
         "methods": methods,
         "version": f"{METHODS_VERSION}-{CODE_VERSION}-{PACKED}",
         # Only where there is one to tell, so that the others' cells keep their keys.
-        **({"versions": versions} if set(versions.values()) != {1} else {}),
+        **({"revisions": revised} if revised else {}),
         **setting.ingredients(dataset),
     }

@@ -115,10 +115,10 @@ class TestCells:
         setting = Setting(models, Hyperparameters(), 3, "fp32", 1, tmp_path)
         dataset = Dataset("mrpc", Path("mrpc"), 32, "", 2, {}, "")
         told = [
-            _ingredients(Plan(recipe, dataset.name, None, 1), dataset, setting).get("versions")
+            _ingredients(Plan(recipe, dataset.name, None, 1), dataset, setting).get("revisions")
             for recipe in (KD, Recipe(("sage", "rad")))
         ]
-        assert told == [None, {"sage": 1, "rad": 2}]
+        assert told == [None, {"rad": 2}]
 
 
 class TestQuickRun:

@@ -135,7 +135,8 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def read_fields(kind: type[Parameters], raw: Mapping[str, Any], *, where: str) -> Parameters:
     """Build dataclass `kind` from exactly its own fields; an int is accepted where a float is asked for."""
-    hints = typing.get_type_hints(kind)
+    types_of = typing.get_type_hints(kind)
+    hints = {field.name: types_of[field.name] for field in fields(kind)}  # type: ignore[arg-type]
     _refuse_difference(set(raw), set(hints), where)
     return kind(**{name: _typed(raw[name], hint, f"{where}.{name}") for name, hint in hints.items()})
 

@@ -33,7 +33,7 @@ from worker.distill.events import EventLog
 from worker.distill.export import pack, sha256_of, write_artifact
 from worker.distill.families import count_layers, last_layer, word_table
 from worker.distill.guidance import Guidance
-from worker.distill.methods.registry import build_recipe
+from worker.distill.methods.registry import build_recipe, revisions
 from worker.distill.network import Network
 from worker.distill.networks import build_network, put_weights
 from worker.distill.objectives import CrossEntropy
@@ -137,6 +137,8 @@ class Run:
         check_vector_interface(teacher, self.dataset.train, self.compute)
         self.teacher = build_network(teacher, self.compute)
         self.environment["arithmetic"] = self.teacher.arithmetic
+        if revised := revisions(method.type for _, methods in self._arms() for method in methods):
+            self.environment["methods"] = revised
         self.parameterisation = TeacherLayersStudent(self.job.student)
         self.teacher_layers = count_layers(teacher)
         key = caches.projection_key(self.job)

@@ -56,12 +56,6 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str | None, list[str]]] = [
         ["'oversample'", "4.0", "raise training.epochs"],
     ),
     ({"method": {"type": "pruned", "fraction": 10**400}}, "wrong_type", "method.fraction", ["401 characters"]),
-    (
-        {"method": {"type": "kd"}, "combine": [{"type": "llkd", "gated": "synthetic"}]},
-        "gate_without_rows",
-        "combine[0].gated",
-        ["'sage'", "'random_anchors'"],
-    ),
     ({"combine": [{"type": "taid", "alpha": 2}]}, "out_of_range", "combine[0].alpha", ["is 2", "at most 1"]),
     ({"combine": [{"type": "taid", "alhpa": 1}]}, "unknown_field", "combine[0].alhpa", ["Did you mean 'alpha'"]),
     ({"combine": [{"type": "opdf"}, {"type": "tiad"}]}, "unknown_method", "combine[1].type", ['"tiad"', "'taid'"]),
@@ -219,6 +213,19 @@ class TestMisfit:
             param=place,
             message=["'lelp'", "32 dimensions", "32 classes", "'kd'"],
         )
+
+    def test_a_gate_for_synthetic_rows_where_nothing_makes_any(self, client: TestClient) -> None:
+        add_demo()
+        gated = [{"type": "llkd", "gated": "synthetic"}]
+        response = client.post("/jobs", json=job_body(method={"type": "kd"}, combine=gated))
+        check_error(
+            response,
+            status=422,
+            code="gate_without_rows",
+            param="combine[0].gated",
+            message=["'sage'", "'random_anchors'"],
+        )
+        assert client.post("/jobs", json=job_body(method={"type": "sage"}, combine=gated)).status_code == 202
 
     def test_student_with_more_layers_than_the_teacher(self, client: TestClient) -> None:
         add_demo(teacher={"layers": 6})

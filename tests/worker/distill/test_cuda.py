@@ -106,12 +106,15 @@ class TestMemory:
         assert len(recorded) == fails_at, "it goes on without"
         assert not network._graphs
 
+    @pytest.mark.parametrize("kept", [0, 1])
     def test_that_would_not_do_for_a_shape_without_a_graph(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Also where each graph adds little to what those before it hold."""
         model, dataset, compute = load(tmp_path, "bert", has_pairs=True)
         plain, _ = trained(model, dataset, compute, monkeypatch, recorded_at=10**9)
-        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (0, 2**34))
+        free = iter([*[2**34] * kept, *[1] * 99])
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (next(free), 2**34))
         losses, network = trained(model, dataset, compute, monkeypatch, recorded_at=2)
         assert losses == plain
         assert not network._graphs

@@ -209,6 +209,20 @@ class TestExactResume:
         assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False, False]
         assert "machine" in events_of(folder, "warning")[-1]["message"]
 
+    def test_a_method_that_is_another_one_by_now_is_no_exact_resume(
+        self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: half of a run by the rules of one release, half by those of the next, and said to be of one piece."""
+        folder = make_killed("lelp", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            assert state["environment"].pop("methods") == {"lelp": 2}
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        run_engine(folder)
+        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
+        assert "methods" in events_of(folder, "warning")[-1]["message"]
+
     def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
         self, tmp_path: Path, undisturbed: Callable[..., Path]
     ) -> None:

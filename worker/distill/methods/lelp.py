@@ -25,6 +25,8 @@ _MEASURED_ROWS_AT_MOST = 20_000
 
 @dataclass(frozen=True)
 class Lelp(Method):
+    revision = 2
+
     temperature: float
     alpha: float
     subclasses: int

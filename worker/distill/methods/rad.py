@@ -24,6 +24,8 @@ _LEAST_ERROR = 0.05
 
 @dataclass(frozen=True)
 class Rad(Method):
+    revision = 2
+
     teacher_error: float | None
 
     def part(self) -> Part:

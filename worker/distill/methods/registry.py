@@ -3,7 +3,7 @@
 A new method is a file of its own and a line here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -91,6 +91,12 @@ def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:
         subset=only(lambda part: part.subset, "subsets"),
         parameterisation=only(lambda part: part.parameterisation, "parameterisations"),
     )
+
+
+def revisions(names: Iterable[str]) -> dict[str, int]:
+    """Of those of the methods that are no longer what they began as: a run under way by an earlier one does not end
+    as it would have."""
+    return {name: METHODS[name].revision for name in names if METHODS[name].revision != 1}
 
 
 def _part(config: MethodConfig) -> Part:

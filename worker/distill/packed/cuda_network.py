@@ -39,7 +39,8 @@ class CudaNetwork(PackedNetwork):
         self._has_flash = self._bias is None and has_flash_attention(self._device, dtype, head_width)
         self._masks = DeviceMasks(self._device)
         self._step: CudaStep | None = None
-        self._room = 0.0  # bytes that graphs may come to hold
+        self._room = 0.0  # bytes that graphs may come to hold beyond
+        self._held = 0  # those that they hold
         self._forget_graphs()
         self._is_gathered = False  # the gradients of the pass under way are, or will be, where the optimiser looks
 
@@ -103,8 +104,10 @@ class CudaNetwork(PackedNetwork):
         held = torch.cuda.memory_reserved(self._device)
         graph = self._recorded(tokens)
         taken = torch.cuda.memory_reserved(self._device) - held
-        if graph is None or torch.cuda.mem_get_info(self._device)[0] < taken:
-            # What a graph holds serves graphs alone: the pass of a shape that has none needs as much again.
+        self._held += taken
+        if graph is None or torch.cuda.mem_get_info(self._device)[0] < self._held:
+            # What graphs hold between them, as much as the largest needs, serves them alone: the pass of a shape that
+            # has none needs as much again.
             del graph
             self._do_without_graphs()
             return None
@@ -141,6 +144,7 @@ class CudaNetwork(PackedNetwork):
         self._recorder = Recorder()
         self._meetings: dict[tuple[int, ...], int] = {}
         self._graphs: dict[tuple[int, ...], TrainingGraph] = {}
+        self._held = 0
         torch.cuda.empty_cache()
         self._room = _MOST_OF_THE_MEMORY * torch.cuda.get_device_properties(self._device).total_memory
 
