@@ -138,7 +138,7 @@ class TestExpiredLeases:
         job = read_job(job_id)
         assert (job.status, job.error_code) == ("failed", "worker_lost")
         assert job.error_message is not None
-        assert "lower training.batch_size" in job.error_message
+        assert "a smaller training.batch_size" in job.error_message
 
     def test_lets_live_leases_be(self) -> None:
         job_id = add_job()
