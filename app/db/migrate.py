@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from app.db.session import WRITE, get_engine
+from app.db.session import WRITE, get_engine, wait_without_limits
 from app.settings import Settings
 
 # Beside the `app` package, in a checkout as in site-packages. Not found by name: another project's
@@ -78,6 +78,8 @@ def _config(settings: Settings | None) -> Iterator[Config]:
     config.set_main_option("path_separator", "os")
     engine = get_engine(settings).execution_options(**{WRITE: True})
     with engine.begin() as connection:
+        # For one another, and for tables in use: longer than a request may.
+        wait_without_limits(connection)
         _wait_for_turn(connection)
         config.attributes["connection"] = connection
         yield config

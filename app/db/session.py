@@ -23,8 +23,6 @@ from app.settings import Settings, get_settings
 
 WRITE = "stillhouse_write"
 AFTER_COMMIT = "stillhouse_after_commit"
-# On a connection: outside of the sessions are the migrations.
-SESSION = "stillhouse_session"
 BUSY_TIMEOUT_SECONDS = 30
 # A process that is frozen or cut off between a lock and its commit keeps the row from everybody: from the sweep, which
 # skips it, and from who cancels. Shorter than a lease, so that what is expired can be taken back.
@@ -43,15 +41,14 @@ _lock = threading.Lock()
 @contextmanager
 def read_session(settings: Settings | None = None) -> Iterator[Session]:
     """A session for reading. Whatever it changed is rolled back."""
-    engine = get_engine(settings).execution_options(**{SESSION: True})
-    with Session(engine, expire_on_commit=False) as session:
+    with Session(get_engine(settings), expire_on_commit=False) as session:
         yield session
 
 
 @contextmanager
 def write_session(settings: Settings | None = None) -> Iterator[Session]:
     """A session for writing, committed when the block ends without an error."""
-    engine = get_engine(settings).execution_options(**{WRITE: True, SESSION: True})
+    engine = get_engine(settings).execution_options(**{WRITE: True})
     with Session(engine, expire_on_commit=False) as session:
         with session.begin():
             yield session
@@ -97,7 +94,6 @@ def create_database_engine(url: str) -> Engine:
         # Connections beyond pool_size are closed after each use, and making one costs more than most queries.
         server_engine = create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=10, connect_args=limits)
         event.listen(server_engine, "connect", _limit_waits)
-        event.listen(server_engine, "begin", _lift_limits)
         event.listen(server_engine, "handle_error", _give_up_useless_session)
         return server_engine
     database = make_url(url).database
@@ -117,9 +113,9 @@ def _limit_waits(connection: Any, _record: Any) -> None:
     connection.autocommit = False
 
 
-def _lift_limits(connection: Connection) -> None:
-    # Migrations wait for one another and for tables in use, longer than a request may.
-    if not connection.get_execution_options().get(SESSION, False):
+def wait_without_limits(connection: Connection) -> None:
+    """Let the transaction under way wait for locks, and say nothing, for as long as it takes."""
+    if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_set_limits(0, 0, until_commit=True))
 
 

@@ -9,27 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from anyio import CapacityLimiter
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from sqlalchemy import text
 
 from app import queue
 from app.db.migrate import is_behind
 from app.db.session import read_session
 from app.logging import first_line
+from app.own_threads import OwnThreads
 from app.settings import Settings
 from app.storage.store import ObjectStore
 
 # A probe that waits longer than its caller's patience says nothing.
 CHECK_SECONDS = 4.0
-# Threads of their own: probes that hang take none from the requests, and requests that hang none from them.
-PROBE_THREADS = 16
 # As much as a burst of rows needs.
 PROBE_BYTES = 1024 * 1024
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_limiter: RunVar[CapacityLimiter] = RunVar("health_probes")
+_threads = OwnThreads("health_probes", 16)
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +67,7 @@ async def _check(name: str, probe: Callable[[], None]) -> str | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             # Abandoned, not awaited: a probe that hangs must not hang the answer.
-            await run_sync(probe, abandon_on_cancel=True, limiter=_probe_limiter())
+            await _threads.run(probe, abandon_on_cancel=True)
     except TimeoutError:
         return f"no answer within {CHECK_SECONDS:g} seconds"
     except NotAsNeeded as problem:
@@ -81,15 +77,6 @@ async def _check(name: str, probe: Callable[[], None]) -> str | None:
         log.warning("not_reachable", part=name, error=first_line(error))
         return f"unreachable ({type(error).__name__})"
     return None
-
-
-def _probe_limiter() -> CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = CapacityLimiter(PROBE_THREADS)
-        _limiter.set(limiter)
-        return limiter
 
 
 def _ping_database(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from app.domain.imports import ImportStatus
 from app.errors import Conflict, InvalidRequest
 from app.schemas.jobs import JobCreate
 from app.schemas.methods.llkd import Llkd
+from app.schemas.methods.registry import Method
 
 _LABELS_SHOWN = 5
 
@@ -64,9 +65,9 @@ def _check_subclasses(job: JobCreate, teacher: Teacher, dataset: Dataset) -> Non
     classes, width = len(dataset.labels or []), teacher.hidden_size
     if width is None or width > classes:
         return
-    combined = {f"combine[{index}]": method.type for index, method in enumerate(job.combine)}
+    trained = {place: method.type for place, method in _methods(job).items()}
     baselines = {f"baselines[{index}]": name for index, name in enumerate(job.baselines)}
-    for place, name in ({"method": job.method.type} | combined | baselines).items():
+    for place, name in (trained | baselines).items():
         if name == "lelp":
             raise InvalidRequest(
                 f"{place} is 'lelp', which teaches what the teacher's classifier does not see; of the {width} "
@@ -78,7 +79,7 @@ def _check_subclasses(job: JobCreate, teacher: Teacher, dataset: Dataset) -> Non
 
 
 def _check_gate(job: JobCreate) -> None:
-    methods = {"method": job.method} | {f"combine[{index}]": method for index, method in enumerate(job.combine)}
+    methods = _methods(job)
     if any(method.makes_rows for method in methods.values()):
         return
     for place, method in methods.items():
@@ -89,6 +90,11 @@ def _check_gate(job: JobCreate) -> None:
                 code="gate_without_rows",
                 param=f"{place}.gated",
             )
+
+
+def _methods(job: JobCreate) -> dict[str, Method]:
+    """Those that the body names for the student, by their places."""
+    return {"method": job.method} | {f"combine[{index}]": method for index, method in enumerate(job.combine)}
 
 
 def _check_labels(teacher: Teacher, dataset: Dataset) -> None:

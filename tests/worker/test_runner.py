@@ -34,18 +34,23 @@ from worker.runner import run_claim
 from worker.stopping import Shutdown
 
 
+def before_checkpoint_files(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:
+    """A store that calls `wait` before it takes a file of a checkpoint."""
+    put_file = ObjectStore.put_file
+
+    def put(self: ObjectStore, key: str, path: Path) -> int:
+        if "/checkpoints/" in key:
+            wait()
+        return put_file(self, key, path)
+
+    monkeypatch.setattr(ObjectStore, "put_file", put)
+
+
 @pytest.fixture
 def held_upload(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A store that has the files of checkpoints in hand until the event is set."""
     is_let = threading.Event()
-    put_file = ObjectStore.put_file
-
-    def hold(self: ObjectStore, key: str, path: Path) -> int:
-        if "/checkpoints/" in key:
-            is_let.wait(60)
-        return put_file(self, key, path)
-
-    monkeypatch.setattr(ObjectStore, "put_file", hold)
+    before_checkpoint_files(monkeypatch, lambda: is_let.wait(60))
     yield is_let
     is_let.set()
 
@@ -129,14 +134,7 @@ class TestSucceededJob:
     def test_slow_store_gets_the_checkpoints_that_it_can_take_and_delays_nothing(
         self, local_bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        put_file = ObjectStore.put_file
-
-        def put_slowly(self: ObjectStore, key: str, path: Path) -> int:
-            if "/checkpoints/" in key:
-                time.sleep(0.2)
-            return put_file(self, key, path)
-
-        monkeypatch.setattr(ObjectStore, "put_file", put_slowly)
+        before_checkpoint_files(monkeypatch, lambda: time.sleep(0.2))
         monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
         job_id = local_bench.add_job()
         local_bench.run("pausing_student")

@@ -171,8 +171,8 @@ class TestWaits:
         monkeypatch.setattr(session, "LOCK_SECONDS", 0.2)
         monkeypatch.setattr(session, "IDLE_TRANSACTION_SECONDS", 0.4)
         dispose_engines()
-        with get_engine().begin() as first:
-            first.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": migrate.ADVISORY_LOCK})
+        with migrate._config(None) as config:
+            first = config.attributes["connection"]
             second = threading.Thread(target=migrate.upgrade)
             second.start()
             second.join(1.0)

@@ -7,13 +7,13 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import obstore.exceptions
 import pytest
 
 from app.storage.store import STREAM_CHUNK_BYTES, ObjectStore
+from tests.app.storage.played_server import QuietHandler, played_server
 
 OBJECT = os.urandom(4 * STREAM_CHUNK_BYTES)
 SILENCE_SECONDS = 0.4
@@ -34,15 +34,10 @@ class Line:
 
 
 @pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+def line() -> Iterator[Line]:
     line = Line()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             line.ranges.append(asked)
@@ -68,17 +63,8 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
             self.wfile.write(content)
             self.wfile.flush()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret-of-anyone")
-    yield line
-    line.is_over.set()
-    server.shutdown()
-    server.server_close()
+    with played_server(Handler, line.is_over):
+        yield line
 
 
 def open_store(*, retries: int = 2, silence_seconds: float = SILENCE_SECONDS) -> ObjectStore:

@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +13,7 @@ import pytest
 
 from app.storage import store
 from app.storage.store import UPLOAD_CHUNK_BYTES, UPLOAD_CONCURRENCY, ObjectStore
+from tests.app.storage.played_server import QuietHandler, played_server
 
 SILENCE_SECONDS = 0.4
 PIECES = 8
@@ -37,15 +37,10 @@ class Line:
 
 
 @pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+def line() -> Iterator[Line]:
     line = Line()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             result = f"{'Initiate' if 'uploads' in self.path else 'Complete'}MultipartUploadResult"
@@ -73,16 +68,8 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret-of-anyone")
-    yield line
-    line.is_over.set()
-    server.shutdown()
-    server.server_close()
+    with played_server(Handler, line.is_over):
+        yield line
 
 
 @pytest.fixture
