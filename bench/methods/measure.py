@@ -9,7 +9,7 @@ from bench.datasets import Dataset
 from bench.methods.plan import EPOCHS, Plan
 from bench.results import cell_key
 from bench.setting import METHODS_VERSION, Setting
-from worker.distill.cache import CODE_VERSION
+from worker.distill.cache_keys import CODE_VERSION
 from worker.distill.methods.registry import revisions
 from worker.distill.networks import PACKED
 

@@ -10,7 +10,7 @@ from bench.datasets import Dataset
 from bench.quality.plan import TEACHER, Plan, budget_of, method
 from bench.results import cell_key
 from bench.setting import METHODS_VERSION, Setting
-from worker.distill.cache import CODE_VERSION
+from worker.distill.cache_keys import CODE_VERSION
 from worker.distill.networks import PACKED
 
 

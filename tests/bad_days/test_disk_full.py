@@ -52,7 +52,7 @@ class TestWorker:
         filler.unlink()
 
         # The real engine, which meets the full disk while it writes.
-        for place in ("worker.distill.loop:save_checkpoint", "worker.distill.loop:write_artifact"):
+        for place in ("worker.distill.run_checkpoints:save_checkpoint", "worker.distill.loop:write_artifact"):
             script.play(f"full {place}")
             check_full(local_bench.add_job(inputs))
 

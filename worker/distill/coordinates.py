@@ -7,22 +7,20 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from worker.distill.cache import PROJECTIONS, Cache
+from worker.distill.cache_keys import PROJECTIONS
 from worker.distill.projection import PROJECTION_FOLDER, ProjectionFit
+from worker.distill.run_cache import RunCache
 
 _FILE = "coordinates.safetensors"
-# Keeps (kind, key, file, arrays) in the cache and says so.
-Store = Callable[[str, str, str, dict[str, np.ndarray]], Path]
 
 
 class Coordinates:
     """The (rows, 2) coordinates of one run: `value` once they are known."""
 
-    def __init__(self, folder: Path, cache: Cache, key: str, *, store: Store, resumed: np.ndarray | None) -> None:
+    def __init__(self, folder: Path, cache: RunCache, key: str, *, resumed: np.ndarray | None) -> None:
         self._folder = folder
         self._cache = cache
         self._key = key
-        self._store = store
         self._fit: ProjectionFit | None = None
         for stale in folder.glob(f"{PROJECTION_FOLDER}*"):  # of a process that was killed
             shutil.rmtree(stale)
@@ -41,5 +39,5 @@ class Coordinates:
         if self.value is None:
             assert self._fit is not None, "start() comes before wait()"
             value = self._fit.result(check_stop)
-            self._store(PROJECTIONS, self._key, _FILE, {"coordinates": value})
+            self._cache.share(PROJECTIONS, self._key, _FILE, {"coordinates": value})
             self.value = value

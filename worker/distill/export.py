@@ -40,6 +40,7 @@ def write_artifact(
     shipped = copy.deepcopy(tokenizer)
     shipped.model_max_length = job["training"]["max_length"]
     shipped.save_pretrained(folder)
+    _name_for_older_readers(folder / "tokenizer_config.json")
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for its owner's eyes only
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name not in _MEASURED_FILES}
@@ -81,6 +82,15 @@ def pack(folder: Path, archive: Path) -> None:
             entry.uname = entry.gname = ""
             with file.open("rb") as content:
                 tar.addfile(entry, content)
+
+
+def _name_for_older_readers(settings: Path) -> None:
+    """The class TokenizersBackend under the name that it had before transformers 5, which 5 takes for the same."""
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    if values["tokenizer_class"] == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        settings.write_text(text, encoding="utf-8")
 
 
 def _quality(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +143,8 @@ label = model.config.id2label[int(logits[0].argmax())]
 
 Latency: one text at a time on {result["hardware"]}, {result["threads"]} threads, tokenisation included.
 Texts longer than {job["training"]["max_length"]} tokens were cut, in training and for these numbers;
-`truncation=True` cuts them there too. The student inherits the teacher's and the dataset's errors and terms of use.
+`truncation=True` cuts them there too. Made and tested with transformers {version("transformers")}; 5 or newer loads it.
+The student inherits the teacher's and the dataset's errors and terms of use.
 `manifest.json` holds the whole configuration and every hash.
 """
 

@@ -2,7 +2,7 @@
 
 Where rows are spliced (splicing.py) only the pairs of neighbours are drawn here.
 
-SAGE as methods.md section 1.4 has it: interpolation, `knn` inversion (a Gaussian-weighted mean of the
+docs/sage.md, "A round", steps 3 and 4: interpolation, `knn` inversion (a Gaussian-weighted mean of the
 nearest real vectors on the map) and the `shift` lift. A point is kept as the rows and weights of that mean
 and an anchor row: a tenth of the room of its vector, which is computed when it is asked for.
 """

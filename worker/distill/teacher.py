@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -12,15 +14,32 @@ from worker.distill import seed as seeds
 from worker.distill.device import Compute
 from worker.distill.errors import InvalidJob, TeacherLabelMismatch
 from worker.distill.families import family_of, word_table
+from worker.distill.label_order import find_better_order
+from worker.distill.tokenizer_files import find_foreign_entry, is_fast, named_class
+
+# What a config.json may ask for beside the logits, which are all that is read: attention that gives its weights away
+# is a slow one, and on a GPU not to be had.
+_OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
 
 def load_tokenizer(folder: Path) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """The folder's tokenizer, which pads behind the text; raises InvalidJob where it is none that can be used."""
+    if foreign := find_foreign_entry(folder):
+        raise InvalidJob(f"the teacher's {foreign} Then add the teacher again.")
+    name = named_class(folder)
+    if name is not None and not is_fast(name):
+        raise InvalidJob(
+            f"the teacher's tokenizer is a {name[:60]!r}, which is not one of the tokenizers library. "
+            "Use a teacher that has a fast tokenizer."
+        )
+    config = _load_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, use_fast=True, trust_remote_code=False)
     # What the tokenizer returns by default has to be what the model takes, or the shipped pair breaks:
     # a DistilBERT beside BERT's tokenizer files is common.
     segments = ["token_type_ids"] if family_of(config).has_segments else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
+    # Of what it is, transformers saves only what it was made with.
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     # transformers saves how a tokenizer was found along with what it is: equal students would differ by it.
     for circumstance in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(circumstance, None)
@@ -38,19 +57,21 @@ def load_teacher(
     without a head of the right size gets a fresh one, drawn from `seed`, where it `may_grow_head`
     (it is to be tuned); otherwise TeacherLabelMismatch is raised.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = _load_config(folder)
     family = family_of(config)
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    has_real_names = not all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    # By name wherever the names are the same, LABEL_0 and so on too: a dataset has LABEL_10 before LABEL_2.
-    is_rearranged = sorted(names) == sorted(labels)
-    fits = is_rearranged or (not has_real_names and len(names) == len(labels))
+    names = _class_names(config)
+    is_rearranged = _has_names(names, labels)
+    fits = is_rearranged or _fits_by_number(names, labels)
     if not fits and not may_grow_head:
         raise TeacherLabelMismatch(
             f"the teacher's labels ({_few(names)}) are not the dataset's ({_few(labels)}). "
             "Use a teacher of this task, rename the dataset's labels, or add teacher_tuning to the job."
         )
-    settings: dict[str, Any] = {"attn_implementation": family.attention(compute.attention), "dtype": torch.float32}
+    settings: dict[str, Any] = {
+        "attn_implementation": family.attention(compute.attention),
+        "dtype": torch.float32,
+        **_OUTPUTS,
+    }
     if not fits:
         settings["num_labels"] = len(labels)
     transformers_logging.set_verbosity_error()
@@ -91,6 +112,48 @@ def check_length(config: Any, max_length: int) -> None:
             f"training.max_length is {max_length}, the teacher has positions for {positions} tokens: lower max_length "
             "to that."
         )
+
+
+def doubt_order(folder: Path, labels: list[str], logits: np.ndarray, truth: np.ndarray) -> str | None:
+    """A warning where the folder's teacher, which is not tuned, does not name its classes and seems to have them in
+    another order than `labels`: by its `logits` (rows, classes) of rows whose labels are `truth` (rows,)."""
+    if not _fits_by_number(_class_names(_load_config(folder)), labels):
+        return None
+    better = find_better_order(logits, truth)
+    if better is None:
+        return None
+    return (
+        f"the teacher does not name its classes: its outputs were taken as {_few(labels)} in this order, by which it "
+        f"is right on {better.accuracy_as_taken:.1%} of the validation rows. As "
+        f"{_few([labels[number] for number in better.classes])} it would be right on {better.accuracy:.1%}. If that is "
+        "its order, write the names into id2label of its config.json and add it again, or name the dataset's classes "
+        "so that they sort in that order."
+    )
+
+
+def _load_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidJob(
+            f"the teacher's config.json is not what transformers takes ({reason}). Mend it and add the teacher again."
+        ) from None
+
+
+def _class_names(config: Any) -> list[str]:
+    # Of an encoder that is to be tuned nobody has looked at them.
+    return [str(config.id2label.get(index, "")) for index in range(config.num_labels)]
+
+
+def _has_names(names: list[str], labels: list[str]) -> bool:
+    """By name wherever the names are the same, LABEL_0 and so on too: a dataset has LABEL_10 before LABEL_2."""
+    return sorted(names) == sorted(labels)
+
+
+def _fits_by_number(names: list[str], labels: list[str]) -> bool:
+    has_real_names = not all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    return not has_real_names and len(names) == len(labels) and not _has_names(names, labels)
 
 
 def _rearrange_head(head: torch.nn.Module, order: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 What enters a model is the row of the word-embedding table, never the output of the embedding block:
 positions, segments, LayerNorm and dropout are applied inside the model as for token ids.
-Source: SAGE as methods.md section 1.2 and 1.3 (`shift` lift) have it; the paper's constants are not public.
+Source: SAGE, whose paper's constants are not public; docs/sage.md, "A round", says how the `shift` lift is done here.
 """
 
 import os

@@ -10,9 +10,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from worker.distill.tokenizer_files import SETTINGS, SPECIAL_TOKENS, find_foreign_entry, is_fast, named_class
 from worker.preparation.errors import PreparationFailed, quote
 from worker.preparation.families import FAMILIES, Family, ModelSize
 from worker.preparation.safetensors_header import TensorInfo, read_weights
+from worker.preparation.staging import MAX_LABELS
+from worker.preparation.values import MAX_LABEL_CHARACTERS
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Tokenizers that transformers builds from a plain vocab.txt, each also under a name that ends in Fast.
@@ -49,7 +52,7 @@ def check_teacher(folder: Path) -> TeacherSummary:
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     _check_encoder(family, size, tensors, prefix)
     labels = _check_classifier(family, size, tensors, config)
-    _check_tokenizer(folder, family, size, config)
+    _check_tokenizer(folder, family, size)
     own = [
         f"{prefix}{part}." for part in ("embeddings", family.layer_prefix, "pooler", "encoder.relative_attention_bias")
     ]
@@ -68,6 +71,21 @@ def check_teacher(folder: Path) -> TeacherSummary:
         ),
         max_positions=size.max_positions - _first_position(family, config),
     )
+
+
+def spell_out_labels(folder: Path) -> None:
+    """Write the class names of the folder's config.json as text where some are numbers or truth values.
+
+    transformers takes text alone, and some training scripts write what their dataset had. Where all are text the file
+    stays as it is, to the byte.
+    """
+    config = read_config(folder)
+    names = config.get("id2label")
+    if not isinstance(names, dict) or all(isinstance(name, str) for name in names.values()):
+        return
+    config["id2label"] = {index: _label_name(name) for index, name in names.items()}
+    config.pop("label2id", None)  # transformers has it from the other
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -133,6 +151,11 @@ def _check_classifier(
     if head is None or is_other_head or is_other_task or len(head.shape) != 2 or head.shape[0] < 2:
         return None
     count = head.shape[0]
+    if count > MAX_LABELS:
+        raise _mismatch(
+            f"the classifier has {count} outputs; a dataset has at most {MAX_LABELS} classes",
+            "Use a teacher of fewer classes, or the encoder below its classifier.",
+        )
     _check_tensor(tensors, f"{family.classifier}.weight", (count, size.hidden_size))
     _check_tensor(tensors, f"{family.classifier}.bias", (count,))
     for name, shape in family.head_shapes(size.hidden_size).items():
@@ -142,12 +165,39 @@ def _check_classifier(
         # transformers leaves id2label out where it is the default for the number of labels.
         return [f"LABEL_{index}" for index in range(count)]
     try:
-        labels = [str(names[str(index)]) for index in range(len(names))]
+        if len(names) != count:
+            raise _mismatch(f"the classifier has {count} outputs, id2label in config.json names {len(names)}")
+        labels = [_label_name(names[str(index)]) for index in range(count)]
     except (KeyError, TypeError):
         raise _mismatch(f"id2label in config.json is {quote(names)}; it takes names for 0, 1, 2, …") from None
-    if len(labels) != count:
-        raise _mismatch(f"the classifier has {count} outputs, id2label in config.json names {len(labels)}")
+    for label in labels:
+        _check_label(label)
     return labels
+
+
+def _label_name(value: object) -> str:
+    """As a dataset names a class of that value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _check_label(label: str) -> None:
+    """Refuse what no class of a dataset is called, and no row of a database holds."""
+    way_out = "Name the classes in id2label as the dataset names them."
+    if len(label) > MAX_LABEL_CHARACTERS:
+        raise _mismatch(
+            f"id2label in config.json has the name {quote(label)} of {len(label)} characters; "
+            f"a class's name has at most {MAX_LABEL_CHARACTERS}",
+            way_out,
+        )
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in label):
+        raise _mismatch(
+            f"id2label in config.json has the name {quote(label)}, which contains a NUL or half of a surrogate pair",
+            way_out,
+        )
 
 
 def _check_tensor(tensors: Mapping[str, TensorInfo], name: str, shape: tuple[int, ...]) -> None:
@@ -164,14 +214,17 @@ def _check_tensor(tensors: Mapping[str, TensorInfo], name: str, shape: tuple[int
         raise _mismatch(f"{quote(name)} is stored as {tensor.dtype}; quantised weights are not supported")
 
 
-def _check_tokenizer(folder: Path, family: Family, size: ModelSize, model_config: Mapping[str, Any]) -> None:
-    config_path = folder / "tokenizer_config.json"
-    config = _read_json(config_path, "teacher_tokenizer_unsupported") if config_path.exists() else {}
-    # As transformers chooses it.
-    kind = str(config.get("tokenizer_class") or model_config.get("tokenizer_class") or family.tokenizer)
-    class_name = kind.removesuffix("Fast")
+def _check_tokenizer(folder: Path, family: Family, size: ModelSize) -> None:
+    config = _read_optional(folder / SETTINGS)
+    special = _read_optional(folder / SPECIAL_TOKENS)
     if "auto_map" in config:
-        raise _bad_tokenizer("tokenizer_config.json asks for code of its own (auto_map), which is never run")
+        raise _bad_tokenizer(f"{SETTINGS} asks for code of its own (auto_map), which is never run")
+    if foreign := find_foreign_entry(folder):
+        raise PreparationFailed("teacher_tokenizer_unsupported", foreign)
+    kind = named_class(folder) or family.tokenizer
+    if not is_fast(kind):
+        raise _bad_tokenizer(f"the tokenizer is a {quote(kind)}, which is not one of the tokenizers library")
+    class_name = kind.removesuffix("Fast")
     path = folder / "tokenizer.json"
     if path.exists():
         try:
@@ -191,16 +244,17 @@ def _check_tokenizer(folder: Path, family: Family, size: ModelSize, model_config
             f"the tokenizer has ids up to {max(vocabulary.values(), default=0)}, "
             f"the model's embedding table has {size.vocabulary} rows"
         )
-    pad = _special_token(folder, config, "pad_token") or _PADDING.get(class_name)
+    pad = _token(config.get("pad_token") or special.get("pad_token")) or _PADDING.get(class_name)
     if pad not in vocabulary:
         raise _bad_tokenizer(f"the tokenizer's vocabulary has no padding token ({quote(pad)})")
 
 
-def _special_token(folder: Path, config: Mapping[str, Any], name: str) -> str | None:
-    path = folder / "special_tokens_map.json"
-    special = _read_json(path, "teacher_tokenizer_unsupported") if path.exists() else {}
-    token = config.get(name) or special.get(name)
-    return token.get("content") if isinstance(token, dict) else token
+def _token(named: Any) -> Any:
+    return named.get("content") if isinstance(named, dict) else named
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return _read_json(path, "teacher_tokenizer_unsupported") if path.exists() else {}
 
 
 def _read_json(path: Path, code: str) -> dict[str, Any]:
@@ -213,12 +267,10 @@ def _read_json(path: Path, code: str) -> dict[str, Any]:
     return value
 
 
-def _mismatch(what: str) -> PreparationFailed:
-    sentence = what[0].upper() + what[1:]
-    return PreparationFailed(
-        "teacher_weights_mismatch",
-        f"{sentence}. Give a folder whose config.json and weights were saved together.",
-    )
+def _mismatch(
+    what: str, way_out: str = "Give a folder whose config.json and weights were saved together."
+) -> PreparationFailed:
+    return PreparationFailed("teacher_weights_mismatch", f"{what[0].upper()}{what[1:]}. {way_out}")
 
 
 def _bad_tokenizer(what: str) -> PreparationFailed:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.domain.files import StoredFile
 from worker.files import content_sha256, describe_files
-from worker.preparation.teacher_checks import TeacherSummary, check_teacher
+from worker.preparation.teacher_checks import TeacherSummary, check_teacher, spell_out_labels
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,11 @@ class PreparedTeacher:
 
 
 def describe_teacher(folder: Path) -> PreparedTeacher:
-    """Check the teacher's files in `folder` and hash them; raises PreparationFailed."""
+    """Check the teacher's files in `folder` and hash them; raises PreparationFailed.
+
+    Its config.json is written anew where its class names are not text.
+    """
+    spell_out_labels(folder)
     summary = check_teacher(folder)
     files = describe_files(folder)
     return PreparedTeacher(summary, files, content_sha256(files), sum(file["size_bytes"] for file in files))

@@ -6,6 +6,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
-from worker.distill.cache import TEACHER_OUTPUTS, teacher_outputs_key
+from worker.distill.cache_keys import TEACHER_OUTPUTS, teacher_outputs_key
 from worker.distill.config import JobConfig
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
+from worker.distill.evaluate import measure_quality
 
 Runner = Callable[[Path], Path]
 MASK = SPECIAL_TOKENS.index("[MASK]")
@@ -34,6 +36,22 @@ def manifest_of(artifact: Path) -> dict[str, Any]:
 
 def weights_of(artifact: Path) -> bytes:
     return (artifact / "model.safetensors").read_bytes()
+
+
+def reloaded(artifact: Path) -> tuple[Any, Any]:
+    """Its model and its tokenizer, by plain transformers."""
+    return AutoModelForSequenceClassification.from_pretrained(artifact), AutoTokenizer.from_pretrained(artifact)
+
+
+def check_measured(folder: Path) -> None:
+    """Hold what the run's artifact says to the test rows, as its docs have it used, against what the run measured."""
+    model, tokenizer = reloaded(folder / "artifact")
+    rows = parquet.read_table(folder / "dataset/test.parquet").to_pydict()
+    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
+    with torch.inference_mode():
+        logits = model(**tokenizer(*texts, truncation=True, padding=True, return_tensors="pt")).logits
+    measured = json.loads((folder / "artifact/metrics.json").read_text())["student"]["test"]
+    assert measure_quality(logits.numpy(), np.array(rows["label"])).as_dict() == pytest.approx(measured, rel=1e-4)
 
 
 class TestBudget:
@@ -68,22 +86,35 @@ class TestEarlyStopping:
 
 
 class TestArtifact:
+    @pytest.mark.parametrize("has_pairs", [False, True])
     @pytest.mark.parametrize("family", FAMILIES)
     def test_loads_with_plain_transformers_and_answers_as_measured(
-        self, family: str, tmp_path: Path, run_engine: Runner
+        self, family: str, has_pairs: bool, tmp_path: Path, run_engine: Runner
     ) -> None:
-        artifact = run_engine(make_run(tmp_path / "run", "kd", family=family, training__epochs=8.0))
-        model = AutoModelForSequenceClassification.from_pretrained(artifact)
-        tokenizer = AutoTokenizer.from_pretrained(artifact)
+        """Harm: a second text that the reloaded tokenizer numbers otherwise is read otherwise, or cannot be read."""
+        folder = make_run(tmp_path / "run", "kd", family=family, has_pairs=has_pairs, training__epochs=8.0)
+        model, tokenizer = reloaded(run_engine(folder))
         assert type(model).__module__.startswith("transformers.")
-        rows = parquet.read_table(tmp_path / "run/dataset/test.parquet").to_pydict()
-        with torch.inference_mode():
-            logits = model(**tokenizer(rows["text"], padding=True, return_tensors="pt")).logits
-        accuracy = float((logits.argmax(1).numpy() == np.array(rows["label"])).mean())
-        measured = json.loads((artifact / "metrics.json").read_text())["student"]["test"]["accuracy"]
-        assert accuracy == pytest.approx(measured)
-        answer = pipeline("text-classification", model=model, tokenizer=tokenizer)(rows["text"][0])[0]
+        check_measured(folder)
+        answer = pipeline("text-classification", model=model, tokenizer=tokenizer)("the old cat")[0]
         assert answer["label"] in LABELS
+
+    @pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "TokenizersBackend"])
+    def test_a_tokenizer_of_no_class_of_its_own_answers_as_measured_too(
+        self, named: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: it forgets that BERT is told which of two texts a token is of; and transformers before 5 do not know
+        the newer of its names."""
+        folder = make_run(tmp_path / "run", "kd", has_pairs=True, training__epochs=8.0)
+        settings = folder / "teacher/tokenizer_config.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": named}))
+        artifact = run_engine(folder)
+        written = json.loads((artifact / "tokenizer_config.json").read_text())
+        assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+        _, tokenizer = reloaded(artifact)
+        assert type(tokenizer) is PreTrainedTokenizerFast
+        assert "token_type_ids" in tokenizer("the cat", "a dog")
+        check_measured(folder)
 
     @pytest.mark.parametrize("word_vectors", ["trained", "frozen"])
     @pytest.mark.parametrize("method", ["kd", "sage"])
@@ -174,7 +205,9 @@ class TestArtifact:
     ) -> None:
         run_engine(make_run(tmp_path / "run", "fine_tune")).rename(tmp_path / "student")
         monkeypatch.chdir(tmp_path)
-        blocks = re.findall(r"```python\n(.*?)```", Path("student/README.md").read_text(), re.DOTALL)
+        card = Path("student/README.md").read_text()
+        assert f"transformers {version('transformers')}" in card
+        blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert len(blocks) == 2
         for block in blocks:
             names: dict[str, Any] = {}
@@ -246,7 +279,7 @@ class TestCache:
             assert at_training["progress"] > 0
 
     def test_wanted_names_what_a_run_leaves_behind(self, tmp_path: Path, run_engine: Runner) -> None:
-        from worker.distill.cache import wanted
+        from worker.distill.cache_keys import wanted
 
         folder = make_run(tmp_path / "run", "sage", tuned=True)
         run_engine(folder)
@@ -267,6 +300,28 @@ class TestLabels:
         job["teacher"]["path"] = "turned"
         (folder / "job.json").write_text(json.dumps(job))
         assert weights_of(run_engine(folder)) == weights_of(straight)
+
+    def test_an_unnamed_teacher_that_seems_to_have_another_order_is_doubted(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: the job succeeds, and its student is wrong wherever its teacher was right."""
+        able = run_engine(make_run(tmp_path / "able", "fine_tune", training__epochs=24.0))
+        warnings = {}
+        for name, order in {"straight": [0, 1, 2], "turned": [1, 2, 0]}.items():
+            folder = make_run(tmp_path / name, "kd", training__epochs=1.0)
+            shutil.rmtree(folder / "teacher")
+            shutil.copytree(able, folder / "teacher")
+            _take_names(folder / "teacher", order)
+            run_engine(folder)
+            warnings[name] = events_of(folder, "warning")
+        assert warnings["straight"] == []
+        (warning,) = warnings["turned"]
+        assert warning["code"] == "teacher_order_doubtful"
+        assert "taken as 'animal', 'colour', 'fruit' in this order" in warning["message"]
+        assert "As 'colour', 'fruit', 'animal' it would be right" in warning["message"]
+        # Said once, not again by whoever takes the run up.
+        run_engine(tmp_path / "turned")
+        assert events_of(tmp_path / "turned", "warning") == [warning]
 
     def test_a_teacher_of_other_labels_is_refused_by_name(self, tmp_path: Path, run_engine: Runner) -> None:
         folder = make_run(tmp_path / "run", "kd")
@@ -362,4 +417,15 @@ def _turn_labels(folder: Path) -> None:
         model.classifier.bias.copy_(model.classifier.bias.flip(0).clone())
     model.config.id2label = dict(enumerate(reversed(LABELS)))
     model.config.label2id = {label: index for index, label in enumerate(reversed(LABELS))}
+    model.save_pretrained(folder)
+
+
+def _take_names(folder: Path, order: list[int]) -> None:
+    """Have a saved classifier's outputs in that order, under the names that transformers gives where nobody does."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order].clone())
+        model.classifier.bias.copy_(model.classifier.bias[order].clone())
+    model.config.id2label = {index: f"LABEL_{index}" for index in range(len(order))}
+    model.config.label2id = {f"LABEL_{index}": index for index in range(len(order))}
     model.save_pretrained(folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertTokenizer,
     MPNetTokenizer,
@@ -18,6 +19,7 @@ from transformers import (
 from tests.fixtures.tiny_models import FAMILIES, POSITIONS, SPECIAL_TOKENS, build_classifier
 from tests.worker.preparation.conftest import LABELS, WORDS, change_json
 from worker.distill.device import Compute
+from worker.distill.errors import InvalidJob
 from worker.distill.teacher import load_teacher, load_tokenizer
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.folder_source import copy_folder
@@ -139,6 +141,16 @@ class TestDescribeTeacher:
         (bert / "tokenizer.json").write_text(content)
         assert refusal(bert).code == "teacher_tokenizer_unsupported"
 
+    @pytest.mark.parametrize("kind", ["BertJapaneseTokenizer", "BertweetTokenizer", "PhobertTokenizer", "AutoModel"])
+    def test_slow_tokenizer_beside_the_file_of_a_fast_one(self, bert: Path, kind: str) -> None:
+        """Harm: the teacher is ready, and its jobs die of a tokenizer that the engine cannot use."""
+        change_json(bert / "tokenizer_config.json", tokenizer_class=kind)
+        failure = refusal(bert)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert kind in failure.message
+        with pytest.raises(InvalidJob, match=kind):
+            load_tokenizer(bert)
+
     def test_slow_tokenizer_of_another_kind(self, bert: Path) -> None:
         (bert / "tokenizer.json").unlink()
         (bert / "vocab.txt").write_text("[PAD]\n[UNK]\n")
@@ -148,6 +160,63 @@ class TestDescribeTeacher:
         assert "BertJapaneseTokenizer" in failure.message
 
 
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("names", "labels"), [([0, 1, 2], ["0", "1", "2"]), ([True, 2.0, "c"], ["true", "2", "c"])]
+    )
+    def test_that_are_no_text_are_written_as_a_dataset_has_them(
+        self, bert: Path, names: list[object], labels: list[str]
+    ) -> None:
+        """Harm: what run_glue.py saves of a dataset with whole numbers as labels is ready, and no job can load it."""
+        change_json(bert / "config.json", id2label=dict(enumerate(names)), label2id=dict.fromkeys(labels, 0))
+        assert describe_teacher(bert).summary.labels == labels
+        compute = Compute(torch.device("cpu"), "fp32", threads=1, attention="eager", is_deterministic=True)
+        model = load_teacher(bert, labels, compute, may_grow_head=False, seed=0)
+        assert model.config.id2label == dict(enumerate(labels))
+
+    def test_of_a_head_of_another_task_are_written_as_text_too(self, bert: Path) -> None:
+        number = {"0": 0, "1": 1, "2": 2}
+        change_json(bert / "config.json", architectures=["BertForTokenClassification"], id2label=number)
+        assert describe_teacher(bert).summary.labels is None
+        assert AutoConfig.from_pretrained(bert).id2label == {0: "0", 1: "1", 2: "2"}
+
+    def test_that_are_text_stay_as_they_are_to_the_byte(self, bert: Path) -> None:
+        content = (bert / "config.json").read_bytes()
+        describe_teacher(bert)
+        assert (bert / "config.json").read_bytes() == content
+
+    @pytest.mark.parametrize(
+        ("name", "what"),
+        [("x" * 201, "201 characters"), ("a\0", "a NUL"), ("\ud83d", "a surrogate pair")],
+        ids=["long", "nul", "surrogate"],
+    )
+    def test_that_no_class_can_have(self, bert: Path, name: str, what: str) -> None:
+        """Harm: names without a bound are in every page of teachers, and others in no database."""
+        change_json(bert / "config.json", id2label={"0": "a", "1": name, "2": "c"})
+        failure = refusal(bert)
+        assert failure.code == "teacher_weights_mismatch"
+        assert what in failure.message
+
+    def test_of_the_longest_length(self, bert: Path) -> None:
+        change_json(bert / "config.json", id2label={"0": "a", "1": "x" * 200, "2": "c"})
+        assert describe_teacher(bert).summary.labels == ["a", "x" * 200, "c"]
+
+    def test_of_more_classes_than_a_dataset_has(self, bert: Path) -> None:
+        names = [f"LABEL_{index}" for index in range(10_001)]
+        build_classifier("bert", len(SPECIAL_TOKENS) + len(WORDS), names).save_pretrained(bert)
+        failure = refusal(bert)
+        assert failure.code == "teacher_weights_mismatch"
+        assert "10001 outputs; a dataset has at most 10000 classes" in failure.message
+
+
+class TestPreparationFailed:
+    def test_its_message_is_cut_where_a_row_has_no_use_for_more(self) -> None:
+        message = "x" * 2_000
+        assert PreparationFailed("some_code", message).message == message
+        cut = PreparationFailed("some_code", message + "x")
+        assert cut.message == str(cut) == "x" * 1_999 + "…"
+
+
 def write_unnamed(folder: Path, family: str) -> PreTrainedTokenizerBase:
     """A teacher whose tokenizer files name neither a class nor a special token, as roberta-base has them."""
     tokenizer = build_tokenizer(family)
@@ -155,6 +224,15 @@ def write_unnamed(folder: Path, family: str) -> PreTrainedTokenizerBase:
     tokenizer.save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": POSITIONS}))
     assert not (folder / "special_tokens_map.json").exists()
+    return tokenizer
+
+
+def write_word_list(folder: Path, family: str) -> PreTrainedTokenizerBase:
+    """As `write_unnamed`, with the words in a plain vocab.txt."""
+    tokenizer = write_unnamed(folder, family)
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    (folder / "tokenizer.json").unlink()
     return tokenizer
 
 
@@ -194,10 +272,7 @@ class TestUnnamedTokenizer:
 
     @pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
     def test_of_a_plain_word_list(self, tmp_path: Path, family: str) -> None:
-        tokenizer = write_unnamed(tmp_path, family)
-        words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-        (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
-        (tmp_path / "tokenizer.json").unlink()
+        tokenizer = write_word_list(tmp_path, family)
         assert describe_teacher(tmp_path).summary.num_labels == 3
         self.check_engine(tmp_path, tokenizer)
 
@@ -239,6 +314,48 @@ class TestUnnamedTokenizer:
             alone = model(**loaded(texts[1:], return_tensors="pt")).logits
             padded = model(**loaded(texts, padding=True, return_tensors="pt")).logits
         torch.testing.assert_close(padded[1:], alone, atol=1e-5, rtol=0)
+
+
+class TestForeignEntries:
+    """Harm: the words of any file of the worker are the tokenizer's, and the student carries them out."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """A teacher with a plain word list, beside a file that is none of its own."""
+        write_word_list(tmp_path / "teacher", "bert")
+        (tmp_path / "secret").write_text("".join(f"{word}\n" for word in [*SPECIAL_TOKENS, "password"]))
+        return tmp_path / "teacher"
+
+    def check_refused(self, folder: Path, name: str) -> None:
+        failure = refusal(folder)
+        assert failure.code == "teacher_tokenizer_unsupported"
+        assert repr(name) in failure.message
+        assert "Remove that entry." in failure.message
+        with pytest.raises(InvalidJob, match=repr(name)):  # a teacher that was ready before is not checked again
+            load_tokenizer(folder)
+
+    @pytest.mark.parametrize("name", ["vocab", "vocab_file", "merges", "init_inputs", "gguf_file", "entity_vocab"])
+    def test_of_the_settings_are_refused(self, folder: Path, name: str) -> None:
+        change_json(folder / "tokenizer_config.json", **{name: str(folder.parent / "secret")})
+        self.check_refused(folder, name)
+
+    @pytest.mark.parametrize("name", ["vocab", "vocab_file", "tokenizer_file", "init_inputs"])
+    def test_of_the_special_tokens_are_refused(self, folder: Path, name: str) -> None:
+        special = {"pad_token": "[PAD]", name: str(folder.parent / "secret")}
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
+        self.check_refused(folder, name)
+
+    def test_beside_a_whole_tokenizer_are_refused_too(self, bert: Path) -> None:
+        change_json(bert / "tokenizer_config.json", vocab=str(bert / "secret"))
+        self.check_refused(bert, "vocab")
+
+    def test_what_older_releases_of_transformers_noted_is_taken(self, folder: Path) -> None:
+        notes = {"special_tokens_map_file": "/content/special_tokens_map.json", "tokenizer_file": None}
+        (folder / "tokenizer_config.json").write_text(json.dumps(notes | {"vocab_file": None, "init_inputs": []}))
+        tokens = {"pad_token": {"content": "[PAD]", "lstrip": False}, "additional_special_tokens": []}
+        (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+        assert describe_teacher(folder).summary.num_labels == 3
+        assert load_tokenizer(folder)("buy now").input_ids == [2, 5, 7, 3]
 
 
 class TestChooseFiles:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.distill.cache import PROJECTIONS, TEACHER_OUTPUTS, TUNED_TEACHERS, wanted
+from worker.distill.cache_keys import PROJECTIONS, TEACHER_OUTPUTS, TUNED_TEACHERS, wanted
 
 JOB: dict[str, Any] = {
     "format_version": 1,
@@ -114,7 +114,7 @@ class TestWanted:
     def test_is_another_entry_where_other_code_computes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = set(wanted(JOB))
         with monkeypatch.context() as patch:
-            patch.setattr("worker.distill.cache.CODE_VERSION", 1_000)
+            patch.setattr("worker.distill.cache_keys.CODE_VERSION", 1_000)
             assert not before & set(wanted(JOB))
-        monkeypatch.setattr("worker.distill.cache.version", lambda _: "another UMAP's")
+        monkeypatch.setattr("worker.distill.cache_keys.version", lambda _: "another UMAP's")
         assert {kind for kind, _ in before - set(wanted(JOB))} == {PROJECTIONS}

@@ -7,11 +7,8 @@ precision that "auto" became) is in the file's name.
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from worker.distill.config import JobConfig
@@ -67,34 +64,6 @@ def wanted(raw_job: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tuned := tuned_teacher_key(job):
         pairs.append((TUNED_TEACHERS, tuned))
     return pairs
-
-
-class Cache:
-    """The run's own copy of the cache: RUN_DIR/cache/{kind}/{key}/."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, kind: str, key: str) -> Path:
-        return self.folder / kind / key
-
-    def find(self, kind: str, key: str, file: str) -> Path | None:
-        path = self.path(kind, key) / file
-        return path if path.exists() else None
-
-    def begin(self, kind: str, key: str) -> Path:
-        """An empty folder to write an entry's files into, this run's alone; `commit` makes them visible together."""
-        (self.folder / kind).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=self.folder / kind))
-
-    def commit(self, kind: str, key: str, temporary: Path) -> str:
-        """Move the files of the folder that was begun into place; returns the entry's folder relative to the run's."""
-        final = self.path(kind, key)
-        final.mkdir(parents=True, exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            os.replace(file, final / file.name)
-        temporary.rmdir()
-        return str(final.relative_to(self.folder.parent))
 
 
 def _key(**ingredients: Any) -> str:

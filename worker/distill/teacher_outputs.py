@@ -1,0 +1,114 @@
+"""What the teacher says to every row, computed once for all jobs on it and the dataset."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from worker.distill.batches import Predictions
+from worker.distill.cache_keys import TEACHER_OUTPUTS, teacher_outputs_key
+from worker.distill.config import JobConfig
+from worker.distill.data import Dataset
+from worker.distill.device import Compute
+from worker.distill.errors import TeacherNotFinite
+from worker.distill.evaluate import predict, rows_not_finite
+from worker.distill.export import sha256_of
+from worker.distill.families import count_layers
+from worker.distill.network import Network
+from worker.distill.progress import Progress, forward_work
+from worker.distill.run_cache import RunCache
+
+PHASE = "teacher_outputs"
+# A kind of cache entry that stays with the run, and is not announced: few jobs ask for them, and they are large.
+_TEACHER_FEATURES = "teacher_features"
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    logits: dict[str, np.ndarray]  # by split, (rows, classes)
+    features: np.ndarray | None  # (rows, width), of the training split, where they were asked for
+    inputs: dict[str, str]  # of both, the content hashes
+
+
+@dataclass(frozen=True)
+class TeacherPass:
+    """Has the outputs of the `teacher`, as it is when they are asked for, from the cache or from itself."""
+
+    job: JobConfig
+    teacher: Network
+    dataset: Dataset
+    compute: Compute
+    cache: RunCache
+    progress: Progress
+    check_stop: Callable[[], None]
+
+    def plan(self, splits: list[str]) -> None:
+        """Foresee asking about the rows of these splits."""
+        self.progress.plan(PHASE, self._work(sum(len(self.dataset.splits[name]) for name in splits)))
+
+    def outputs(self, *, needs_features: bool) -> TeacherOutputs:
+        """One pass gives logits and features. Raises TeacherNotFinite where some logits are not finite."""
+        key = teacher_outputs_key(self.job)
+        logits_file = f"logits-{self.compute.precision}.safetensors"
+        features_file = f"features-{self.compute.precision}.safetensors"
+        logits_at = self.cache.find(TEACHER_OUTPUTS, key, logits_file)
+        features_at = self.cache.find(_TEACHER_FEATURES, key, features_file)
+        asks_features = needs_features and features_at is None
+        said: dict[str, Predictions] = {}
+        if logits_at is None:
+            said = self._ask(list(self.dataset.splits), keeps_features=asks_features)
+            logits = {name: predictions.logits for name, predictions in said.items()}
+            _check_finite(logits)
+            logits_at = self.cache.share(TEACHER_OUTPUTS, key, logits_file, logits)
+        else:
+            logits = load_file(logits_at)
+            _check_finite(logits)  # older releases kept what they were
+            if asks_features:
+                said = self._ask(["train"], keeps_features=True)
+        self.progress.complete(PHASE)
+        inputs = {TEACHER_OUTPUTS: sha256_of(logits_at)}
+        if not needs_features:
+            return TeacherOutputs(logits, None, inputs)
+        if features_at is None:
+            features = said["train"].features
+            assert features is not None
+            features_at = self.cache.keep(_TEACHER_FEATURES, key, features_file, {"train": features})
+        else:
+            features = load_file(features_at)["train"]
+        return TeacherOutputs(logits, features, inputs | {_TEACHER_FEATURES: sha256_of(features_at)})
+
+    def _ask(self, splits: list[str], *, keeps_features: bool) -> dict[str, Predictions]:
+        """What the teacher says to the rows of these splits; features are kept of the training split alone."""
+        self.plan(splits)
+        self.progress.enter(PHASE)
+        return {
+            name: predict(
+                self.teacher,
+                self.dataset.splits[name],
+                self.compute.device,
+                after_batch=self._after_batch,
+                keeps_features=keeps_features and name == "train",
+            )
+            for name in splits
+        }
+
+    def _after_batch(self, rows: int) -> None:
+        self.progress.advance(PHASE, self._work(rows))
+        self.check_stop()
+
+    def _work(self, rows: int) -> float:
+        return forward_work(count_layers(self.teacher.model), rows)
+
+
+def _check_finite(logits: dict[str, np.ndarray]) -> None:
+    """Raises TeacherNotFinite where some of the teacher's `logits`, by split, are nothing to learn or to measure by."""
+    for name, of_split in logits.items():
+        broken = rows_not_finite(of_split)
+        if len(broken):
+            raise TeacherNotFinite(
+                f"the teacher answers {len(broken)} of {len(of_split)} {name} rows with logits that are not finite "
+                f"numbers; the first is row {broken[0]} (from 0, as the dataset was prepared). What it knows of some "
+                "word is broken, or its numbers overflowed: save it again in fp32 and check a prediction, set "
+                "training.precision to fp32, or use another teacher."
+            )
