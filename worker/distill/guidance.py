@@ -30,6 +30,7 @@ from worker.distill.synthesis import Points, Synthesizer
 from worker.distill.vectors import write_pooled_vectors
 
 _VECTORS_FILE = "vectors.npy"
+_LOGITS_AT_ONCE = 2**24
 
 
 @dataclass
@@ -107,8 +108,7 @@ class Guidance:
 
     def _map(self) -> np.ndarray:
         if self.coordinates.value is None:
-            self.progress.enter("projection")
-            with self.watch.on("projection"):
+            with self.progress.aside("projection"), self.watch.on("projection"):
                 self.coordinates.wait(self.check_stop)
         assert self.coordinates.value is not None
         return self.coordinates.value
@@ -153,7 +153,13 @@ class Guidance:
                 student, synthetic, self.split, self.vectors, self.compute.device, after_batch=answered
             )
             labels = self.split.labels[synthetic.anchors]
-            return _losses(objective, said.logits, synthetic.teacher_logits, labels, have_labels=False)
+            # A loss makes several arrays of the size of the logits, which are large where there are many classes.
+            rows = max(1, _LOGITS_AT_ONCE // self.classes)
+            losses = [
+                _losses(objective, said.logits[part], synthetic.teacher_logits[part], labels[part], have_labels=False)
+                for part in (slice(start, start + rows) for start in range(0, max(len(labels), 1), rows))
+            ]
+            return np.concatenate(losses)
 
 
 def _losses(

@@ -29,6 +29,8 @@ def label_rows(
     said = predict_synthetic(
         teacher, unlabelled, split, vectors, device, keeps_features=keeps_features, after_batch=after_batch
     )
+    if np.isfinite(said.logits).all():
+        return drawn.labelled(said.logits, said.features)
     keep = np.flatnonzero(np.isfinite(said.logits).all(1))
     return drawn.taken(keep).labelled(said.logits[keep], None if said.features is None else said.features[keep])
 

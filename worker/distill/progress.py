@@ -4,6 +4,8 @@ The unit is one row through one transformer layer, forward. What a cache makes u
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from worker.distill.device import device_memory
 from worker.distill.events import EventLog
@@ -32,9 +34,8 @@ class Progress:
         self._done_before_this_process = 0.0
         self._started = time.monotonic()
         self._last_report = 0.0
-        self._phase = "preparing"
-        self._round: int | None = None
-        self._rounds: int | None = None
+        # What is done, the number of its round and of how many; None until something is.
+        self._place: tuple[str, int | None, int | None] | None = None
         self._loss: float | None = None
 
     def plan(self, part: str, work: float) -> None:
@@ -43,9 +44,20 @@ class Progress:
 
     def enter(self, phase: str, round: int | None = None, rounds: int | None = None) -> None:
         """Name what the run does now; `round` of `rounds` counts from 1, and is None where there are no rounds."""
-        self._phase, self._round, self._rounds, self._loss = phase, round, rounds, None
+        if self._place == (phase, round, rounds):
+            return
+        self._place, self._loss = (phase, round, rounds), None
         self._events.emit("phase", phase=phase, round=round, rounds=rounds)
         self.report(force=True)
+
+    @contextmanager
+    def aside(self, phase: str) -> Iterator[None]:
+        """Name what is done for a while in the middle of something else."""
+        before = self._place
+        self.enter(phase)
+        yield
+        if before is not None:
+            self.enter(*before)
 
     def restore(self, part: str, work: float) -> None:
         """Work that an earlier process did: it counts, but says nothing about this one's speed."""
@@ -67,6 +79,7 @@ class Progress:
         if not force and now - self._last_report < _REPORT_EVERY_SECONDS:
             return
         self._last_report = now
+        phase, round_, rounds = self._place or ("preparing", None, None)
         memory = device_memory()
         done = sum(self._done.values())
         # A part that took more than was planned was planned too low: it takes nothing from what is left of the others.
@@ -75,9 +88,9 @@ class Progress:
         remaining = max(planned - done, 0.0)
         self._events.emit(
             "progress",
-            phase=self._phase,
-            round=self._round,
-            rounds=self._rounds,
+            phase=phase,
+            round=round_,
+            rounds=rounds,
             progress=min(done / planned, 1.0) if planned else 0.0,
             eta_seconds=round(remaining * (now - self._started) / here, 1) if here > 0 else None,
             loss=self._loss,

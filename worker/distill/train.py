@@ -164,6 +164,7 @@ class ArmTraining:
 
     def _plan_round(self) -> RoundPlan | None:
         number = self.position.round
+        self._enter_round()
         with self.context.watch.on("synthesis"):  # the neighbours, the draw, the inversion: what has no part of its own
             plan = self.arm.strategy.plan_round(
                 number, self.round_sizes[number], self.position.rounds_without_gain, self.context.strategy
@@ -174,9 +175,8 @@ class ArmTraining:
         return plan
 
     def _train_round(self, plan: RoundPlan) -> None:
-        number = self.position.round
         context, arm = self.context, self.arm
-        context.progress.enter(arm.phase, number + 1, len(self.round_sizes))
+        self._enter_round()
         batches = self._batches(plan)
         while self.position.batch_in_round < len(batches):
             rows = batches[self.position.batch_in_round]
@@ -187,6 +187,9 @@ class ArmTraining:
                 loss = self._log_window()
             context.progress.advance(arm.name, training_work(arm.layers, len(rows)), loss)
             self._reach_safe_point()
+
+    def _enter_round(self) -> None:
+        self.context.progress.enter(self.arm.phase, self.position.round + 1, len(self.round_sizes))
 
     def _batches(self, plan: RoundPlan) -> list[np.ndarray]:
         split = self.context.split

@@ -37,7 +37,13 @@ WarmupEpochs = Annotated[
     ),
 ]
 Neighbors = Annotated[
-    int, Field(ge=2, le=100, description="Nearest rows in the 2-D projection that form a row's region.")
+    int,
+    Field(
+        ge=2,
+        le=100,
+        description="Nearest rows of a row in the 2-D projection: with one of them a new row is made, and over the "
+        "scored ones among them the loss of a region is averaged.",
+    ),
 ]
 AnchorQuantile = Annotated[
     float,

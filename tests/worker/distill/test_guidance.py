@@ -13,7 +13,6 @@ import torch
 from tests.worker.distill.test_vectors import load
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run
 from worker.distill.batches import Predictions
-from worker.distill.cache import Cache
 from worker.distill.config import JobConfig, MethodConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.evaluate import predict_logits
@@ -24,6 +23,7 @@ from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network
 from worker.distill.progress import Progress
+from worker.distill.run_cache import RunCache
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import RoundPlan
 from worker.distill.student import TeacherLayersStudent
@@ -58,20 +58,18 @@ class Bench:
 def bench(tmp_path: Path) -> Bench:
     model, dataset, compute = load(tmp_path, "bert", has_pairs=False)
     job = JobConfig.load(tmp_path / "run/job.json")
-    teacher, progress = build_network(model, compute), Progress(EventLog(tmp_path / "events.jsonl"))
+    events = EventLog(tmp_path / "events.jsonl")
+    teacher, progress = build_network(model, compute), Progress(events)
     student = build_network(TeacherLayersStudent(job.student).wrap(teacher.model, compute), compute)
     said = Predictions(predict_logits(teacher, dataset.train, compute.device), None)
     known = np.random.default_rng(0).normal(size=(len(dataset.train), 2)).astype(np.float32)
-
-    def store(*_: Any) -> Path:
-        raise AssertionError("a map that is known is not stored again")
 
     def make() -> Guidance:
         return Guidance(
             split=dataset.train,
             teacher=teacher,
             classes=len(dataset.labels),
-            coordinates=Coordinates(tmp_path, Cache(tmp_path / "cache"), "map", store=store, resumed=known),
+            coordinates=Coordinates(tmp_path, RunCache(tmp_path, events), "map", resumed=known),
             compute=compute,
             watch=Stopwatch(),
             progress=progress,
@@ -110,6 +108,23 @@ class TestBegin:
         *_, plan = bench.plans(guidance, recipe)
         assert plan.synthetic is not None
         assert np.isfinite(plan.synthetic.teacher_logits).all()
+
+    def test_candidates_are_judged_alike_however_many_at_a_time(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: with thousands of classes their losses take all memory at once, or, in parts, are other rows'."""
+        plans = []
+        for logits in (2**24, 20):
+            monkeypatch.setattr("worker.distill.guidance._LOGITS_AT_ONCE", logits)
+            guidance, recipe = bench.make(), recipe_of("sage")
+            guidance.begin(bench.table, bench.folder, shifts=False)
+            plans.append(bench.plans(guidance, recipe))
+        for whole, in_parts in zip(*plans, strict=True):
+            assert whole.facts == in_parts.facts
+            if whole.synthetic is not None:
+                assert in_parts.synthetic is not None
+                np.testing.assert_array_equal(whole.synthetic.anchors, in_parts.synthetic.anchors)
+                np.testing.assert_array_equal(whole.synthetic.splices, in_parts.synthetic.splices)
 
 
 class TestWholeRuns:

@@ -1,6 +1,5 @@
 """How far a run says that it is: by what its parts are known to cost, the models' answers before a round included."""
 
-import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,18 +30,14 @@ def shares_of(folder: Path) -> list[float]:
     return [event["progress"] for event in events[newest:] if event["type"] == "progress"]
 
 
-def shares_at_rounds(folder: Path) -> list[list[float]]:
-    """Of each round of the student that began, in their order: its share at the start, and after the first steps."""
-    rounds: list[list[float]] = []
-    for event in events_of(folder, "phase", "progress", "round"):
-        if event["type"] == "phase" and event["phase"] == "training":
-            rounds.append([])
-            is_training = True
-        elif event["type"] == "progress" and event["phase"] == "training" and is_training:
-            rounds[-1].append(event["progress"])
-        else:  # the round is over: what comes now is asked for the next one
-            is_training = False
-    return rounds
+def shares_of_rounds(folder: Path) -> list[list[float]]:
+    """Of each round of the student, in their order: the shares from its beginning, with what it asks, to its last
+    step."""
+    rounds: dict[int, list[float]] = {}
+    for event in events_of(folder, "progress"):
+        if event["phase"] == "training":
+            rounds.setdefault(event["round"], []).append(event["progress"])
+    return [rounds[number] for number in sorted(rounds)]
 
 
 class TestProgress:
@@ -68,22 +63,35 @@ class TestWholeRuns:
         """Harm: a bar that runs ahead while the models are asked, and then creeps; a time left that is not true."""
         folder = make_run(tmp_path / "run", method, **EVEN)
         run_engine(folder)
-        steps = [after - before for before, after, *_ in shares_at_rounds(folder)]
+        steps = [shares[-1] - shares[-2] for shares in shares_of_rounds(folder)]
         assert len(steps) == 3
         assert steps == pytest.approx([steps[0]] * 3)
         # Harm: a client that divides the one by the other, in a phase that has no rounds.
         rounds = {(event["round"], event["rounds"]) for event in events_of(folder, "phase")}
         assert rounds == {(None, None), (1, 3), (2, 3), (3, 3)}
 
+    def test_what_the_models_are_asked_before_a_round_belongs_to_it(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: minutes of labelling that are said to be UMAP's, or the round's before."""
+        folder = make_run(tmp_path / "run", "sage", **EVEN | {"train_rows": 165})  # which nobody has a map of
+        run_engine(folder)
+        phases = [(event["phase"], event["round"]) for event in events_of(folder, "phase")]
+        map_at = phases.index(("projection", None))
+        assert phases[map_at - 1 :] == [
+            *(("training", 2), ("projection", None), ("training", 2), ("training", 3)),
+            *(("evaluating", None), ("exporting", None)),
+        ]
+
     def test_it_advances_while_the_models_are_asked(self, tmp_path: Path, run_engine: Runner) -> None:
         """Harm: minutes of labelling in which a job looks stuck."""
         folder = make_run(tmp_path / "run", "sage", **EVEN)
         run_engine(folder)
-        rounds = shares_at_rounds(folder)
-        for one, following in itertools.pairwise(rounds):
-            step = one[1] - one[0]
+        warm_up, *guided = shares_of_rounds(folder)
+        step = warm_up[-1] - warm_up[-2]
+        assert warm_up[-1] - warm_up[0] == pytest.approx(10 * step)
+        assert len(guided) == 2
+        for shares in guided:
             # 100 scores and 100 candidates, answered by both, cost more than two steps of 15 rows.
-            assert following[0] > one[-1] + 2 * step
+            assert shares[-1] - shares[0] > 12 * step
 
     def test_rises_to_the_end_where_rounds_are_left_out(self, tmp_path: Path, run_engine: Runner) -> None:
         stubborn = {"method__rounds": 8, "method__early_stopping": True, "training__learning_rate": 1e-9}
@@ -110,15 +118,17 @@ class TestResume:
         def is_time() -> bool:
             if moment == "between two rounds":
                 return len(events_of(stopped, "round")) == 2
-            return events_of(stopped, "phase")[-1]["round"] == 2
+            # It asks in 12 batches, and takes 10 steps.
+            return len([event for event in events_of(stopped, "progress") if event["round"] == 2]) >= 17
 
         events = EventLog(stopped / "events.jsonl")
         with pytest.raises(Stopped):
             distil(stopped, events, is_time)
         events.close()
         run_engine(stopped)
-        whole, resumed = shares_at_rounds(undisturbed), shares_at_rounds(stopped)
-        assert len(resumed) == (3 if moment == "between two rounds" else 4)
+        whole, resumed = shares_of_rounds(undisturbed), shares_of_rounds(stopped)
+        assert len(resumed) == 3
+        assert (len(resumed[1]) > len(whole[1])) == (moment == "within a round")
         assert resumed[-1] == pytest.approx(whole[-1])
         shares = shares_of(stopped)
         assert shares == sorted(shares)

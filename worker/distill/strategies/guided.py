@@ -73,10 +73,12 @@ class Guided:
     ) -> RoundPlan | None:
         if self._is_plain(number, len(context.split)):
             return self.real_rows.plan_round(number, size, rounds_without_gain, context)
+        if self.early_stopping and rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST:
+            return None
         region, mass = self.guide.region(self._scored(number, context), self.neighbors, context)
         if mass is not None:
             self.masses.append(mass)
-        if self.early_stopping and self._is_exhausted(rounds_without_gain):
+        if self.early_stopping and self._is_idle():
             return None
         generator = seeds.generator(context.seed, context.arm, "synthesis", number)
         wanted = self._wanted(size)
@@ -154,8 +156,7 @@ class Guided:
         generator = seeds.generator(context.seed, context.arm, "scored", number)
         return np.sort(context.rows[generator.permutation(len(context.rows))[: self.scored_rows]])
 
-    def _is_exhausted(self, rounds_without_gain: int) -> bool:
+    def _is_idle(self) -> bool:
         recent = self.masses[-(_IDLE_ROUNDS_AT_MOST + 2) :]
         shrinks = [1 - after / max(before, 1e-12) for before, after in itertools.pairwise(recent)]
-        is_idle = len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
-        return is_idle or rounds_without_gain > _ROUNDS_WITHOUT_GAIN_AT_MOST
+        return len(shrinks) > _IDLE_ROUNDS_AT_MOST and max(shrinks) < _SHRINK_AT_LEAST
