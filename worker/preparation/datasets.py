@@ -55,7 +55,7 @@ def prepare_dataset(
     """Check every row of the uploads (train, and perhaps validation and test) and write the prepared folder.
 
     Raises PreparationFailed with a code and a sentence for a person. `max_bytes` bounds what each file
-    may unpack to.
+    may unpack to. `tick` is called all along, and what it raises ends the work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     uploads = sorted(uploads, key=lambda upload: SPLITS.index(upload.split))
@@ -64,7 +64,7 @@ def prepare_dataset(
     columns: Columns | None = None
     warnings: list[str] = []
     for upload in uploads:
-        table = open_table(upload, max_bytes=max_bytes)
+        table = open_table(upload, max_bytes=max_bytes, tick=tick)
         if columns is None:
             columns = choose_columns(
                 upload, table.columns, text=text_column, text_pair=text_pair_column, label=label_column
@@ -105,9 +105,9 @@ def prepare_dataset(
 
 
 def sort_labels(names: Sequence[str]) -> list[str]:
-    """Label names in order: whole numbers by value, anything else as text."""
-    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
+    """Label names in order: whole numbers by value, those that end in ".0" too, anything else as text."""
+    if all(re.fullmatch(r"[+-]?[0-9]{1,18}(\.0+)?", name) for name in names):
+        return sorted(names, key=lambda name: (int(name.partition(".")[0]), name))
     return sorted(names)
 
 

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from worker.preparation.errors import PreparationFailed
+from worker.preparation.errors import PreparationFailed, Tick
 
 # Longer than any text a classifier reads; it bounds the memory that a file without line ends can take.
 MAX_LINE_CHARACTERS = 8 * 1024 * 1024
+# Of one file, blank lines and empty rows too: they take no room in a compressed file, but time to read.
+MAX_ROWS = 100_000_000
+# What is read between two ticks, whatever it holds.
+TICK_CHARACTERS = 1024 * 1024
 
 _MAGIC = {
     b"PAR1": "a Parquet file: give it the suffix .parquet",
@@ -24,7 +28,6 @@ _MAGIC = {
     b"%PDF": "a PDF",
 }
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1b")
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,18 @@ class Upload:
         return name.rsplit(".", 1)[-1] if "." in name else ""
 
 
-def text_lines(upload: Upload, *, max_bytes: int) -> Iterator[str]:
+def text_lines(upload: Upload, *, max_bytes: int, tick: Tick) -> Iterator[str]:
     """Yield the file's lines with their line ends; the n-th line yielded is line n of the file.
 
-    `max_bytes` bounds what a compressed file may unpack to (counted in characters, close enough).
+    `max_bytes` bounds what a compressed file may unpack to (counted in characters, close enough). `tick` is called
+    every TICK_CHARACTERS, whether or not the reader makes rows of the lines.
     """
     with upload.path.open("rb") as raw:
         binary = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if upload.is_gzip else raw
         try:
             buffered = io.BufferedReader(cast(io.RawIOBase, binary), buffer_size=1 << 16)
             _sniff(upload, buffered.peek(4096)[:4096])
-            yield from _decoded_lines(upload, buffered, max_bytes)
+            yield from _decoded_lines(upload, buffered, max_bytes, tick)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise PreparationFailed(
                 "dataset_bad_gzip",
@@ -74,18 +78,21 @@ def _sniff(upload: Upload, head: bytes) -> None:
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
             raise PreparationFailed("dataset_binary", f"{upload.name} is not text; it looks like {what}.")
-    for position, byte in enumerate(head):
-        if byte < 32 and byte not in _TEXT_CONTROLS:
-            raise _binary(upload, head.count(b"\n", 0, position) + 1, byte)
+    # An image is not UTF-8 either, but that it be saved as UTF-8 would be no help.
+    if b"\0" in head:
+        raise _binary(upload, head.count(b"\n", 0, head.index(b"\0")) + 1)
 
 
-def _decoded_lines(upload: Upload, buffered: IO[bytes], max_bytes: int) -> Iterator[str]:
+def _decoded_lines(upload: Upload, buffered: IO[bytes], max_bytes: int, tick: Tick) -> Iterator[str]:
     # surrogateescape keeps a bad byte in place, so that the error can name the line it is on.
     text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    number, characters = 0, 0
+    number, characters, ticked = 0, 0, 0
     while line := text.readline(MAX_LINE_CHARACTERS):
         number += 1
         characters += len(line)
+        if characters - ticked >= TICK_CHARACTERS:
+            ticked = characters
+            tick()
         if len(line) == MAX_LINE_CHARACTERS:
             raise PreparationFailed(
                 "dataset_binary",
@@ -93,17 +100,22 @@ def _decoded_lines(upload: Upload, buffered: IO[bytes], max_bytes: int) -> Itera
                 "a dataset has one row per line. Check that the file has line ends.",
             )
         if characters > max_bytes:
-            raise PreparationFailed(
-                "dataset_too_large",
-                f"{upload.name} unpacks to more than {max_bytes} bytes (line {number}). Upload a smaller sample.",
-            )
+            raise too_large(upload, f"unpacks to more than {max_bytes} bytes (line {number})")
+        if number > MAX_ROWS:
+            raise too_large(upload, f"has more than {MAX_ROWS} lines")
         _check_characters(upload, number, line)
         yield line
 
 
+def too_large(upload: Upload, what: str) -> PreparationFailed:
+    """The failure of a file that is larger than is taken; `what` says in what, such as "has more than 5 lines"."""
+    return PreparationFailed("dataset_too_large", f"{upload.name} {what}. Upload a smaller sample.")
+
+
 def _check_characters(upload: Upload, number: int, line: str) -> None:
+    # Any other control character is one of the text: office programs break lines with U+000B, mails have others.
     if "\0" in line:
-        raise _binary(upload, number, 0)
+        raise _binary(upload, number)
     if line.isascii():
         return
     try:
@@ -117,9 +129,9 @@ def _check_characters(upload: Upload, number: int, line: str) -> None:
         ) from None
 
 
-def _binary(upload: Upload, number: int, byte: int) -> PreparationFailed:
+def _binary(upload: Upload, number: int) -> PreparationFailed:
     return PreparationFailed(
         "dataset_binary",
-        f"{upload.name} is not text: byte 0x{byte:02x} on line {number}. "
+        f"{upload.name} is not text: byte 0x00 on line {number}. "
         "Upload CSV, TSV, JSONL (plain or gzip) or Parquet under its own suffix.",
     )

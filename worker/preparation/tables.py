@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worker.preparation.errors import PreparationFailed, quote, quote_all
-from worker.preparation.lines import MAX_LINE_CHARACTERS, Upload, text_lines
+from worker.preparation.columns import PAIR_NAMES
+from worker.preparation.errors import PreparationFailed, Tick, quote, quote_all
+from worker.preparation.lines import MAX_LINE_CHARACTERS, MAX_ROWS, Upload, text_lines, too_large
 
 PARQUET_BATCH_ROWS = 4096
 # As much of a batch as is written out at once.
@@ -28,17 +29,17 @@ class Table(Protocol):
         ...
 
 
-def open_table(upload: Upload, *, max_bytes: int) -> Table:
-    """The reader for the file's suffix, its columns already read."""
+def open_table(upload: Upload, *, max_bytes: int, tick: Tick) -> Table:
+    """The reader for the file's suffix, its columns already read. It calls `tick` while it reads, rows or none."""
     match upload.format:
         case "csv":
-            return DelimitedTable(upload, ",", max_bytes=max_bytes)
+            return DelimitedTable(upload, ",", max_bytes=max_bytes, tick=tick)
         case "tsv":
-            return DelimitedTable(upload, "\t", max_bytes=max_bytes)
+            return DelimitedTable(upload, "\t", max_bytes=max_bytes, tick=tick)
         case "jsonl" | "ndjson":
-            return JsonLinesTable(upload, max_bytes=max_bytes)
+            return JsonLinesTable(upload, max_bytes=max_bytes, tick=tick)
         case "parquet":
-            return ParquetTable(upload, max_bytes=max_bytes)
+            return ParquetTable(upload, max_bytes=max_bytes, tick=tick)
     raise PreparationFailed(
         "dataset_unknown_format",
         f"{upload.name} has the suffix {quote(upload.format)}; "
@@ -51,10 +52,11 @@ class DelimitedTable:
 
     unit = "line"
 
-    def __init__(self, upload: Upload, delimiter: str, *, max_bytes: int) -> None:
+    def __init__(self, upload: Upload, delimiter: str, *, max_bytes: int, tick: Tick) -> None:
         self._upload = upload
         self._delimiter = delimiter
         self._max_bytes = max_bytes
+        self._tick = tick
         self._quoting: Any = csv.QUOTE_MINIMAL
         if delimiter == "\t" and not self._is_quoted():
             self._quoting = csv.QUOTE_NONE
@@ -93,12 +95,24 @@ class DelimitedTable:
         return not has_long_texts or len({len(record) for _, record in self._records(csv.QUOTE_NONE)}) > 1
 
     def _records(self, quoting: Any) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line a record begins on, its fields); blank lines are skipped."""
+        """Yield (line a record begins on, its fields); blank lines are skipped.
+
+        Over however many lines and fields a record goes, it has no more characters than a line may have.
+        """
         csv.field_size_limit(MAX_LINE_CHARACTERS)
-        lines = text_lines(self._upload, max_bytes=self._max_bytes)
-        reader = csv.reader(lines, delimiter=self._delimiter, quoting=quoting, strict=True)
+        number, characters = 1, 0
+
+        def lines() -> Iterator[str]:
+            nonlocal characters
+            for line in text_lines(self._upload, max_bytes=self._max_bytes, tick=self._tick):
+                characters += len(line)
+                if characters > MAX_LINE_CHARACTERS:
+                    raise self._endless(number)
+                yield line
+
+        reader = csv.reader(lines(), delimiter=self._delimiter, quoting=quoting, strict=True)
         while True:
-            number = reader.line_num + 1
+            number, characters = reader.line_num + 1, 0
             try:
                 record = next(reader, None)
             except csv.Error as error:
@@ -113,6 +127,13 @@ class DelimitedTable:
             "dataset_ragged_line",
             f"The row that begins on line {number} of {self._upload.name} cannot be read ({error}). "
             'Put such fields in quotation marks, and double the marks inside them: "say ""hi""".',
+        )
+
+    def _endless(self, number: int) -> PreparationFailed:
+        return PreparationFailed(
+            "dataset_ragged_line",
+            f"The row that begins on line {number} of {self._upload.name} does not end within {MAX_LINE_CHARACTERS} "
+            "characters. Check its quotation marks.",
         )
 
     def _ragged(self, number: int, record: list[str]) -> PreparationFailed:
@@ -131,16 +152,28 @@ class JsonLinesTable:
 
     unit = "line"
 
-    def __init__(self, upload: Upload, *, max_bytes: int) -> None:
+    def __init__(self, upload: Upload, *, max_bytes: int, tick: Tick) -> None:
         self._upload = upload
         self._max_bytes = max_bytes
+        self._tick = tick
         first = next(self._objects(), None)
         if first is None:
             raise PreparationFailed("dataset_empty", f"{upload.name} is empty. It needs one JSON object per line.")
+        self._first_line = first[0]
         self.columns = list(first[1])
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        *texts, _ = names
+        # A second text that the first line lacks would be left out of every row without a word.
+        late_pairs = [name for name in PAIR_NAMES if len(texts) == 1 and name not in self.columns]
         for number, item in self._objects():
+            for name in late_pairs:
+                if name in item:
+                    raise PreparationFailed(
+                        "dataset_missing_column",
+                        f"Line {number} of {self._upload.name} has {quote(name)}, line {self._first_line} has not. "
+                        "Every line needs the same keys.",
+                    )
             for name in names:
                 if name not in item:
                     raise PreparationFailed(
@@ -151,7 +184,7 @@ class JsonLinesTable:
             yield number, [item[name] for name in names]
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(text_lines(self._upload, max_bytes=self._max_bytes), 1):
+        for number, line in enumerate(text_lines(self._upload, max_bytes=self._max_bytes, tick=self._tick), 1):
             if line.isspace():
                 continue
             try:
@@ -179,9 +212,10 @@ class ParquetTable:
 
     unit = "row"
 
-    def __init__(self, upload: Upload, *, max_bytes: int) -> None:
+    def __init__(self, upload: Upload, *, max_bytes: int, tick: Tick) -> None:
         self._upload = upload
         self._max_bytes = max_bytes
+        self._tick = tick
         if upload.path.stat().st_size == 0:
             raise PreparationFailed("dataset_empty", f"{upload.name} is empty (0 bytes).")
         try:
@@ -198,13 +232,10 @@ class ParquetTable:
         try:
             with pq.ParquetFile(self._upload.path, read_dictionary=texts) as file:
                 for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
+                    self._tick()
                     size_bytes += _unpacked_bytes(batch)
-                    if size_bytes > self._max_bytes:
-                        raise PreparationFailed(
-                            "dataset_too_large",
-                            f"{self._upload.name} unpacks to more than {self._max_bytes} bytes "
-                            f"(row {number + batch.num_rows}). Upload a smaller sample.",
-                        )
+                    self._check_size(size_bytes, number + batch.num_rows)
+                    self._check_lengths(batch, names, number)
                     for piece in _pieces(batch):
                         columns = [_values(piece.column(name)) for name in names]
                         for values in zip(*columns, strict=True):
@@ -225,6 +256,23 @@ class ParquetTable:
                 f"{'labels are strings, whole numbers or booleans' if name == label else 'texts are strings'}. "
                 "Cast it (in pyarrow: column.cast(pyarrow.string())) and upload the file again.",
             )
+
+    def _check_size(self, size_bytes: int, rows: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise too_large(self._upload, f"unpacks to more than {self._max_bytes} bytes (row {rows})")
+        if rows > MAX_ROWS:
+            raise too_large(self._upload, f"has more than {MAX_ROWS} rows")
+
+    def _check_lengths(self, batch: pa.RecordBatch, names: Sequence[str], rows_before: int) -> None:
+        *_, label = names
+        for name in names:
+            place = _first_long(batch.column(name)) if _is_text(self._types[name]) else None
+            if place is not None:
+                raise PreparationFailed(
+                    "dataset_bad_label" if name == label else "dataset_bad_text",
+                    f"Row {rows_before + place + 1} of {self._upload.name}: {quote(name)} is longer than "
+                    f"{MAX_LINE_CHARACTERS} characters. Shorten it, or leave the row out.",
+                )
 
     def _bad(self, error: Exception) -> PreparationFailed:
         return PreparationFailed(
@@ -256,10 +304,22 @@ def _unpacked_bytes(batch: pa.RecordBatch) -> int:
 
 
 def _column_bytes(column: pa.Array) -> int:
+    """At least one for each value: what takes none is read row by row all the same."""
     if pa.types.is_dictionary(column.type) and _is_text(column.type):
         lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
-        return int(pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0)
-    return int(column.nbytes)
+        return max(len(column), int(pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0))
+    return max(len(column), int(column.nbytes))
+
+
+def _first_long(texts: pa.DictionaryArray) -> int | None:
+    """The place of the first text of more than MAX_LINE_CHARACTERS characters, found without writing any out."""
+    longest_bytes = pc.max(pc.binary_length(texts.dictionary)).as_py() or 0
+    # Bytes are known without a look at the texts, and a text has no more characters than bytes.
+    if longest_bytes <= MAX_LINE_CHARACTERS:
+        return None
+    is_long = pc.greater(pc.utf8_length(texts.dictionary), MAX_LINE_CHARACTERS)
+    place = pc.index(pc.take(is_long, texts.indices), True).as_py()
+    return None if place < 0 else int(place)
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
