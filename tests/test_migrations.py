@@ -40,10 +40,10 @@ def empty_database(request: pytest.FixtureRequest, change_settings: ChangeSettin
 @pytest.mark.usefixtures("empty_database")
 class TestUpgrade:
     def test_makes_the_tables_of_the_models(self) -> None:
-        assert not migrate.is_current()
+        assert migrate.is_behind()
         migrate.upgrade()
         migrate.check()
-        assert migrate.is_current()
+        assert not migrate.is_behind()
         assert set(inspect(get_engine()).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
 
     def test_makes_the_partial_indexes_of_the_models(self) -> None:
@@ -89,7 +89,7 @@ class TestDowngrade:
         migrate.upgrade()
         migrate.downgrade()
         assert inspect(get_engine()).get_table_names() == ["alembic_version"]
-        assert not migrate.is_current()
+        assert migrate.is_behind()
         migrate.upgrade()
         migrate.check()
 
@@ -154,7 +154,7 @@ class TestRowsOfAnOlderRelease:
         # The worker of the older release goes on while it is replaced last.
         running = Claim("job", "job_1running", older_rows.TOKEN, 1)
         with write_session() as session:
-            assert leases.renew(session, running, 30, worked_seconds=1.5).status == "running"
+            assert leases.renew(session, running, 30, run_seconds=1.5) == "running"
         with write_session() as session:
             files: list[StoredFile] = [{"path": "a", "size_bytes": 1, "sha256": older_rows.SHA256}]
             checkpoints.record(session, running, CheckpointFacts(step=80), object_prefix="jobs/x", files=files)

@@ -11,13 +11,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from app.domain import older_jobs
 from app.schemas.base import RequestModel
 from app.schemas.jobs import JobCreate, StudentConfig
 from app.schemas.methods.sage import Sage
 from app.schemas.teachers import TeacherCreate
 from app.settings import Settings
 from tests.deployment.files import console_blocks, section
-from worker import engine_outcome, engine_process, inputs, runner
+from worker import engine_outcome, engine_process, failures
 from worker.distill import errors
 from worker.distill.errors import EngineError
 
@@ -46,8 +47,7 @@ def failure_codes() -> set[str]:
         if issubclass(error, EngineError) and error is not errors.Stopped
     }
     codes |= raised_codes(inspect.getsource(engine_outcome), "_failed") | {"engine_died"}
-    explain = inspect.getsource(runner).split("def _explain")[1]
-    codes |= set(re.findall(r'code, message = \(?\s*"([a-z_]+)"', explain))
+    codes |= raised_codes(inspect.getsource(failures), "Failure")
     for file in (REPOSITORY / "worker").rglob("*.py"):
         codes |= raised_codes(file.read_text(), "PreparationFailed")
     return codes | {"worker_lost"}
@@ -113,10 +113,10 @@ def test_names_the_extras_that_there_are() -> None:
 
 def test_says_what_makes_a_job_as_it_was_before_the_newest_defaults() -> None:
     """Harm: who follows the page to get an older release's students gets others."""
-    older = inputs._OLDER_METHODS["sage"]
+    older = older_jobs.METHODS["sage"]
     Sage(**older)
     was = {name: value for name, value in older.items() if value != Sage.model_fields[name].default}
-    student = inputs._OLDER_STUDENT
+    student = older_jobs.STUDENT
     was |= {name: value for name, value in student.items() if value != StudentConfig.model_fields[name].default}
     (sentence,) = re.findall(r"As it was is (.*?);", section("Upgrade"), re.DOTALL)
     said = [json.loads(f"{{{part}}}") for part in re.findall(r'`("[^`]*)`', sentence)]

@@ -43,7 +43,7 @@ def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -
         except DamagedObject as error:
             log.warning("cache_entry_ignored", kind=kind, key=key, error=str(error))
             shutil.rmtree(target, ignore_errors=True)
-            _write_index(work, kind, key, [], work.keeper.check)
+            _forget(work, kind, key)
         except StorageUnavailable as error:
             log.warning("cache_entry_not_fetched", kind=kind, key=key, error=str(error))
             shutil.rmtree(target, ignore_errors=True)
@@ -96,11 +96,23 @@ def _note_use(work: Work, kind: str, key: str, files: Sequence[StoredFile]) -> N
     """Retention counts from the last use: write the index anew, once a day at most."""
     index_key = keys.cache_file(kind, key, keys.CACHE_INDEX)
     try:
-        age = datetime.now(UTC) - work.store.modified_at(index_key)
-        if age > timedelta(days=1):
+        used_at = patiently(
+            lambda: work.store.modified_at(index_key),
+            what=f"asking for the age of {index_key}",
+            check=work.keeper.check,
+            patience_seconds=PATIENCE_SECONDS,
+        )
+        if datetime.now(UTC) - used_at > timedelta(days=1):
             _write_index(work, kind, key, files, work.keeper.check)
     except (ObjectMissing, StorageUnavailable) as error:
         log.warning("cache_use_not_noted", kind=kind, key=key, error=str(error))
+
+
+def _forget(work: Work, kind: str, key: str) -> None:
+    try:
+        _write_index(work, kind, key, [], work.keeper.check)
+    except StorageUnavailable as error:
+        log.warning("cache_entry_not_forgotten", kind=kind, key=key, error=str(error))
 
 
 def _write_index(work: Work, kind: str, key: str, files: Sequence[StoredFile], check: Check) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from worker.distill import exit_codes
+from worker.failures import RETRY, Failure, disk_full
 
 _TAIL_LINES = 6
 _TAIL_CHARACTERS = 800
@@ -15,12 +16,6 @@ _LESS_MEMORY = (
     "Lower training.batch_size or training.max_length, choose a smaller student, "
     "or give the worker more memory (STILLHOUSE_ENGINE_MEMORY_LIMIT_BYTES and its container's limit)."
 )
-_MORE_DISK = (
-    "Free some space on it, or move what fills it: run folders lie under STILLHOUSE_WORK_DIR, the embedded mode's "
-    "objects and database under STILLHOUSE_HOME."
-)
-# How a job is tried again whose parameters are not to blame.
-RETRY = "retry the job (POST /jobs/{id}/retry goes on from its last checkpoint)"
 _OUT_OF_MEMORY = re.compile(
     r"^MemoryError|std::bad_alloc|OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|STATUS_ALLOC_FAILED"
     r"|can't allocate memory",
@@ -43,6 +38,19 @@ class EngineOutcome:
     code: str = ""
     message: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> Failure:
+        return Failure(self.code, self.message)
+
+
+# By a program that makes room in memory before there is none, for one: perhaps not the job's fault, as with a kill.
+STOPPED_BY_OTHERS = EngineOutcome(
+    EngineEnd.KILLED,
+    code="engine_died",
+    message="The engine was told to stop (SIGTERM) by somebody who is not its worker; often that is a program that "
+    f"watches over the machine's memory. Please {RETRY}; if that ends the same way, look at the machine's log.",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
             f"{_gigabytes(ending.memory_used_bytes)} when last seen. {_LESS_MEMORY}",
         )
     if ending.exit_code == exit_codes.DISK_FULL or "No space left on device" in ending.log_tail:
-        return disk_full("The engine", RETRY)
+        failure = disk_full("The engine", RETRY)
+        return _failed(failure.code, failure.message)
     if _OUT_OF_MEMORY.search(ending.log_tail):
         return _failed("out_of_memory", f"The engine could not get the memory it needed. {_LESS_MEMORY}")
     end = EngineEnd.KILLED if ending.exit_code < 0 else EngineEnd.FAILED
@@ -94,12 +103,6 @@ def describe_exit(exit_code: int) -> str:
         return signal.Signals(-exit_code).name
     except ValueError:
         return f"signal {-exit_code}"
-
-
-def disk_full(who: str, again: str, detail: str = "") -> EngineOutcome:
-    """`who` found the disk full; `again` says how to try again once there is room."""
-    said = f" ({detail})" if detail else ""
-    return _failed("disk_full", f"{who} found no space left on the worker's disk{said}. {_MORE_DISK} Then {again}.")
 
 
 def _unexplained(ending: Ending) -> str:

@@ -70,10 +70,9 @@ class EngineProcess:
         threads: int,
         memory_limit_bytes: int,
         program: Sequence[str] = ENGINE,
-        log_path: Path | None = None,
     ) -> Self:
         """Start `program RUN_DIR`; the environment fixes the threads that job.json names."""
-        path = log_path or run_dir / "engine.log"
+        path = run_dir / "engine.log"
         with path.open("ab") as output:
             process = subprocess.Popen(
                 [*program, str(run_dir)],

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from app.domain.files import StoredFile
 
-_CHUNK_BYTES = 1024 * 1024
-
 
 def describe_files(folder: Path) -> list[StoredFile]:
     """Every file in the folder and below, sorted by path, with its size and SHA-256."""
@@ -25,11 +23,8 @@ def describe_file(path: Path, folder: Path) -> StoredFile:
 
 
 def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_sha256(files: Sequence[StoredFile]) -> str:

@@ -9,26 +9,17 @@ from typing import Any
 import structlog
 
 from app.db.models import Dataset, Job, Teacher
+from app.domain import older_jobs
 from app.domain.imports import ImportStatus
 from app.errors import LeaseLost
 from app.repositories import checkpoints, datasets, jobs, teachers
 from app.settings import Settings
 from worker import cache_store
-from worker.distill.cache import wanted
+from worker.distill.cache_keys import wanted
 from worker.distill.config import FORMAT_VERSION
 from worker.machine import count_cores
 from worker.uploads import KEEP_CHECKPOINTS
 from worker.work import DamagedObject, Work
-
-# What a student or a method was before a field of theirs existed: a job goes on as it was posted.
-_OLDER_STUDENT = {"word_vectors": "frozen"}
-_OLDER_LIFT = {"lift": "shift"}
-_OLDER_TARGETS = {"scored_rows": 10_000_000, "targeting": "region"}
-_OLDER_METHODS: dict[str, dict[str, Any]] = {
-    "sage": {**_OLDER_TARGETS, **_OLDER_LIFT, "candidates": 1.0},
-    "random_anchors": _OLDER_LIFT,
-    "oversample": _OLDER_TARGETS,
-}
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +49,7 @@ def describe_job(job: Job, teacher: Teacher, dataset: Dataset, settings: Setting
         "job_id": job.id,
         "teacher": {"path": "teacher", "sha256": teacher.sha256},
         "dataset": {"path": "dataset", "sha256": dataset.sha256},
-        "student": _OLDER_STUDENT | job.student,
+        "student": older_jobs.STUDENT | job.student,
         "method": _complete(job.method),
         "combine": [_complete(method) for method in job.combine],
         "baselines": [_complete(baseline) for baseline in job.baselines],
@@ -70,7 +61,7 @@ def describe_job(job: Job, teacher: Teacher, dataset: Dataset, settings: Setting
 
 
 def _complete(method: dict[str, Any]) -> dict[str, Any]:
-    return _OLDER_METHODS.get(method["type"], {}) | method
+    return older_jobs.METHODS.get(method["type"], {}) | method
 
 
 def _load_rows(work: Work) -> tuple[Job, Teacher, Dataset]:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 import structlog
-from sqlalchemy import select
 
 from app.db.session import read_session, write_session
 from app.domain.jobs import JobStatus
@@ -16,7 +15,7 @@ from app.errors import LeaseLost
 from app.logging import first_line
 from app.prometheus import LEASE_RENEWALS_FAILED
 from app.repositories import leases
-from app.repositories.fence import MODELS, held_by, lost
+from app.repositories.fence import lost
 from app.settings import Settings
 from worker.stopping import Cancelled, HandedBack, OutOfTime, Shutdown
 from worker.threads import logged_thread
@@ -40,10 +39,10 @@ class LeaseKeeper:
         self._shutdown = shutdown
         self._ended = threading.Event()
         self._lost = False
-        self._cancelled = False
+        self._cancelled_at: float | None = None
         # Somebody paused the job: to be saved, then given back.
         self.is_pausing = False
-        self._started = self._renewed = time.monotonic()
+        self._started = time.monotonic()
         self._on_interrupt: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._thread = logged_thread(self._keep, name=f"lease-{claim.id}")
@@ -61,13 +60,23 @@ class LeaseKeeper:
     @property
     def is_interrupted(self) -> bool:
         """True once the work is cancelled or taken away: nothing it still does can count."""
-        return self._lost or self._cancelled
+        return self._lost or self._cancelled_at is not None
+
+    @property
+    def cancelled_seconds(self) -> float:
+        """For how long it has been known that the work is cancelled; 0 while it is not."""
+        return 0.0 if self._cancelled_at is None else time.monotonic() - self._cancelled_at
 
     @property
     def is_out_of_time(self) -> bool:
         """True once the job has used its time limit."""
         limit = self.claim.time_limit_seconds
-        return limit is not None and self.claim.run_seconds + time.monotonic() - self._started >= limit
+        return limit is not None and self.run_seconds >= limit
+
+    @property
+    def run_seconds(self) -> float:
+        """How long the job has been under workers, this one included."""
+        return self.claim.run_seconds + time.monotonic() - self._started
 
     @property
     def is_told_to_stop(self) -> bool:
@@ -110,7 +119,7 @@ class LeaseKeeper:
     def check_claim(self) -> None:
         """As `check`, whatever the worker's own end: raises LeaseLost or Cancelled."""
         self.check_not_lost()
-        if self._cancelled:
+        if self._cancelled_at is not None:
             raise Cancelled
 
     def check_not_lost(self) -> None:
@@ -137,31 +146,23 @@ class LeaseKeeper:
             if is_due:
                 next_renewal = time.monotonic() + self._settings.heartbeat_seconds
             self.is_pausing = status == JobStatus.PAUSING
-            if status == JobStatus.CANCELLING and not self._cancelled:
+            if status == JobStatus.CANCELLING and self._cancelled_at is None:
                 log.info("cancel_requested", kind=self.claim.kind, id=self.claim.id)
                 self._interrupt(cancelled=True)
 
     def _renew(self) -> str:
-        now = time.monotonic()
         with write_session(self._settings) as session:
-            renewed = leases.renew(
-                session, self.claim, self._settings.lease_seconds, worked_seconds=now - self._renewed
-            )
-        self._renewed = now
-        return renewed.status
+            return leases.renew(session, self.claim, self._settings.lease_seconds, run_seconds=self.run_seconds)
 
     def _look(self) -> str:
-        model = MODELS[self.claim.kind]
         with read_session(self._settings) as session:
-            status = session.scalar(select(model.status).where(held_by(self.claim)))
-        if status is None:
-            raise lost(self.claim)
-        return status
+            return leases.read_status(session, self.claim)
 
     def _interrupt(self, *, lost: bool = False, cancelled: bool = False) -> None:
         with self._lock:
             self._lost = self._lost or lost
-            self._cancelled = self._cancelled or cancelled
+            if cancelled and self._cancelled_at is None:
+                self._cancelled_at = time.monotonic()
             self._on_interrupt()
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import obstore.exceptions
 import structlog
 
+from app.logging import first_line
 from app.outages import is_transient
 
 FIRST_PAUSE_SECONDS = 0.2
@@ -67,9 +68,9 @@ def patiently(
                 raise
             if time.monotonic() + pause > deadline:
                 raise StorageUnavailable(
-                    f"{what} failed for {patience_seconds:.0f} seconds; the last error was: {_first_line(error)}"
+                    f"{what} failed for {patience_seconds:.0f} seconds; the last error was: {first_line(error)}"
                 ) from error
-            log.warning("retrying", what=what, error=_first_line(error), pause_seconds=round(pause, 1))
+            log.warning("retrying", what=what, error=first_line(error), pause_seconds=round(pause, 1))
         check = check_again or check
         _pause(pause, check)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -80,7 +81,3 @@ def _pause(seconds: float, check: Callable[[], None]) -> None:
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
         check()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -107,12 +107,12 @@ class Uploads:
             self._checkpoints = []
 
     def settle(self, seconds: float) -> bool:
-        """Wait until everything released is stored, up to `seconds`; True when it is."""
+        """Wait until everything released is stored, up to `seconds`, or until nobody wants it; True when it is."""
         deadline = time.monotonic() + seconds
         with self._changed:
             while self._is_busy or self._first_released() is not None:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._thread.is_alive():
+                if left <= 0 or not self._thread.is_alive() or self._work.keeper.is_interrupted:
                     return False
                 self._changed.wait(min(left, 0.5))
         return True

@@ -20,6 +20,7 @@ from app.outages import is_database_behind, is_transient
 from app.repositories import leases
 from app.settings import Settings
 from worker.engine_process import ENGINE
+from worker.failures import Failure
 from worker.runner import run_claim
 from worker.stopping import Shutdown
 from worker.workspace import remove_dead_runs
@@ -27,6 +28,9 @@ from worker.workspace import remove_dead_runs
 LOOK_SECONDS = 5.0
 # When the database does not answer.
 PAUSE_SECONDS = 2.0
+LONGEST_REST_SECONDS = 60.0
+# Failures that a worker's machine may be to blame for: its disk, its device, its installation.
+_FAULTS = frozenset({"disk_full", "engine_died", "internal_error"})
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,7 @@ class WorkLoop:
         self._settings = settings
         self._engine = engine
         self._turn = threading.Lock()
+        self._faults = 0  # one after the other
 
     def start_looking(self) -> None:
         """Remove what dead workers left, then look for work every few seconds, from a thread."""
@@ -57,9 +62,19 @@ class WorkLoop:
         with self._turn:
             done = 0
             while not self.shutdown.is_requested and (claim := self._claim()) is not None:
-                run_claim(claim, self._settings, self.shutdown, engine=self._engine)
+                failure = run_claim(claim, self._settings, self.shutdown, engine=self._engine)
                 done += 1
+                self._rest_after(failure)
             return done
+
+    def _rest_after(self, failure: Failure | None) -> None:
+        """Leave the work to other workers for a while where this one may be what is broken: it would fail all that
+        waits, and faster than they succeed."""
+        self._faults = self._faults + 1 if failure is not None and failure.code in _FAULTS else 0
+        if self._faults:
+            seconds = min(2.0**self._faults, LONGEST_REST_SECONDS)
+            log.warning("worker_rests", code=failure.code if failure else "", faults=self._faults, seconds=seconds)
+            self.shutdown.wait(seconds)
 
     def _claim(self) -> Claim | None:
         try:

@@ -199,7 +199,7 @@ class Dataset(Leased, Base):
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str | None] = mapped_column(CleanText)
-    # Changed only by app.repositories.datasets.switch_status. A claimed dataset stays `pending`.
+    # Changed only by app.repositories.imports.switch_status. A claimed dataset stays `pending`.
     status: Mapped[str] = mapped_column(String(16))
     # As asked for; null means that the worker picks by name, and then writes what it picked.
     text_column: Mapped[str | None] = mapped_column(CleanText)
@@ -243,7 +243,7 @@ class Teacher(Leased, Base):
     name: Mapped[str | None] = mapped_column(CleanText)
     # {"type": "hub"|"folder"|"job", ...} as the request gave it.
     source: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
-    # Changed only by app.repositories.teachers.switch_status. A claimed teacher stays `pending`.
+    # Changed only by app.repositories.imports.switch_status. A claimed teacher stays `pending`.
     status: Mapped[str] = mapped_column(String(16))
 
     # From here on null until the teacher is ready.

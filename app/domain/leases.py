@@ -21,9 +21,3 @@ class Claim:
     # What a job may take under workers, and what earlier attempts took of it; None: as long as it likes.
     time_limit_seconds: float | None = None
     run_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class RenewResult:
-    # The row's status at the renewal: this is how a worker learns of `cancelling`.
-    status: str

@@ -1,28 +1,17 @@
-"""Every query on datasets.
-
-Services call create, get, lock, list_page and remove. Workers call mark_ready and mark_failed with their
-Claim: both raise LeaseLost, having written nothing, once the dataset does not carry the claim's run token.
-"""
+"""Queries on datasets; what they have in common with teachers is in imports.py."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.models import Dataset
-from app.db.session import after_commit
-from app.db.types import db_now
-from app.domain.datasets import DatasetStatus
 from app.domain.files import StoredFile
-from app.domain.imports import sources
+from app.domain.imports import ImportStatus
 from app.domain.leases import Claim
-from app.prometheus import count_end
-from app.repositories import cleanups
-from app.repositories.fence import held_by, hold, lost
+from app.repositories import imports
 from app.repositories.pages import Page, fetch_page
-from app.storage import keys
 
 
 def create(
@@ -39,7 +28,7 @@ def create(
     """Insert a pending dataset. Each upload: {"split", "filename", "object_key", "size_bytes", "sha256"}."""
     dataset = Dataset(
         id=dataset_id,
-        status=DatasetStatus.PENDING,
+        status=ImportStatus.PENDING,
         name=name,
         uploads=list(uploads),
         size_bytes=size_bytes,
@@ -71,20 +60,6 @@ def list_page(
     return fetch_page(session, query, Dataset, limit=limit, after=after)
 
 
-def remove(session: Session, dataset_id: str) -> bool:
-    """Delete a row that the caller has locked and found unused; the sweep removes its objects."""
-    removed = session.scalar(
-        delete(Dataset)
-        .where(Dataset.id == dataset_id)
-        .returning(Dataset.id)
-        .execution_options(synchronize_session=False)
-    )
-    if removed is None:
-        return False
-    cleanups.schedule(session, keys.dataset_root(dataset_id))
-    return True
-
-
 def mark_ready(
     session: Session,
     claim: Claim,
@@ -101,7 +76,6 @@ def mark_ready(
     warnings: Sequence[Any] = (),
 ) -> None:
     """Record what the checks found and where the prepared files lie."""
-    hold(session, claim)
     values = {
         "text_column": text_column,
         "text_pair_column": text_pair_column,
@@ -114,31 +88,4 @@ def mark_ready(
         "files": list(files),
         "warnings": list(warnings),
     }
-    if not switch_status(session, DatasetStatus.READY, held_by(claim), values=values):
-        raise lost(claim)
-
-
-def mark_failed(session: Session, claim: Claim, *, code: str, message: str) -> None:
-    """Record why the dataset cannot be used; the message names the place and the way out."""
-    hold(session, claim)
-    values = {"error_code": code, "error_message": message}
-    if not switch_status(session, DatasetStatus.FAILED, held_by(claim), values=values):
-        raise lost(claim)
-
-
-def switch_status(
-    session: Session, new: DatasetStatus, *where: ColumnElement[bool], values: Mapping[str, Any] | None = None
-) -> Sequence[str]:
-    """The only function that changes a dataset's status, by one conditional UPDATE. Returns the ids changed."""
-    changes = {"status": new, "run_token": None, "lease_expires_at": None, "finished_at": db_now()}
-    changed = session.scalars(
-        update(Dataset)
-        .where(Dataset.status.in_(sorted(sources(new))), *where)
-        .values({**changes, **(values or {})})
-        .returning(Dataset.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    for dataset_id in changed:
-        cleanups.schedule(session, keys.dataset_root(dataset_id))
-        after_commit(session, partial(count_end, "dataset", new, (values or {}).get("error_code")))
-    return changed
+    imports.mark_ready(session, claim, values)

@@ -14,28 +14,14 @@ from sqlalchemy.orm import Session
 from app.db.models import Dataset, Job, Teacher
 from app.db.types import db_now
 from app.domain.attempts import AttemptOutcome
-from app.domain.datasets import DatasetStatus
 from app.domain.ids import new_run_token
 from app.domain.imports import ImportStatus
 from app.domain.jobs import JobStatus
-from app.domain.leases import Claim, Kind, RenewResult
-from app.domain.teachers import TeacherStatus
+from app.domain.leases import Claim, Kind
 from app.errors import LeaseLost
-from app.repositories import datasets, jobs, teachers
+from app.repositories import imports, jobs
 from app.repositories.attempts import AttemptEnd
 from app.repositories.fence import MODELS, held_by, hold, lost
-
-__all__ = [
-    "Claim",
-    "LeaseLost",
-    "RenewResult",
-    "TakenBack",
-    "claim_next",
-    "count_waiting",
-    "release",
-    "renew",
-    "take_back_expired",
-]
 
 EXPIRED_PER_SWEEP = 100
 
@@ -62,7 +48,7 @@ def claim_next(session: Session, *, worker_name: str, lease_seconds: float) -> C
         "worker_name": worker_name,
         "run_token": new_run_token(),
     }
-    for kind in ("dataset", "teacher"):
+    for kind in imports.KINDS:
         claim = _claim_import(session, kind, lease)
         if claim is not None:
             return claim
@@ -84,14 +70,16 @@ def claim_next(session: Session, *, worker_name: str, lease_seconds: float) -> C
     return claimed[0] if claimed else None
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float, *, worked_seconds: float = 0.0) -> RenewResult:
-    """Extend the lease and return the row's status. Raises LeaseLost when the token is gone.
+def renew(session: Session, claim: Claim, lease_seconds: float, *, run_seconds: float) -> str:
+    """Extend the lease and return the row's status, by which a worker learns of `cancelling`. Raises LeaseLost when
+    the token is gone.
 
-    A lease that ran out but was not taken away yet can still be renewed. `worked_seconds` since the last
-    renewal are added to what a job's time limit counts.
+    A lease that ran out but was not taken away yet can still be renewed. `run_seconds` are what a job's time limit
+    counts so far: not those since the last renewal, of which nobody knows whether it was carried out when its answer
+    is lost.
     """
     model: Any = MODELS[claim.kind]
-    worked = {"run_seconds": Job.run_seconds + worked_seconds} if claim.kind == "job" else {}
+    worked = {"run_seconds": run_seconds} if claim.kind == "job" else {}
     status = session.scalar(
         update(model)
         .where(held_by(claim))
@@ -101,7 +89,15 @@ def renew(session: Session, claim: Claim, lease_seconds: float, *, worked_second
     )
     if status is None:
         raise lost(claim)
-    return RenewResult(status=str(status))
+    return str(status)
+
+
+def read_status(session: Session, claim: Claim) -> str:
+    """The claimed row's status. Raises LeaseLost when the token is gone."""
+    status = session.scalar(select(MODELS[claim.kind].status).where(held_by(claim)))
+    if status is None:
+        raise lost(claim)
+    return str(status)
 
 
 def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None) -> bool:
@@ -141,24 +137,16 @@ def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
             end = AttemptEnd(AttemptOutcome.LOST, **values)
         jobs.switch_status(session, target, held, values=values, attempt_end=end)
         _LISTS[target](taken).append(("job", row.id))
-    for row in _expired(session, Dataset):
-        held = held_by(Claim("dataset", row.id, row.run_token, row.attempt))
-        if row.fruitless_attempts >= max_attempts:
-            values = _worker_lost(row, _DATASET_ADVICE)
-            datasets.switch_status(session, DatasetStatus.FAILED, held, values=values)
-            taken.failed.append(("dataset", row.id))
-        else:
-            _free(session, Dataset, held)
-            taken.requeued.append(("dataset", row.id))
-    for row in _expired(session, Teacher):
-        held = held_by(Claim("teacher", row.id, row.run_token, row.attempt))
-        if row.fruitless_attempts >= max_attempts:
-            values = _worker_lost(row, _TEACHER_ADVICE)
-            teachers.switch_status(session, TeacherStatus.FAILED, held, values=values)
-            taken.failed.append(("teacher", row.id))
-        else:
-            _free(session, Teacher, held)
-            taken.requeued.append(("teacher", row.id))
+    for kind in imports.KINDS:
+        for row in _expired(session, MODELS[kind]):
+            held = held_by(Claim(kind, row.id, row.run_token, row.attempt))
+            if row.fruitless_attempts >= max_attempts:
+                values = _worker_lost(row, _IMPORT_ADVICE[kind])
+                imports.switch_status(session, kind, ImportStatus.FAILED, held, values=values)
+                taken.failed.append((kind, row.id))
+            else:
+                _free(session, MODELS[kind], held)
+                taken.requeued.append((kind, row.id))
     return taken
 
 
@@ -190,14 +178,12 @@ _JOB_ADVICE = (
     "Most often the machine runs out of memory: give the worker more memory and retry the job, or post it "
     "again with a smaller training.batch_size or training.max_length. Otherwise the worker's log says why it died."
 )
-_DATASET_ADVICE = (
-    "Most often the machine runs out of memory: upload a smaller file, or give the worker more memory. "
-    "Otherwise the worker's log says why it died."
-)
-_TEACHER_ADVICE = (
-    "Most often the machine runs out of memory or disk: give the worker more of both and add the teacher "
-    "again. Otherwise the worker's log says why it died."
-)
+_IMPORT_ADVICE: dict[Kind, str] = {
+    "dataset": "Most often the machine runs out of memory: upload a smaller file, or give the worker more memory. "
+    "Otherwise the worker's log says why it died.",
+    "teacher": "Most often the machine runs out of memory or disk: give the worker more of both and add the teacher "
+    "again. Otherwise the worker's log says why it died.",
+}
 
 
 def _claimable(model: Any) -> tuple[Any, ...]:

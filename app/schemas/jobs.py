@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.domain import older_jobs
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
 from app.schemas.methods.combinations import has_objective, is_whole, lacks_rounds, why_not
 from app.schemas.methods.kd import KnowledgeDistillation
@@ -25,7 +26,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Same seed, same mac
 class StudentConfig(RequestModel):
     """What the student is made of."""
 
-    later_fields = frozenset({"word_vectors"})
+    later_fields = frozenset(older_jobs.STUDENT)
 
     layers: int = Field(
         ge=1, le=96, description="Transformer layers; at most as many as the teacher has.", examples=[3]

@@ -15,7 +15,7 @@ from app.domain.ids import new_id
 from app.errors import Conflict, DatasetNotFound, InvalidRequest
 from app.outages import is_commit_unanswered
 from app.queue import wake
-from app.repositories import cleanups, datasets, jobs
+from app.repositories import cleanups, datasets, imports, jobs
 from app.repositories.pages import Page
 from app.services.multipart import read_parts
 from app.services.upload_files import check_file_name, stem
@@ -107,7 +107,7 @@ def delete(settings: Settings, dataset_id: str) -> None:
                 code="dataset_in_use",
                 param="dataset_id",
             )
-        datasets.remove(session, dataset_id)
+        imports.remove(session, "dataset", dataset_id)
 
 
 def expect_objects(settings: Settings, dataset_id: str) -> None:

@@ -13,7 +13,7 @@ from app.domain.ids import new_id
 from app.domain.jobs import JobStatus
 from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound
 from app.queue import wake
-from app.repositories import jobs, teachers
+from app.repositories import imports, jobs, teachers
 from app.repositories.pages import Page
 from app.settings import Settings
 
@@ -71,7 +71,7 @@ def delete(settings: Settings, teacher_id: str) -> None:
                 code="teacher_in_use",
                 param="teacher_id",
             )
-        teachers.remove(session, teacher_id)
+        imports.remove(session, "teacher", teacher_id)
 
 
 def _check_folder(settings: Settings, path: str) -> None:

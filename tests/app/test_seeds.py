@@ -8,8 +8,8 @@ import pytest
 from app import seeds
 from app.db.models import Dataset, Teacher
 from app.db.session import read_session, write_session
-from app.domain.teachers import TeacherStatus
-from app.repositories import leases, teachers
+from app.domain.imports import ImportStatus
+from app.repositories import imports, leases
 from app.settings import Settings
 from app.storage.store import ObjectStore
 from tests.fixtures.environment import ChangeSettings
@@ -50,10 +50,10 @@ class TestSeed:
         with write_session(settings) as session:
             while (claim := leases.claim_next(session, worker_name="w", lease_seconds=30.0)) is not None:
                 if claim.kind == "teacher":
-                    teachers.mark_failed(session, claim, code="disk_full", message="No room.")
+                    imports.mark_failed(session, claim, code="disk_full", message="No room.")
         assert seeds.seed(settings)[1] == "teacher tch_demo: pending"
         with read_session(settings) as session:
-            assert session.get_one(Teacher, "tch_demo").status == TeacherStatus.PENDING
+            assert session.get_one(Teacher, "tch_demo").status == ImportStatus.PENDING
 
     def test_goes_on_without_the_teacher_and_says_how_to_get_it(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch

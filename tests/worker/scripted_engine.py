@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.distill.cache import wanted
+from worker.distill.cache_keys import wanted
 from worker.distill.events import EventLog
 
 STEP = 40
@@ -143,6 +143,14 @@ def killed_later(run: Run) -> int:
     return 0
 
 
+def stopped(run: Run) -> int:
+    """Stopped by somebody who is not its worker, before it got anywhere."""
+    run.begin()
+    os.kill(os.getpid(), signal.SIGTERM)
+    run.is_stopped.wait()
+    return 75
+
+
 def greedy(run: Run) -> int:
     run.begin()
     held = b"x" * (500 * 1024**2)
@@ -173,6 +181,7 @@ PARTS: dict[str, Callable[[Run], int]] = {
         crashing,
         killed,
         killed_later,
+        stopped,
         greedy,
         pausing_student,
     )

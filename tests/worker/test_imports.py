@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.db.session import write_session
-from app.repositories import datasets
+from app.repositories import imports
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claimed
 from tests.worker.conftest import Bench
@@ -84,7 +84,7 @@ class TestDataset:
         dataset_id = local_bench.add_dataset({"train.csv": CSV})
         claim = claimed()
         with write_session() as session:
-            datasets.remove(session, dataset_id)
+            imports.remove(session, "dataset", dataset_id)
         run_claim(claim, local_bench.settings, local_bench.shutdown)
         assert local_bench.objects(f"datasets/{dataset_id}/{claim.run_token}") == []
 

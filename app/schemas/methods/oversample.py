@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from app.domain import older_jobs
 from app.schemas.methods.base import (
     AnchorQuantile,
     MethodParameters,
@@ -20,7 +21,7 @@ from app.schemas.methods.base import (
 class Oversample(MethodParameters):
     """SAGE's other control: the same high-loss rows again, none made up."""
 
-    later_fields = frozenset({"scored_rows", "targeting"})
+    later_fields = frozenset(older_jobs.METHODS["oversample"])
     kind = "rows"
     has_default_objective = True
     title = "Oversampling"

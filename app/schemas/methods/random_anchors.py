@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from app.domain import older_jobs
 from app.schemas.methods.base import (
     Alpha,
     Lift,
@@ -19,7 +20,7 @@ from app.schemas.methods.base import (
 class RandomAnchors(MethodParameters):
     """SAGE's control: rows made in the same way from rows drawn at random, all of them kept."""
 
-    later_fields = frozenset({"lift"})
+    later_fields = frozenset(older_jobs.METHODS["random_anchors"])
     kind = "rows"
     makes_rows = True
     has_default_objective = True

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from app.domain import older_jobs
 from app.schemas.methods.base import (
     AnchorQuantile,
     Candidates,
@@ -23,7 +24,7 @@ from app.schemas.methods.base import (
 class Sage(MethodParameters):
     """Distil where the student is still weak, on synthetic rows made there."""
 
-    later_fields = frozenset({"scored_rows", "lift", "candidates", "targeting"})
+    later_fields = frozenset(older_jobs.METHODS["sage"])
     kind = "rows"
     makes_rows = True
     has_default_objective = True

@@ -5,7 +5,7 @@ import pytest
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
 from app.errors import LeaseLost
-from app.repositories import datasets, jobs
+from app.repositories import datasets, imports, jobs
 from tests.fixtures.factories import add_dataset, claimed, read_dataset, ready_dataset
 from tests.fixtures.racing import race
 
@@ -66,7 +66,7 @@ class TestMarkFailed:
         dataset_id = add_dataset()
         claim = claimed()
         with write_session() as session:
-            datasets.mark_failed(session, claim, code="dataset_empty", message="rows.csv has no rows")
+            imports.mark_failed(session, claim, code="dataset_empty", message="rows.csv has no rows")
         dataset = read_dataset(dataset_id)
         assert (dataset.status, dataset.error_code, dataset.error_message) == (
             "failed",
@@ -79,9 +79,9 @@ class TestRemove:
     def test_says_whether_there_was_one(self) -> None:
         dataset_id = add_dataset()
         with write_session() as session:
-            assert datasets.remove(session, dataset_id)
+            assert imports.remove(session, "dataset", dataset_id)
         with write_session() as session:
-            assert not datasets.remove(session, dataset_id)
+            assert not imports.remove(session, "dataset", dataset_id)
 
     def test_cannot_cross_with_a_job_that_starts_to_use_it(self) -> None:
         """Whoever locks the dataset first decides: never is there a job without its dataset."""
@@ -95,7 +95,9 @@ def _use_or_remove(dataset_id: str, number: int) -> bool:
         if datasets.lock(session, dataset_id) is None:
             return False
         if number == 1:
-            return not jobs.live_using(session, dataset_id=dataset_id) and datasets.remove(session, dataset_id)
+            return not jobs.live_using(session, dataset_id=dataset_id) and imports.remove(
+                session, "dataset", dataset_id
+            )
         jobs.create(
             session,
             job_id=new_id("job"),

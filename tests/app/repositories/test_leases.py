@@ -1,5 +1,6 @@
 """Leases under races, expiry and loss, on both databases."""
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from app.domain.attempts import AttemptOutcome
 from app.domain.jobs import JobStatus
 from app.domain.leases import Claim
 from app.errors import LeaseLost
-from app.repositories import attempts, checkpoints, datasets, jobs, leases, metrics, teachers
+from app.repositories import attempts, checkpoints, imports, jobs, leases, metrics
 from app.repositories.attempts import AttemptEnd
 from app.repositories.checkpoints import CheckpointFacts
 from app.repositories.fence import hold
@@ -45,7 +46,7 @@ KINDS = ["dataset", "teacher", "job"]
 
 def renew(claim: Claim, lease_seconds: float = 30) -> str:
     with write_session() as session:
-        return leases.renew(session, claim, lease_seconds).status
+        return leases.renew(session, claim, lease_seconds, run_seconds=0.0)
 
 
 def release(claim: Claim) -> bool:
@@ -186,7 +187,7 @@ class TestRenew:
         dataset_id = add_dataset()
         claim = claimed()
         with write_session() as session:
-            assert datasets.remove(session, dataset_id)
+            assert imports.remove(session, "dataset", dataset_id)
         with pytest.raises(LeaseLost):
             renew(claim)
 
@@ -239,7 +240,7 @@ class TestRetry:
         claim = claimed()
         record_checkpoint(claim, 40)
         with write_session() as session:
-            leases.renew(session, claim, 30, worked_seconds=59.5)
+            leases.renew(session, claim, 30, run_seconds=59.5)
             jobs.finish_failed(session, claim, code="disk_full", message="Full.")
         assert retry(job_id) == jobs.RequestResult(JobStatus.QUEUED, changed=True)
         job = read_job(job_id)
@@ -514,9 +515,9 @@ class TestLostToken:
         for claim in lost:
             expire(claim)
         take_back()
-        for claim, repository in zip(lost, (datasets, teachers), strict=True):
+        for claim in lost:
             with pytest.raises(LeaseLost), write_session() as session:
-                repository.mark_failed(session, claim, code="x", message="y")
+                imports.mark_failed(session, claim, code="x", message="y")
         assert (read_dataset(dataset_id).status, read_teacher(teacher_id).status) == ("pending", "pending")
 
     def test_the_fence_holds_until_the_commit(self) -> None:
@@ -524,14 +525,16 @@ class TestLostToken:
         job_id = add_job()
         claim = claimed()
         expire(claim)
+        is_held = threading.Event()
 
         def write(number: int) -> object:
             if number == 1:
-                time.sleep(0.05)
+                assert is_held.wait(30)
                 return take_back().requeued
             with write_session() as session:
                 hold(session, claim)
-                time.sleep(0.2)
+                is_held.set()
+                time.sleep(0.2)  # for the other to take it, if it could
                 return session.scalar(select(Job.status).where(Job.id == job_id))
 
         assert race(2, write)[0] == "running"

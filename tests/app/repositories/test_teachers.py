@@ -2,7 +2,7 @@ import pytest
 
 from app.db.session import read_session, write_session
 from app.errors import LeaseLost
-from app.repositories import teachers
+from app.repositories import imports, teachers
 from tests.fixtures.factories import add_teacher, claimed, read_teacher, ready_teacher
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -39,7 +39,7 @@ class TestMarkFailed:
         teacher_id = add_teacher()
         claim = claimed()
         with write_session() as session:
-            teachers.mark_failed(session, claim, code="teacher_files_missing", message="config.json is missing")
+            imports.mark_failed(session, claim, code="teacher_files_missing", message="config.json is missing")
         teacher = read_teacher(teacher_id)
         assert (teacher.status, teacher.error_code) == ("failed", "teacher_files_missing")
         with pytest.raises(LeaseLost):
@@ -50,6 +50,6 @@ class TestRemove:
     def test_says_whether_there_was_one(self) -> None:
         teacher_id = add_teacher()
         with write_session() as session:
-            assert teachers.remove(session, teacher_id)
+            assert imports.remove(session, "teacher", teacher_id)
         with write_session() as session:
-            assert not teachers.remove(session, teacher_id)
+            assert not imports.remove(session, "teacher", teacher_id)

@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from app.db.models import Job
 from app.db.session import read_session, write_session
-from app.repositories import checkpoints, datasets, events, jobs, leases
+from app.repositories import checkpoints, events, imports, jobs, leases
 from app.repositories.checkpoints import CheckpointFacts
 from tests.app.routes.helpers import add_demo, check_error, failed_job, job_body, running_job, succeeded_job
 from tests.fixtures.factories import add_job, claimed, read_job
@@ -151,7 +151,7 @@ class TestRetry:
         add_demo()
         job_id = failed_job()
         with write_session() as session:
-            datasets.remove(session, "dts_demo")
+            imports.remove(session, "dataset", "dts_demo")
         response = client.post(f"/jobs/{job_id}/retry")
         check_error(
             response, status=409, code="dataset_deleted", param="job_id", message=["'dts_demo'", "post a new job"]
@@ -166,7 +166,7 @@ class TestRetry:
         add_demo()
         job_id = succeeded_job()
         with write_session() as session:
-            datasets.remove(session, "dts_demo")
+            imports.remove(session, "dataset", "dts_demo")
         response = client.post(f"/jobs/{job_id}/retry")
         message = ["is succeeded", "needs no retry"]
         check_error(response, status=409, code="job_not_retryable", param="job_id", message=message)

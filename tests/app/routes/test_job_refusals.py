@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.db.session import read_session, write_session
-from app.repositories import datasets, jobs, teachers
+from app.repositories import imports, jobs
 from tests.app.routes.helpers import add_demo, check_error, job_body
 from tests.fixtures.factories import add_dataset, add_teacher, claimed
 
@@ -173,7 +173,7 @@ class TestMisfit:
         add_demo()
         dataset_id = add_dataset()
         with write_session() as session:
-            datasets.mark_failed(session, claimed(), code="dataset_one_class", message="All rows have one label.")
+            imports.mark_failed(session, claimed(), code="dataset_one_class", message="All rows have one label.")
         response = client.post("/jobs", json=job_body(dataset=dataset_id))
         check_error(
             response,
@@ -187,7 +187,7 @@ class TestMisfit:
         add_demo()
         teacher_id = add_teacher()
         with write_session() as session:
-            teachers.mark_failed(session, claimed(), code="teacher_hub_not_found", message="No such repository.")
+            imports.mark_failed(session, claimed(), code="teacher_hub_not_found", message="No such repository.")
         response = client.post("/jobs", json=job_body(teacher=teacher_id))
         check_error(response, status=409, code="teacher_failed", param="teacher", message=["No such repository."])
 

@@ -8,7 +8,7 @@ from httpx import Response
 
 from app import queue
 from app.db.session import read_session, write_session
-from app.repositories import datasets, leases
+from app.repositories import imports, leases
 from app.settings import Settings
 from tests.app.routes.helpers import add_demo, failed_job, job_body
 from tests.app.test_queue import take_messages
@@ -102,7 +102,7 @@ def retry_without_its_dataset(client: TestClient) -> Response:
     add_demo()
     job_id = failed_job()
     with write_session() as session:
-        datasets.remove(session, "dts_demo")
+        imports.remove(session, "dataset", "dts_demo")
     return client.post(f"/jobs/{job_id}/retry")
 
 

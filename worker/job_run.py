@@ -1,0 +1,152 @@
+"""A job's run under a claim: its inputs fetched, the engine started and followed, the student stored."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app import queue
+from app.domain.attempts import OUTCOME_BY_STATUS, AttemptOutcome
+from app.repositories import jobs, leases
+from app.repositories.artifacts import ArtifactRow
+from app.repositories.attempts import AttemptEnd
+from app.storage import keys
+from worker.engine_outcome import STOPPED_BY_OTHERS, EngineEnd, EngineOutcome
+from worker.engine_process import ENGINE, EngineProcess
+from worker.failures import Failure
+from worker.files import describe_file, describe_files
+from worker.inputs import materialise
+from worker.last_word import leave_to_the_sweep, mark_failed
+from worker.machine import ENGINE_MEMORY_SHARE, memory_bytes
+from worker.observation import FETCHING, STARTING, STORING
+from worker.reporter import Reporter
+from worker.uploads import Uploads
+from worker.work import Work
+
+LOOK_SECONDS = 0.25
+# Of the time that a stopping worker has, the engine gets this share to write its checkpoint; the rest is
+# for storing it.
+ENGINE_SHARE_OF_STOP = 0.6
+# A pause and the end of a time limit are in no haste: a big model's checkpoint takes its time.
+SAVE_SECONDS = 120.0
+# How long a run that has failed waits for its last checkpoint to be stored.
+SETTLE_SECONDS = 30.0
+ARCHIVE = "artifact.tar.gz"
+ARCHIVE_NAME = "student.tar.gz"
+
+log = structlog.get_logger(__name__)
+
+
+def run_job(work: Work, remains: ExitStack, *, engine: Sequence[str] = ENGINE) -> Failure | None:
+    """Materialise, run the engine, report, store the student; the job has ended, or waits to be tried again, when this
+    returns. Returns why it failed, if it did.
+
+    `remains` is closed once the row says so.
+    """
+    work.seen.enter(FETCHING)
+    spec = materialise(work)
+    work.seen.enter(STARTING)
+    process = EngineProcess.start(
+        work.folder,
+        threads=spec["threads"],
+        memory_limit_bytes=work.settings.engine_memory_limit_bytes or int(ENGINE_MEMORY_SHARE * memory_bytes()),
+        program=engine,
+    )
+    uploads = Uploads(work)
+    try:
+        # From the keeper's thread, so that a cancel ends the engine whatever this thread is waiting for.
+        work.keeper.on_interrupt(process.kill)
+        reporter = Reporter(work, uploads, work.folder)
+        _follow(work, process, reporter, uploads)
+        return _finish(work, process, reporter, uploads)
+    finally:
+        process.kill()
+        process.wait(10.0)
+        if uploads.close():
+            remains.callback(_leave_behind, work, uploads)
+
+
+def _follow(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> None:
+    """Report until the engine has ended; pass on what stops it."""
+    is_stopping = is_in_haste = False
+    while process.is_running:
+        reporter.collect()
+        reporter.flush_if_due()
+        work.keeper.check_claim()
+        if uploads.failure is not None:
+            raise uploads.failure
+        if work.keeper.is_told_to_stop and not is_stopping:
+            is_stopping = True
+            process.stop(SAVE_SECONDS)
+        if work.shutdown.is_requested and not is_in_haste:
+            is_in_haste = True
+            process.stop(work.shutdown.seconds_left * ENGINE_SHARE_OF_STOP)
+        process.wait(LOOK_SECONDS)
+    reporter.collect()
+    work.keeper.check_claim()
+
+
+def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Uploads) -> Failure | None:
+    """Bring the row to where the engine's end leads."""
+    check = work.keeper.check_until_deadline
+    outcome = process.outcome(reporter.outcome)
+    if outcome.end is EngineEnd.STOPPED and not work.keeper.is_told_to_stop:
+        outcome = STOPPED_BY_OTHERS
+    log.info("engine_outcome", end=outcome.end, code=outcome.code)
+    if outcome.end is EngineEnd.SUCCEEDED:
+        # No checkpoint is needed any more; what other jobs can use is.
+        uploads.drop_checkpoints()
+        work.seen.enter(STORING)
+        artifacts = _store_artifacts(work)
+        reporter.flush(check)
+        uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+        status = work.conclude(
+            lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
+            check=check,
+        )
+        work.seen.outcome = OUTCOME_BY_STATUS[status]
+        return None
+    is_told = work.keeper.is_told_to_stop and (outcome.end is EngineEnd.STOPPED or reporter.outcome is None)
+    # First what the run said, then its last checkpoint: it waits for that.
+    reporter.flush(check)
+    uploads.settle(min(SAVE_SECONDS if is_told else SETTLE_SECONDS, work.shutdown.seconds_left))
+    if is_told:
+        work.keeper.raise_why_told()
+    if outcome.end is EngineEnd.KILLED:
+        work.conclude(lambda session: _try_again(session, work, outcome), check=check)
+        queue.wake(work.settings)
+        return None
+    work.conclude(lambda session: mark_failed(session, work.claim, outcome.failure), check=check)
+    return outcome.failure
+
+
+def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> None:
+    """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails."""
+    job = jobs.get(session, work.claim.id)
+    if job is not None and job.fruitless_attempts < work.settings.max_attempts:
+        failure = AttemptEnd(AttemptOutcome.FAILED, outcome.code, outcome.message)
+        leases.release(session, work.claim, failure=failure)
+    else:
+        mark_failed(session, work.claim, outcome.failure)
+
+
+def _store_artifacts(work: Work) -> list[ArtifactRow]:
+    """Store the student's files and the archive of them all; they become visible with the job's success."""
+    check = work.keeper.check_until_deadline
+    folder = work.folder / "artifact"
+    paths = {file["path"]: (folder / file["path"], file) for file in describe_files(folder)}
+    archive = work.folder / ARCHIVE
+    paths[ARCHIVE_NAME] = (archive, describe_file(archive, work.folder))
+    rows = []
+    for name, (path, file) in paths.items():
+        key = keys.job_artifact(work.claim.id, work.claim.run_token, name)
+        work.upload(path, key, check=check)
+        rows.append(ArtifactRow(name, key, file["size_bytes"], file["sha256"]))
+    return rows
+
+
+def _leave_behind(work: Work, uploads: Uploads) -> None:
+    """See to an upload that was still going on when the work ended: what it stores is nobody's."""
+    uploads.wait_until_over()
+    leave_to_the_sweep(work.claim, work.settings)
