@@ -3,10 +3,11 @@ response streams."""
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from app.domain.ids import is_id
 from app.errors import ArtifactNotFound, DatasetNotFound, JobNotFound, TeacherNotFound
+from app.schemas.base import NoQuery
 from app.settings import Settings
 from app.storage.store import ObjectStore
 
@@ -65,6 +66,10 @@ async def get_artifact_name(
     if len(name) > LONGEST_ARTIFACT_NAME or not name.isprintable():
         raise ArtifactNotFound(job_id, name)
     return name
+
+
+async def refuse_query(_: Annotated[NoQuery, Query()]) -> None:
+    """For a list that comes whole: nobody shall believe that it was filtered, or cut into pages."""
 
 
 JobId = Annotated[str, Depends(get_job_id)]

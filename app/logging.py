@@ -44,11 +44,12 @@ def configure_logging(settings: Settings | None = None, *, service: str) -> None
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
         else [
+            _escape_unprintable,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 # The default prints every local variable of every frame: slow, and it may show secrets.
                 exception_formatter=structlog.dev.plain_traceback,
-            )
+            ),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -89,6 +90,23 @@ def first_line(error: BaseException) -> str:
 def _not_logged_already(record: logging.LogRecord) -> bool:
     # app.error_handlers has logged the same exception, under the request's id.
     return not record.getMessage().startswith("Exception in ASGI application")
+
+
+class _Escaped(str):
+    """Text that the renderer, where it would quote it, shall not escape a second time."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _escape_unprintable(_logger: Any, _method: str, event: Any) -> Any:
+    """Keep a terminal from obeying what a client sent, such as a path: written as it came, it could set the window's
+    title or wipe the lines above."""
+    for name, value in event.items():
+        # Tracebacks have lines of their own.
+        if isinstance(value, str) and name not in ("exception", "stack") and not value.isprintable():
+            event[name] = _Escaped(repr(value))
+    return event
 
 
 def _with_service(service: str) -> Processor:

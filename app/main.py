@@ -12,10 +12,10 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from app.error_handlers import install_error_handlers
+from app.exposition import Exposition
 from app.foreign_pages import ForeignPageMiddleware
 from app.logging import configure_logging
 from app.middleware import BodyLimitMiddleware, ObservationMiddleware, RequestIdMiddleware
-from app.prometheus import Exposition
 from app.routes import (
     artifacts,
     attempts,
@@ -45,7 +45,7 @@ Distils a fine-tuned transformer (the teacher) into a small one (the student).
 3. `GET /jobs/{job_id}/artifacts`: a folder that loads with plain `transformers`.
 
 Times are RFC 3339 in UTC, sizes are bytes, durations are seconds. Every error has the same shape, and every
-response carries an `X-Request-ID`.
+response carries an `X-Request-ID`. Later releases may add fields to a response: ignore those that you do not know.
 """
 TAGS = [
     {"name": "jobs", "description": "Distillations: submit, follow, cancel, delete."},

@@ -11,7 +11,7 @@ import time
 
 import structlog
 
-from app import prometheus
+from app import exposition
 from app.db.session import dispose_engines
 from app.logging import configure_logging
 from app.settings import Settings
@@ -51,7 +51,7 @@ def run(settings: Settings, *, stuck_seconds: float = STUCK_SECONDS) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     configure_logging(settings, service="scheduler")
-    prometheus.serve(settings, "scheduler")
+    exposition.serve(settings, "scheduler")
     stopped = Pulse()
     sweep = threading.Thread(target=sweep_until, args=(stopped, settings), name="sweep", daemon=True)
     sweep.start()

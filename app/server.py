@@ -1,11 +1,14 @@
 """`stillhouse api`: the HTTP API as its own process, under uvicorn, until it is told to stop."""
 
+import asyncio
 import contextlib
 import signal
 import socket
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.logging import configure_logging
 from app.main import create_app
@@ -14,6 +17,8 @@ from app.settings import Settings
 # Longer than load balancers keep an idle connection (60 s is common): one that we close first, just as the
 # balancer sends a request on it, comes back to the client as an error.
 KEEP_ALIVE_SECONDS = 75
+# From the first byte of a request to the end of its head.
+HEAD_SECONDS = 60.0
 # A client's host may vanish without a word, and its connection would stay for ever, with what it downloads, uploads or
 # listens to. So who says nothing is asked, and who takes nothing in for a minute (the last, in milliseconds) is given
 # up. Not every system has all of these.
@@ -53,11 +58,63 @@ def uvicorn_config(app: FastAPI, settings: Settings, *, log_level: str) -> uvico
         log_level=log_level,
         # app.middleware logs requests.
         access_log=False,
+        http=HeadTimeoutProtocol,
+        # There are none, and they would leave that protocol.
+        ws="none",
         proxy_headers=True,
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
     )
+
+
+class HeadTimeoutProtocol(H11Protocol):
+    """Closes a connection on which no request begins, or none comes to the end of its head.
+
+    uvicorn's own timer runs from an answer to the next byte that comes. Without this a connection that says nothing at
+    first, or stops inside a head, would stay for as long as the client likes. What is being received or answered is
+    not limited here.
+    """
+
+    head_seconds = HEAD_SECONDS
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_timers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_timers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._set_timers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_head_timer()
+
+    def _set_timers(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering or self.transport.is_closing():
+            self._stop_head_timer()
+        elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            # Not anew with each byte: a head could come for ever.
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(self.head_seconds, self.timeout_keep_alive_handler)
+        else:
+            self._stop_head_timer()
+            # Not running at first, nor after the rest of a body that was answered before its end.
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 
-from app import prometheus
+from app import exposition
 from app.logging import configure_logging
 from app.queue import celery_config
 from app.settings import Settings, get_settings
@@ -82,7 +82,7 @@ def _set_up_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def _begin(**_: Any) -> None:
     _set_up_logging()  # Celery does so later
-    prometheus.serve(settings, "worker")
+    exposition.serve(settings, "worker")
     show_worker(settings)
     configure_tracing(settings, service="worker")
     # There may be work in hand before Celery listens to it, and this is in nobody's way when it does.

@@ -3,12 +3,12 @@
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Request, Response, status
+from fastapi import APIRouter, Depends, Header, Request, Response, status
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.db.models import Artifact
-from app.dependencies import ArtifactName, JobId, SettingsDep, StoreDep
+from app.dependencies import ArtifactName, JobId, SettingsDep, StoreDep, refuse_query
 from app.schemas.artifacts import ArtifactLinks, ArtifactPage, ArtifactRead
 from app.schemas.errors import error_responses
 from app.services import artifacts
@@ -25,7 +25,12 @@ _FILE: dict[str, Any] = {
 }
 
 
-@router.get("", summary="List a job's artifacts", responses=error_responses(404, 422))
+@router.get(
+    "",
+    summary="List a job's artifacts",
+    dependencies=[Depends(refuse_query)],
+    responses=error_responses("GET /jobs/{job_id}/artifacts", 404, 422),
+)
 def list_artifacts(job_id: JobId, settings: SettingsDep) -> ArtifactPage:
     """Empty until the job has succeeded. `student.tar.gz` holds all the others."""
     data = [read_artifact(artifact) for artifact in artifacts.list_for_job(settings, job_id)]
@@ -40,7 +45,7 @@ def list_artifacts(job_id: JobId, settings: SettingsDep) -> ArtifactPage:
         200: {"description": "The file", **_FILE},
         206: {"description": "The part that Range asked for", **_FILE},
         304: {"description": "You have it already (If-None-Match)"},
-        **error_responses(404, 416, 422),
+        **error_responses("GET /jobs/{job_id}/artifacts/{name}", 404, 416),
     },
 )
 @router.head("/{name:path}", include_in_schema=False)

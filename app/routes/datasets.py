@@ -21,7 +21,7 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
     openapi_extra={"requestBody": DATASET_FORM},
     responses={
         202: {"description": "Received; being checked"},
-        **error_responses(400, 408, 413, 415, 422, of="dataset"),
+        **error_responses("POST /datasets", 400, 408, 413, 415, 422),
     },
 )
 async def create_dataset(request: Request, response: Response, settings: SettingsDep, store: StoreDep) -> DatasetRead:
@@ -34,14 +34,14 @@ async def create_dataset(request: Request, response: Response, settings: Setting
     return read_dataset(dataset)
 
 
-@router.get("", summary="List datasets", responses=error_responses(422, of="dataset"))
+@router.get("", summary="List datasets", responses=error_responses("GET /datasets", 422))
 def list_datasets(query: Annotated[DatasetsQuery, Query()], settings: SettingsDep) -> DatasetPage:
     """Newest first."""
     page = datasets.list_page(settings, limit=query.limit, after=query.after, statuses=query.status)
     return DatasetPage(data=[read_dataset(row) for row in page.rows], has_more=page.has_more, next=page.next)
 
 
-@router.get("/{dataset_id}", summary="Get a dataset", responses=error_responses(404, 422, of="dataset"))
+@router.get("/{dataset_id}", summary="Get a dataset", responses=error_responses("GET /datasets/{dataset_id}", 404))
 def get_dataset(dataset_id: DatasetId, settings: SettingsDep) -> DatasetRead:
     """What was found in the files, or why they can't be used."""
     return read_dataset(datasets.get(settings, dataset_id))
@@ -51,7 +51,7 @@ def get_dataset(dataset_id: DatasetId, settings: SettingsDep) -> DatasetRead:
     "/{dataset_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a dataset",
-    responses=error_responses(404, 409, 422, of="dataset"),
+    responses=error_responses("DELETE /datasets/{dataset_id}", 404, 409),
 )
 def delete_dataset(dataset_id: DatasetId, settings: SettingsDep) -> None:
     """Refused while a job that is not over uses it."""

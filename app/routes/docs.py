@@ -59,16 +59,29 @@ def docs() -> HTMLResponse:
 @router.get("/openapi.json")
 def openapi(request: Request, settings: SettingsDep) -> JSONResponse:
     """The description, with examples that name what exists here."""
-    return JSONResponse(with_examples(request.app.openapi(), find_examples(settings)))
+    schema = copy.deepcopy(request.app.openapi())
+    _drop_frameworks_errors(schema)
+    _add_examples(schema, find_examples(settings))
+    return JSONResponse(schema)
 
 
-def with_examples(schema: dict[str, Any], examples: Examples) -> dict[str, Any]:
-    """A copy of the description in which reading operations name ids that exist, those that pause, resume and retry a
-    job that can be, if any, and POST /teachers a folder.
+def _drop_frameworks_errors(schema: dict[str, Any]) -> None:
+    """Whatever has a parameter gets a 422, in a shape of the framework's own, where the route declares none. Such a
+    route answers none: that a job's id is no id, for one, is a 404."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+
+
+def _add_examples(schema: dict[str, Any], examples: Examples) -> None:
+    """Reading operations name ids that exist, those that pause, resume and retry a job that can be, if any, and
+    POST /teachers a folder.
 
     Operations that delete or cancel get none: that has to be meant.
     """
-    schema = copy.deepcopy(schema)
     ids = {"job_id": examples.job_id, "dataset_id": examples.dataset_id, "teacher_id": examples.teacher_id}
     for path, operations in schema["paths"].items():
         _name_ids(operations.get("get", {}), ids)
@@ -80,7 +93,6 @@ def with_examples(schema: dict[str, Any], examples: Examples) -> dict[str, Any]:
         source = {"type": "folder", "path": str(examples.teacher_folder)}
         folder = {"summary": "From an allowed folder", "value": {"source": source}}
         content["examples"] = {"folder": folder, **content["examples"]}
-    return schema
 
 
 def _name_ids(operation: dict[str, Any], ids: Mapping[str, str | None]) -> None:

@@ -77,7 +77,7 @@ def get_event_feed(request: Request) -> EventFeed:
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}}},
         204: {"description": "Of a stream: the job is over, and you have all its events"},
-        **error_responses(404, 422),
+        **error_responses("GET /jobs/{job_id}/events", 404, 422),
     },
 )
 async def list_events(
@@ -92,10 +92,10 @@ async def list_events(
 ) -> Response:
     """Oldest first.
 
-    With `Accept: text/event-stream` the events are streamed as they happen, each under its type, with its
-    sequence as the id. After a dropped connection, send the last id as `Last-Event-ID`: nothing is left out and
-    nothing comes twice. When the job is over the stream says `event: end` and ends; a client that connects again
-    then is answered with 204, on which an EventSource stops.
+    With `Accept: text/event-stream`, and JSON not accepted as gladly, the events are streamed as they happen, each
+    under its type, with its sequence as the id. After a dropped connection, send the last id as `Last-Event-ID`:
+    nothing is left out and nothing comes twice. When the job is over the stream says `event: end` and ends; a client
+    that connects again then is answered with 204, on which an EventSource stops.
 
     Without it, a page: to follow a job, ask again with `after` set to the last sequence that you have.
     """

@@ -13,14 +13,14 @@ from app.services import health
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Is the process alive?", responses=error_responses())
+@router.get("/healthz", summary="Is the process alive?", responses=error_responses("GET /healthz"))
 @router.head("/healthz", include_in_schema=False)
 async def healthz() -> Health:
     """Asks nothing else: a database that is down is no reason to restart the API."""
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Can it do its work?", responses=error_responses())
+@router.get("/readyz", summary="Can it do its work?", responses=error_responses("GET /readyz"))
 @router.head("/readyz", include_in_schema=False)
 async def readyz(settings: SettingsDep, store: StoreDep) -> Readiness:
     """Reaches the database, the object store and the queue within seconds, and names what does not answer, lacks

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
     "/cancel",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Cancel a job",
-    responses=error_responses(404, 409, 422),
+    responses=error_responses("POST /jobs/{job_id}/cancel", 404, 409),
 )
 def cancel_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     """A job that waits or is paused is cancelled at once; a running one becomes `cancelling` and stops within
@@ -29,7 +29,7 @@ def cancel_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     "/pause",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Pause a job",
-    responses=error_responses(404, 409, 422),
+    responses=error_responses("POST /jobs/{job_id}/pause", 404, 409),
 )
 def pause_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     """A queued job is paused at once; a running one becomes `pausing`, writes a checkpoint and frees its worker.
@@ -41,7 +41,7 @@ def pause_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     "/resume",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Resume a paused job",
-    responses=error_responses(404, 409, 422),
+    responses=error_responses("POST /jobs/{job_id}/resume", 404, 409),
 )
 def resume_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     """The job waits for a worker, any worker, and goes on from its last checkpoint."""
@@ -52,7 +52,7 @@ def resume_job(job_id: JobId, settings: SettingsDep) -> JobRead:
     "/retry",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Try a failed or cancelled job again",
-    responses=error_responses(400, 404, 408, 409, 413, 415, 422),
+    responses=error_responses("POST /jobs/{job_id}/retry", 400, 404, 408, 409, 413, 415, 422),
 )
 def retry_job(job_id: JobId, settings: SettingsDep, body: Annotated[JobRetry | None, Body()] = None) -> JobRead:
     """The same job waits for a worker once more. A failed one goes on from its last checkpoint, if it has one; a

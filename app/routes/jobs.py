@@ -36,7 +36,7 @@ JobReaderDep = Annotated[JobReader, Depends(get_job_reader)]
     responses={
         200: {"model": JobRead, "description": "The job that this Idempotency-Key has made before"},
         202: {"description": "A new job, queued"},
-        **error_responses(400, 404, 408, 409, 413, 415, 422, of="new job"),
+        **error_responses("POST /jobs", 400, 404, 408, 409, 413, 415, 422),
     },
 )
 def create_job(
@@ -67,7 +67,7 @@ def create_job(
     return read_job(submitted.job)
 
 
-@router.get("", summary="List jobs", responses=error_responses(422))
+@router.get("", summary="List jobs", responses=error_responses("GET /jobs", 422))
 def list_jobs(query: Annotated[JobsQuery, Query()], settings: SettingsDep) -> JobPage:
     """Newest first."""
     page = jobs.list_page(
@@ -76,7 +76,9 @@ def list_jobs(query: Annotated[JobsQuery, Query()], settings: SettingsDep) -> Jo
     return JobPage(data=[read_job(job) for job in page.rows], has_more=page.has_more, next=page.next)
 
 
-@router.get("/{job_id}", summary="Get a job", response_model=JobRead, responses=error_responses(404, 422))
+@router.get(
+    "/{job_id}", summary="Get a job", response_model=JobRead, responses=error_responses("GET /jobs/{job_id}", 404)
+)
 async def get_job(job_id: JobId, reader: JobReaderDep) -> Response:
     """Where the job stands, and what it runs under."""
     # Written here: the framework would take a thread to check a second time what it is given.
@@ -87,7 +89,7 @@ async def get_job(job_id: JobId, reader: JobReaderDep) -> Response:
     "/{job_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a finished job",
-    responses=error_responses(404, 409, 422),
+    responses=error_responses("DELETE /jobs/{job_id}", 404, 409),
 )
 def delete_job(job_id: JobId, settings: SettingsDep) -> None:
     """The job, its events, metrics and artifacts. Only when it is over; cancel it first if it is not."""

@@ -12,7 +12,12 @@ from app.services import metrics
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["jobs"])
 
 
-@router.get("", summary="List a job's metrics", response_model=MetricPage, responses=error_responses(404, 422))
+@router.get(
+    "",
+    summary="List a job's metrics",
+    response_model=MetricPage,
+    responses=error_responses("GET /jobs/{job_id}/metrics", 404, 422),
+)
 def list_metrics(job_id: JobId, query: Annotated[MetricsQuery, Query()], settings: SettingsDep) -> Response:
     """Series by name, each by step. A long series comes downsampled; ask for a range of steps to see more of it."""
     page = metrics.list_series(

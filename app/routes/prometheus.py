@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.exposition import CONTENT_TYPE, Exposition
 from app.own_threads import OwnThreads
-from app.prometheus import CONTENT_TYPE, Exposition
 from app.schemas.errors import error_responses
 
 router = APIRouter(tags=["health"])
@@ -16,7 +16,10 @@ _threads = OwnThreads("scrapes", 4)
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {}}}, **error_responses()},
+    responses={
+        200: {"description": "Prometheus' text format", "content": {"text/plain": {}}},
+        **error_responses("GET /metrics"),
+    },
 )
 async def get_prometheus_metrics(request: Request) -> Response:
     """Of this API process. Workers and the scheduler serve theirs on `STILLHOUSE_METRICS_PORT`."""

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/teachers", tags=["teachers"])
     summary="Register a teacher",
     responses={
         202: {"description": "Registered; being fetched and checked"},
-        **error_responses(400, 404, 408, 409, 413, 415, 422, of="teacher"),
+        **error_responses("POST /teachers", 400, 404, 408, 409, 413, 415, 422),
     },
 )
 def create_teacher(
@@ -52,14 +52,14 @@ def create_teacher(
     return read_teacher(teacher)
 
 
-@router.get("", summary="List teachers", responses=error_responses(422, of="teacher"))
+@router.get("", summary="List teachers", responses=error_responses("GET /teachers", 422))
 def list_teachers(query: Annotated[TeachersQuery, Query()], settings: SettingsDep) -> TeacherPage:
     """Newest first."""
     page = teachers.list_page(settings, limit=query.limit, after=query.after, statuses=query.status)
     return TeacherPage(data=[read_teacher(row) for row in page.rows], has_more=page.has_more, next=page.next)
 
 
-@router.get("/{teacher_id}", summary="Get a teacher", responses=error_responses(404, 422, of="teacher"))
+@router.get("/{teacher_id}", summary="Get a teacher", responses=error_responses("GET /teachers/{teacher_id}", 404))
 def get_teacher(teacher_id: TeacherId, settings: SettingsDep) -> TeacherRead:
     """What was found in its files, or why it can't be used."""
     return read_teacher(teachers.get(settings, teacher_id))
@@ -69,7 +69,7 @@ def get_teacher(teacher_id: TeacherId, settings: SettingsDep) -> TeacherRead:
     "/{teacher_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a teacher",
-    responses=error_responses(404, 409, 422, of="teacher"),
+    responses=error_responses("DELETE /teachers/{teacher_id}", 404, 409),
 )
 def delete_teacher(teacher_id: TeacherId, settings: SettingsDep) -> None:
     """Refused while a job that is not over uses it."""

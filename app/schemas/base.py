@@ -4,8 +4,17 @@ import difflib
 import re
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 Item = TypeVar("Item")
 ImportStatusName = Literal["pending", "ready", "failed"]
@@ -80,9 +89,21 @@ class QueryModel(_Closed):
     """The query parameters of a route: an unknown one is refused, since it would filter nothing."""
 
 
+class NoQuery(QueryModel):
+    """Of a route that takes no query parameters."""
+
+
 class ResponseModel(BaseModel):
     # A field with a default is always present in a response; the documentation should say so.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        # Closed to our own mistakes alone: a client that was generated from the description of this release has to
+        # put up with a field of a later one.
+        handler.resolve_ref_schema(schema)["additionalProperties"] = True
+        return schema
 
 
 class PageQuery(QueryModel):

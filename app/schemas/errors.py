@@ -34,14 +34,14 @@ class ErrorResponse(ResponseModel):
     error: ErrorDetail
 
 
-def error_responses(*statuses: int, of: str = "job") -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: `statuses` and those that any route can give, with the examples that are met with
-    what it is about."""
-    return {status: _documented(status, of) for status in sorted({*statuses, 403, 500, 503})}
+def error_responses(operation: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: `statuses` and those that any route can give, with examples of what the operation,
+    such as "GET /jobs/{job_id}", answers. `KeyError` where there is none."""
+    return {status: _documented(operation, status) for status in sorted({*statuses, 403, 500, 503})}
 
 
-def _documented(status: int, of: str) -> dict[str, Any]:
-    kind, code, message, param = example_of(status, of)
+def _documented(operation: str, status: int) -> dict[str, Any]:
+    kind, code, message, param = example_of(operation, status)
     example = {
         "error": {
             "type": kind,

@@ -1,6 +1,7 @@
 """The shape of a job's metrics."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.schemas.base import Page, QueryInt, QueryModel, ResponseModel, Text
 
@@ -41,3 +42,14 @@ class MetricsQuery(QueryModel):
     from_step: QueryInt | None = Field(default=None, ge=0, le=LARGEST_STEP, description="Only from this step on.")
     to_step: QueryInt | None = Field(default=None, ge=0, le=LARGEST_STEP, description="Only up to this step.")
     after: Text | None = Field(default=None, max_length=128, description="The `next` of the page before.")
+
+    @model_validator(mode="after")
+    def _refuse_an_empty_range(self) -> "MetricsQuery":
+        if self.from_step is not None and self.to_step is not None and self.from_step > self.to_step:
+            raise PydanticCustomError(
+                "out_of_range",
+                "to_step is {to_step} and from_step is {from_step}, with no step between them; send a to_step that is "
+                "at least from_step",
+                {"to_step": self.to_step, "from_step": self.from_step, "param": "to_step"},
+            )
+        return self

@@ -39,7 +39,11 @@ def write_event(event: FeedEvent) -> bytes:
 
 
 def prefers_stream(accept: str) -> bool:
-    """Whether an Accept header asks for a stream: it names one, and JSON not before it."""
+    """Whether an Accept header asks for a stream: it names one, and JSON with less quality or not at all.
+
+    Clients that are generated from the description name all that a route can answer, of equal quality, and cannot read
+    a stream.
+    """
     stream_quality = json_quality = 0.0
     for part in accept.split(","):
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -48,7 +52,7 @@ def prefers_stream(accept: str) -> bool:
             stream_quality = max(stream_quality, quality)
         elif media_range == "application/json":
             json_quality = max(json_quality, quality)
-    return 0 < stream_quality >= json_quality
+    return stream_quality > json_quality
 
 
 def _quality(parameters: Iterable[str]) -> float:

@@ -54,3 +54,23 @@ class TestConfigureLogging:
         assert "lease_expired" in said
         assert "job_a" in said
         assert "quiet" not in said
+
+    def test_lets_no_client_write_to_the_terminal_as_it_likes(
+        self, change_settings: ChangeSettings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Harm: any page can ask for a path, and what is in it clears the screen, or types into the shell later."""
+        configure_logging(change_settings(log_format="console"), service="api")
+        structlog.get_logger("app.x").info("request", path="/jobs/\x1b]0;owned\x07\x9b2J\u202e", plain="/jobs/é")
+        structlog.get_logger("app.x").info("failed", error="two words\x1b[2J")
+        logging.getLogger("library").warning("asked for %s", "\x1b[2J\rline")
+        try:
+            raise ValueError("what went wrong")
+        except ValueError:
+            logging.getLogger("app.x").exception("failed")
+        said = capsys.readouterr().err
+        assert all(character.isprintable() or character == "\n" for character in said)
+        assert r"path='/jobs/\x1b]0;owned\x07\x9b2J\u202e'" in said
+        assert "plain=/jobs/é" in said
+        assert r"error='two words\x1b[2J'" in said
+        assert r"'asked for \x1b[2J\rline'" in said
+        assert "\nValueError: what went wrong\n" in said

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from app import backlog, prometheus
+from app import backlog, exposition
 from app.db.models import Job
 from app.db.session import write_session
 from app.prometheus import Service
@@ -22,7 +22,7 @@ from tests.fixtures.factories import add_job, claimed, expire
 
 @contextmanager
 def serving(change_settings: ChangeSettings, service: Service = "scheduler", **values: object) -> Iterator[str]:
-    server = prometheus.serve(change_settings(metrics_port=0, **values), service)
+    server = exposition.serve(change_settings(metrics_port=0, **values), service)
     assert server is not None
     with closing(server.socket):
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -31,7 +31,7 @@ def serving(change_settings: ChangeSettings, service: Service = "scheduler", **v
 
 class TestServe:
     def test_serves_nothing_where_no_port_is_set(self, change_settings: ChangeSettings) -> None:
-        assert prometheus.serve(change_settings()) is None
+        assert exposition.serve(change_settings()) is None
 
     @pytest.mark.usefixtures("database")
     def test_shows_the_backlog_beside_the_sweep(self, change_settings: ChangeSettings) -> None:
@@ -55,12 +55,25 @@ class TestServe:
             assert httpx.get(f"{address}/healthz").json() == {"status": "ok"}
             assert httpx.get(f"{address}/").status_code == 404
 
+    @pytest.mark.parametrize("sent", [b"", b"GET /metr"])
+    def test_gives_up_a_client_that_stops(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    ) -> None:
+        """Harm: each such client keeps a thread for as long as the worker lives."""
+        assert exposition.SILENCE_SECONDS == 30
+        monkeypatch.setattr(exposition, "SILENCE_SECONDS", 0.2)
+        with serving(change_settings) as address:
+            port = int(address.rsplit(":", 1)[1])
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(sent)
+                assert connection.recv(1) == b""
+
     def test_goes_on_where_the_port_is_taken(self, change_settings: ChangeSettings) -> None:
         """Harm: a second worker on the machine would not start, for the sake of its numbers."""
         with closing(socket.socket()) as other:
             other.bind(("127.0.0.1", 0))
             other.listen()
-            assert prometheus.serve(change_settings(metrics_port=other.getsockname()[1])) is None
+            assert exposition.serve(change_settings(metrics_port=other.getsockname()[1])) is None
 
     def test_of_a_cluster_is_reached_over_both_kinds_of_address(self, change_settings: ChangeSettings) -> None:
         with serving(change_settings, "worker", database_url="postgresql://me@127.0.0.1:1/none") as address:

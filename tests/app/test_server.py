@@ -1,20 +1,27 @@
 """`stillhouse api` as a process of its own, as a container runs it."""
 
+import asyncio
+import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from app import cli
-from app.server import bind, uvicorn_config
+from app.server import HeadTimeoutProtocol, bind, uvicorn_config
 from tests.e2e.system import START_SECONDS, Process, is_ready, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -102,6 +109,117 @@ class TestServe:
         assert not (home / "stillhouse.db").exists()
 
 
+HASTY_HEAD_SECONDS = 0.3
+HASTY_KEEP_ALIVE_SECONDS = 2.0
+# Longer than a head may take.
+A_WHILE_SECONDS = 0.5
+
+
+@pytest.fixture
+def hasty(change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A small application behind our uvicorn, which waits less long for its clients. Gives its port."""
+    monkeypatch.setattr(HeadTimeoutProtocol, "head_seconds", HASTY_HEAD_SECONDS)
+    config = uvicorn_config(_small_app(), change_settings(), log_level="warning")
+    monkeypatch.setattr(config, "timeout_keep_alive", HASTY_KEEP_ALIVE_SECONDS)
+    running = uvicorn.Server(config)
+    with bind("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        wait_for(lambda: running.started, START_SECONDS, "server")
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            running.should_exit = True
+            thread.join(timeout=START_SECONDS)
+
+
+def _small_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/quick")
+    async def quick() -> str:
+        return "done"
+
+    @app.get("/slow")
+    async def slow() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            for _ in range(3):
+                await asyncio.sleep(A_WHILE_SECONDS)
+                yield "a"
+
+        return StreamingResponse(parts())
+
+    @app.post("/upload")
+    async def upload(request: Request) -> int:
+        return len(await request.body())
+
+    return app
+
+
+class TestHeadTimeout:
+    @pytest.mark.parametrize("sent", [b"", b"G", b"GET /quick HTTP/1.1\r\nHost: localhost\r\n"])
+    def test_closes_a_connection_that_stops_before_the_end_of_a_head(self, hasty: int, sent: bytes) -> None:
+        """Harm: each keeps a file descriptor for ever, until there is none left for anybody."""
+        with socket.create_connection(("127.0.0.1", hasty), timeout=START_SECONDS) as connection:
+            connection.sendall(sent)
+            assert connection.recv(1) == b""
+
+    def test_closes_one_whose_head_goes_on_and_on(self, hasty: int) -> None:
+        with socket.create_connection(("127.0.0.1", hasty), timeout=HASTY_HEAD_SECONDS / 3) as connection:
+            connection.sendall(b"GET /quick HTTP/1.1\r\n")
+            deadline = time.monotonic() + HASTY_KEEP_ALIVE_SECONDS * 2
+            while not _is_closed(connection):
+                assert time.monotonic() < deadline
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(b"A: b\r\n")
+
+    def test_closes_one_that_stops_in_its_second_request(self, hasty: int) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hasty, timeout=START_SECONDS)) as client:
+            assert _get(client, "/quick") == b'"done"'
+            client.sock.sendall(b"GET /qu")
+            assert client.sock.recv(1) == b""
+
+    def test_closes_one_that_stops_in_a_body_which_was_answered_before_its_end(self, hasty: int) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hasty, timeout=START_SECONDS)) as client:
+            client.putrequest("POST", "/quick")
+            client.putheader("Content-Length", "10")
+            client.endheaders()
+            response = client.getresponse()
+            assert (response.status, response.read()) == (405, b'{"detail":"Method Not Allowed"}')
+            client.sock.sendall(b"abc")
+            assert client.sock.recv(1) == b""
+
+    def test_leaves_an_idle_connection_open_for_its_next_request(self, hasty: int) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hasty, timeout=START_SECONDS)) as client:
+            client.connect()
+            connection = client.sock
+            for _ in range(3):
+                time.sleep(A_WHILE_SECONDS)
+                assert _get(client, "/quick") == b'"done"'
+                assert client.sock is connection
+
+    def test_leaves_a_slow_answer_and_a_slow_upload_alone(self, hasty: int) -> None:
+        def pieces() -> Iterator[bytes]:
+            for _ in range(3):
+                time.sleep(A_WHILE_SECONDS)
+                yield b"a"
+
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hasty, timeout=START_SECONDS)) as client:
+            assert _get(client, "/slow") == b"aaa"
+            client.request("POST", "/upload", body=pieces(), headers={"Content-Length": "3"})
+            assert client.getresponse().read() == b"3"
+
+    def test_serves_requests_that_came_at_once(self, hasty: int) -> None:
+        """The second one's head ends while the first is answered, and the third one's never."""
+        head = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n"
+        with socket.create_connection(("127.0.0.1", hasty), timeout=START_SECONDS) as connection:
+            connection.sendall(head + b"\r\n" + head + b"\r\n" + head)
+            answer = b""
+            while received := connection.recv(65_536):
+                answer += received
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
 class TestBind:
     @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limits")
     def test_has_clients_that_vanish_noticed(self) -> None:
@@ -122,6 +240,12 @@ class TestUvicornConfig:
         config = uvicorn_config(FastAPI(), settings, log_level="info")
         assert (config.timeout_graceful_shutdown, config.forwarded_allow_ips) == (42, "10.0.0.0/8")
 
+    def test_waits_as_long_as_the_manual_says(self, change_settings: ChangeSettings) -> None:
+        config = uvicorn_config(FastAPI(), change_settings(), log_level="info")
+        config.load()
+        assert config.http_protocol_class is HeadTimeoutProtocol
+        assert (HeadTimeoutProtocol.head_seconds, config.timeout_keep_alive) == (60, 75)
+
 
 @pytest.fixture
 def restore_signals() -> Iterator[None]:
@@ -137,6 +261,21 @@ def _in_flight(api: Api) -> float:
         if line.startswith("stillhouse_http_requests_in_flight "):
             return float(line.split()[1])
     raise AssertionError("no such metric")
+
+
+def _get(client: http.client.HTTPConnection, path: str) -> bytes:
+    client.request("GET", path)
+    return client.getresponse().read()
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed it; waits for that as long as the socket's timeout."""
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def _accepts(api: Api) -> bool:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from app import prometheus
+from app import exposition
 from app.main import create_app
 from tests.deployment.files import COMPOSE_SECRETS, Manifest, resolve_compose
 from tests.fixtures.environment import ChangeSettings
@@ -24,7 +24,7 @@ def answers(sqlite_database: str, change_settings: ChangeSettings) -> Iterator[C
     """Whether a probe finds its path: on the API's port (`http`), or on the one of workers and the scheduler."""
     settings = change_settings(metrics_port=0)
     api = TestClient(create_app(settings))
-    server = prometheus.serve(settings)
+    server = exposition.serve(settings)
     assert server is not None
     address = f"http://127.0.0.1:{server.server_address[1]}"
 

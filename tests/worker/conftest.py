@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app import exposition
 from app.db.models import Dataset, Job, Teacher
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
@@ -21,6 +22,7 @@ from app.settings import Settings, get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore
 from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import claimed, read_dataset, read_job, read_teacher
 from tests.fixtures.tiny_models import write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY
@@ -267,3 +269,15 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def local_bench(sqlite_database: str, folder_object_store: ObjectStore, bench: Bench) -> Bench:  # noqa: ARG001
     """A bench on SQLite and a folder."""
     return bench
+
+
+@pytest.fixture
+def since(local_bench: Bench) -> Callable[..., float]:
+    """By how much a metric has grown since the test began: the metrics are those of this process."""
+    shown = exposition.Exposition(local_bench.settings, "worker")
+    before = Scrape(shown.render().decode())
+
+    def grown(name: str, **labels: str) -> float:
+        return Scrape(shown.render().decode()).value(name, **labels) - before.value(name, **labels)
+
+    return grown

@@ -4,15 +4,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from app import prometheus
+from app import exposition
 from app.db.models import Job
 from app.db.session import write_session
-from app.repositories import datasets, jobs
+from app.repositories import imports, jobs
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import claimed
@@ -23,20 +22,8 @@ RULES = Path(__file__).parents[2] / "k8s" / "alerts" / "prometheus-rules.yaml"
 ATTEMPTS = "stillhouse_attempt_duration_seconds_count"
 
 
-@pytest.fixture
-def since(local_bench: Bench) -> Callable[..., float]:
-    """By how much a metric has grown since the test began: the metrics are those of this process."""
-    exposition = prometheus.Exposition(local_bench.settings, "worker")
-    before = Scrape(exposition.render().decode())
-
-    def grown(name: str, **labels: str) -> float:
-        return Scrape(exposition.render().decode()).value(name, **labels) - before.value(name, **labels)
-
-    return grown
-
-
 def now(bench: Bench, name: str, **labels: str) -> float:
-    return Scrape(prometheus.Exposition(bench.settings, "worker").render().decode()).value(name, **labels)
+    return Scrape(exposition.Exposition(bench.settings, "worker").render().decode()).value(name, **labels)
 
 
 def stop(thread: threading.Thread) -> None:
@@ -104,7 +91,7 @@ class TestAttempt:
         dataset_id = local_bench.add_dataset({"train.csv": b"text,label\na,x\nb,y\n"})
         claim = claimed()
         with write_session() as session:
-            datasets.remove(session, dataset_id)
+            imports.remove(session, "dataset", dataset_id)
         run_claim(claim, local_bench.settings, local_bench.shutdown)
         assert since(ATTEMPTS, kind="dataset", outcome="lost") == 1
         assert since(ATTEMPTS, kind="dataset", outcome="succeeded") == 0

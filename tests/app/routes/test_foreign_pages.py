@@ -28,6 +28,51 @@ class TestSite:
     def test_our_own_pages_and_programs_are_served(self, client: TestClient, headers: dict[str, str]) -> None:
         assert client.post("/datasets", files=FORM, headers=headers).status_code == 202
 
+    @pytest.mark.parametrize(
+        ("origin", "host"),
+        [
+            ("http://evil.example", "stillhouse.internal"),
+            ("http://stillhouse.internal.evil.example", "stillhouse.internal"),
+            ("http://stillhouse.internal:8001", "stillhouse.internal:8000"),
+            ("http://stillhouse.internal", "stillhouse.internal:8000"),
+            ("http://stillhouse.internal:8000", "stillhouse.internal"),
+            ("https://stillhouse.internal", "stillhouse.internal:80"),
+            ("http://[fd00::2]", "[fd00::1]"),
+            ("null", "stillhouse.internal"),
+            ("null", "null"),
+            ("", ""),
+            ("http://[", "["),
+            ("http://stillhouse.internal:x", "stillhouse.internal:x"),
+        ],
+    )
+    def test_another_page_is_known_where_the_browser_says_only_its_origin(
+        self, client: TestClient, origin: str, host: str
+    ) -> None:
+        """Harm: a browser says more only to https:// and to loopback, so at http://stillhouse.internal any page could
+        fill the disk."""
+        headers = {"Origin": origin, "Host": host}
+        response = client.post("/datasets", files=FORM, headers=headers)
+        check_error(
+            response, status=403, code="foreign_page", param="Origin", message=[origin, f"The Host is {host!r}"]
+        )
+        assert client.get("/datasets").json()["data"] == []
+        assert client.get("/jobs", headers=headers).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("origin", "host"),
+        [
+            ("http://stillhouse.internal", "stillhouse.internal"),
+            ("http://stillhouse.internal", "Stillhouse.Internal:80"),
+            ("http://stillhouse.internal:8000", "stillhouse.internal:8000"),
+            ("http://[fd00::1]:8000", "[FD00::1]:8000"),
+            ("https://stillhouse.internal", "stillhouse.internal"),
+            ("https://stillhouse.internal", "stillhouse.internal:443"),
+        ],
+    )
+    def test_our_own_page_is_known_by_its_origin(self, client: TestClient, origin: str, host: str) -> None:
+        response = client.post("/datasets", files=FORM, headers={"Origin": origin, "Host": host})
+        assert response.status_code == 202
+
     def test_a_link_from_another_page_is_followed(self, client: TestClient) -> None:
         assert client.get("/docs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 

@@ -130,6 +130,8 @@ class TestDownsampling:
         (series,) = read(client, job_id, from_step=5_000, to_step=5_999)
         assert (series["total"], series["downsampled"]) == (1_000, False)
         assert [step for step, _ in curve(series)] == list(range(5_000, 6_000))
+        (series,) = read(client, job_id, from_step=5_000, to_step=5_000)
+        assert [step for step, _ in curve(series)] == [5_000]
         assert read(client, job_id, from_step=20_001) == []
 
     @pytest.mark.parametrize("seed", range(8))
@@ -189,6 +191,7 @@ class TestDownsampling:
             ("from_step=-1", "out_of_range", "from_step"),
             ("to_step=1.5", "wrong_form", "to_step"),
             ("to_step=9999999999999999999", "wrong_form", "to_step"),
+            ("from_step=500&to_step=100", "out_of_range", "to_step"),
             ("after=%00", "wrong_form", "after"),
             ("step=1", "unknown_field", "step"),
         ],
