@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from app.version import installed_version
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stillhouse", description="Distillation as a service.")
-    parser.add_argument("--version", action="version", version=f"stillhouse {_version()}")
+    parser.add_argument("--version", action="version", version=f"stillhouse {installed_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser(
@@ -85,13 +86,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     migrate.set_defaults(run=_migrate)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("stillhouse")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _port(text: str) -> int:

@@ -19,7 +19,7 @@ import uvicorn
 
 from app import seeds
 from app.db.migrate import NewerDatabase, upgrade
-from app.home_lock import HomeLock, HomeTaken, home_lock
+from app.home_lock import LOCK_FILE, HomeLock, HomeTaken, home_lock
 from app.logging import configure_logging
 from app.main import create_app
 from app.routes.events import close_streams
@@ -104,7 +104,7 @@ def _prepare_settings() -> Settings:
 def _make_home(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with (home / "up.lock").open("a"):
+        with (home / LOCK_FILE).open("a"):
             pass
     except OSError as error:
         raise CannotStart(f"Cannot write to {home}: {error}. Set STILLHOUSE_HOME to a folder of yours.") from error

@@ -1,6 +1,6 @@
 """The API's job and the engine's job are written twice, on purpose: here they are held against each other."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from app.schemas.jobs import JobCreate
 from app.schemas.methods.combinations import is_whole, why_not
 from app.schemas.methods.registry import METHODS as OFFERED
+from worker.distill import families as taught
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.rad import RobustMargins
@@ -18,6 +19,7 @@ from worker.distill.methods.taid import InterpolatedTarget
 from worker.distill.objectives import KnowledgeDistillation
 from worker.distill.strategies.guided import Guided
 from worker.distill.strategies.guides import HighLoss, RowLoss
+from worker.preparation import families as taken
 
 
 def resolved(**changes: object) -> dict:  # type: ignore[type-arg]
@@ -132,3 +134,23 @@ class TestSections:
         spec = resolved()[section]
         assert set(spec) == {field.name for field in fields(kind)}
         read_fields(kind, spec, where=section)
+
+
+class TestFamilies:
+    """What preparation takes as a teacher, the engine can teach from."""
+
+    def test_are_the_same(self) -> None:
+        assert set(taken.FAMILIES) == set(taught.FAMILIES)
+
+    @pytest.mark.parametrize("name", sorted(taken.FAMILIES))
+    def test_are_described_alike(self, name: str) -> None:
+        checked, run = taken.FAMILIES[name], taught.FAMILIES[name]
+        layers = f"{checked.prefix}{checked.layer_prefix}"
+        assert (layers, checked.classifier) == (run.layers_path, run.classifier_path)
+        assert checked.config_names["layers"][0] == run.layers_field
+        assert checked.counts_positions_from_padding == run.counts_positions_from_padding
+        assert (checked.distance_buckets is not None) == (run.relative_bias_path is not None)
+        size = taken.ModelSize(vocabulary=9, max_positions=9, layers=1, hidden_size=4, heads=2, intermediate_size=8)
+        parts = {f"{part}.{kind}" for part in asdict(run.layer_parts).values() for kind in ("weight", "bias")}
+        assert set(checked.layer_shapes(size)) == parts
+        assert set(checked.head_shapes(4)) == {f"{run.pooler_path}.{kind}" for kind in ("weight", "bias")}

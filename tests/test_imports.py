@@ -52,7 +52,16 @@ class TestDirection:
     def test_repositories_know_no_services_and_services_no_routes(self) -> None:
         assert offenders("app/repositories", "app.services", "app.routes", "app.schemas", "fastapi") == []
         assert offenders("app/services", "app.routes") == []
+        assert offenders("app/storage", "app.db", "app.repositories", "app.services", "fastapi") == []
+        for package in ("app/db", "app/repositories", "app/storage"):
+            assert offenders(package, "app.backlog", "app.exposition") == []
         assert offenders("app/domain", "app.db", "app.repositories", "app.services", "sqlalchemy", "pydantic") == []
+
+    def test_queries_are_made_in_the_repositories_alone(self) -> None:
+        """Harm: a change of a table breaks what nobody thought of."""
+        makers = [f"sqlalchemy.{name}" for name in ("select", "insert", "update", "delete")]
+        found = [*offenders("app", *makers), *offenders("worker", *makers)]
+        assert [line for line in found if not line.startswith("app/repositories/")] == []
 
     def test_there_is_code_to_look_at(self) -> None:
         """An empty listing would let every test above pass."""

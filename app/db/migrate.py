@@ -54,13 +54,6 @@ def new_revision(message: str, revision: str, settings: Settings | None = None) 
         command.revision(config, message=message, rev_id=revision, autogenerate=True)
 
 
-def is_current(settings: Settings | None = None) -> bool:
-    """Whether the database stands at the newest migration, for readiness."""
-    newest = ScriptDirectory(str(SCRIPTS)).get_current_head()
-    with get_engine(settings).connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision() == newest
-
-
 def is_behind(settings: Settings | None = None) -> bool:
     """Whether a migration that this release knows has still to run. The database of a newer one is not behind."""
     scripts = ScriptDirectory(str(SCRIPTS))

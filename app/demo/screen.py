@@ -17,7 +17,7 @@ Json = dict[str, Any]
 LINE_EVERY_SECONDS = 30.0
 
 # In the others the last loss is one of an earlier phase.
-TRAINING_PHASES = ("teacher_tuning", "warm_up", "training", "round", "baseline")
+TRAINING_PHASES = ("teacher_tuning", "training", "baseline")
 
 
 def make_console() -> Console:

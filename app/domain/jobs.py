@@ -16,6 +16,7 @@ class JobStatus(StrEnum):
 
 # Over, until somebody asks for a retry.
 TERMINAL: frozenset[JobStatus] = frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED})
+LIVE: tuple[JobStatus, ...] = tuple(status for status in JobStatus if status not in TERMINAL)
 
 # A cancel that was answered with 202 is kept: what was `cancelling` only ever ends as `cancelled`, even when
 # the worker finished or failed before it noticed.

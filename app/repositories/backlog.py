@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 from app.db.models import Dataset, Job, Teacher
 from app.db.types import db_now
 from app.domain.imports import ImportStatus
-from app.domain.jobs import TERMINAL, JobStatus
+from app.domain.jobs import LIVE, JobStatus
 from app.domain.leases import Kind
 
 # A claimed dataset or teacher stays `pending`; here it is told from one that waits, as a job's status does.
 QUEUED, RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
-LIVE = tuple(status for status in JobStatus if status not in TERMINAL)
 
 
 @dataclass(frozen=True)

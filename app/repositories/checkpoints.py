@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import delete, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.dialects import insert_or_update
 from app.db.models import Checkpoint, Job
 from app.db.types import db_now
 from app.domain.files import StoredFile
@@ -60,8 +60,7 @@ def record(
         "size_bytes": sum(file["size_bytes"] for file in files),
         "created_at": db_now(),
     }
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(Checkpoint).values(job_id=claim.id, **values)
+    statement = insert_or_update(session, Checkpoint).values(job_id=claim.id, **values)
     session.execute(
         statement.on_conflict_do_update(
             index_elements=[Checkpoint.job_id, Checkpoint.step],

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.dialects import insert_or_update
 from app.db.models import Artifact, Checkpoint, Dataset, Job, ObjectCleanup, Teacher
 from app.db.types import db_now
 from app.storage import keys
@@ -22,8 +22,9 @@ UPLOAD_SECONDS = 24 * 3600.0
 
 def schedule(session: Session, object_prefix: str, *, delay_seconds: float = 0.0) -> None:
     """Have the sweep look through `object_prefix` after the delay; a later time replaces an earlier one."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(ObjectCleanup).values(object_prefix=object_prefix, due_at=db_now(delay_seconds))
+    statement = insert_or_update(session, ObjectCleanup).values(
+        object_prefix=object_prefix, due_at=db_now(delay_seconds)
+    )
     session.execute(
         statement.on_conflict_do_update(
             index_elements=[ObjectCleanup.object_prefix], set_={"due_at": statement.excluded.due_at}

@@ -1,9 +1,9 @@
 """Idempotency keys: which job a key made, and from which body."""
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.dialects import insert_or_update
 from app.db.models import IdempotencyKey
 from app.db.types import db_now
 
@@ -15,8 +15,9 @@ def take(session: Session, *, key: str, body_sha256: str, job_id: str, hours: fl
     this same transaction; otherwise `row.body_sha256` tells a repeated request from a reused key. Of two
     racing callers one waits for the other's commit and then sees its row. A key older than `hours` is free.
     """
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(IdempotencyKey).values(key=key, body_sha256=body_sha256, job_id=job_id, created_at=db_now())
+    statement = insert_or_update(session, IdempotencyKey).values(
+        key=key, body_sha256=body_sha256, job_id=job_id, created_at=db_now()
+    )
     session.execute(
         statement.on_conflict_do_update(
             index_elements=[IdempotencyKey.key],

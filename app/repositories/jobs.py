@@ -13,11 +13,12 @@ from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, ins
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from app.db.dialects import is_postgres
 from app.db.models import IdempotencyKey, Job
 from app.db.session import after_commit
 from app.db.types import clean_json, db_now
 from app.domain.attempts import OUTCOME_BY_STATUS
-from app.domain.jobs import RETRYABLE, TERMINAL, JobStatus, check_transition, sources
+from app.domain.jobs import LIVE, RETRYABLE, TERMINAL, JobStatus, check_transition, sources
 from app.domain.leases import Claim
 from app.prometheus import count_end
 from app.repositories import artifacts as artifact_rows
@@ -33,8 +34,6 @@ from app.storage import keys
 # A job as it is read, without the object that the ORM would make of it: with the attributes of Job.
 JobRow = Row[Any]
 _COLUMNS = tuple(getattr(Job, attribute.key) for attribute in inspect(Job).column_attrs)
-
-LIVE_STATUSES = tuple(status for status in JobStatus if status not in TERMINAL)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def list_page(
 
 def live_using(session: Session, *, dataset_id: str | None = None, teacher_id: str | None = None) -> Sequence[str]:
     """The ids of up to five jobs that are not over and use the dataset or the teacher, for a message."""
-    query = select(Job.id).where(Job.status.in_(LIVE_STATUSES))
+    query = select(Job.id).where(Job.status.in_(LIVE))
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
     if teacher_id is not None:
@@ -361,7 +360,7 @@ def _status_event(status: JobStatus, attempt: int = 0, error_code: str | None = 
 
 
 def _metadata_matches(session: Session, key: str, value: str | None) -> ColumnElement[bool]:
-    if session.get_bind().dialect.name == "postgresql":
+    if is_postgres(session):
         # In the two forms that the index over the labels knows.
         labels = type_coerce(Job.job_metadata, JSONB)
         return labels.has_key(key) if value is None else labels.contains({key: value})

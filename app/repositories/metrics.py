@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sqlalchemy import ColumnElement, func, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.dialects import insert_or_update
 from app.db.models import Metric
 from app.db.types import clean_json, clean_text
 from app.domain.leases import Claim
@@ -60,14 +60,13 @@ def upsert(session: Session, claim: Claim, points: Sequence[tuple[str, int, floa
     no longer holds.
     """
     hold(session, claim)
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # One statement cannot touch a row twice: the last value of a doubled point counts.
     latest = {(clean_text(series), step): clean_json(float(value)) for series, step, value in points}
     rows = [
         {"job_id": claim.id, "series": series, "step": step, "value": value} for (series, step), value in latest.items()
     ]
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
-        statement = insert(Metric).values(rows[start : start + ROWS_PER_STATEMENT])
+        statement = insert_or_update(session, Metric).values(rows[start : start + ROWS_PER_STATEMENT])
         session.execute(
             statement.on_conflict_do_update(
                 index_elements=[Metric.job_id, Metric.series, Metric.step],

@@ -8,10 +8,12 @@ from sqlalchemy import JSON, BigInteger, ColumnElement, cast, column, func, lite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from app.db.dialects import is_postgres
+
 
 def rows_parameter(session: Session, rows: Sequence[Sequence[Any]]) -> Any:
     """A column that runs through `rows`; `[0].as_string()` and the like give the fields. It brings its own FROM."""
-    if session.get_bind().dialect.name == "postgresql":
+    if is_postgres(session):
         return func.jsonb_array_elements(literal(rows, JSONB)).table_valued(column("value", JSONB)).c.value
     return func.json_each(literal(json.dumps(rows))).table_valued(column("value", JSON)).c.value
 

@@ -177,10 +177,6 @@ class EventFeed:
         self._is_failing = False
         self._is_closed = False
 
-    @property
-    def listener_count(self) -> int:
-        return self._count
-
     def listen(self, job_id: str, *, after: int) -> Listener:
         """Follow a job from behind the sequence `after`. Raises TooManyListeners."""
         if self._count >= self._settings.max_event_listeners:
