@@ -23,6 +23,8 @@ from app.storage.store import ObjectStore, StoredObject
 
 # In one transaction: short enough that nobody waits for it.
 BATCH = 100
+# Nobody writes a file for longer than that.
+_WRITING_SECONDS_AT_MOST = 24 * 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +78,10 @@ def _forget_jobs(settings: Settings, days: float) -> int:
 
 
 def _forget_cache_entries(settings: Settings, days: float) -> int:
-    """Delete the entries whose newest file is older than `days`; using an entry writes its index anew."""
+    """Delete the entries whose newest file is older than `days`; using an entry writes its index anew. What workers
+    left half-written goes too: no row says where to look for it."""
     store = ObjectStore.from_settings(settings)
+    store.delete(store.unfinished(keys.CACHE_ROOT, older_than_seconds=_WRITING_SECONDS_AT_MOST))
     entries: dict[str, list[StoredObject]] = defaultdict(list)
     for stored in store.list(keys.CACHE_ROOT):
         entries[stored.key.rpartition("/")[0]].append(stored)

@@ -9,6 +9,7 @@ of times: each step is a conditional write, so two sweeps at once do no harm.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -97,25 +98,30 @@ def _clean_each(settings: Settings, due: Sequence[ObjectCleanup], report: SweepR
     except OSError as error:
         log.warning("object_store_unavailable", error=first_line(error))
         return
-    for cleanup in due:
+    waiting, failed = deque(due), set[str]()
+    while waiting:
+        cleanup = waiting.popleft()
+        prefix = cleanup.object_prefix
         try:
             deleted = clean(settings, store, cleanup)
         except Exception as error:
             if is_database_away(error) or is_database_behind(error):
                 raise
-            log.warning(
-                "cleanup_failed",
-                prefix=cleanup.object_prefix,
-                error=first_line(error),
-                exc_info=None if is_transient(error) else error,
-            )
-            if not store.answers():
+            is_there = store.answers()
+            if is_there and prefix not in failed:
+                # Perhaps only since it failed: once more, after the others.
+                failed.add(prefix)
+                waiting.append(cleanup)
+                continue
+            trace = None if is_transient(error) else error
+            log.warning("cleanup_failed", prefix=prefix, error=first_line(error), exc_info=trace)
+            if not is_there:
                 # The others would fare no better, and each could take a minute. The next sweep begins with this one.
                 return
-            # The store is there, so it is about this prefix, and the oldest would come first for ever.
+            # It is about this prefix, and the oldest would come first for ever.
             with write_session(settings) as session:
-                cleanups.schedule(session, cleanup.object_prefix, delay_seconds=PUT_OFF_SECONDS)
-            report.put_off.append(cleanup.object_prefix)
+                cleanups.schedule(session, prefix, delay_seconds=PUT_OFF_SECONDS)
+            report.put_off.append(prefix)
             continue
         report.objects_deleted += deleted
         OBJECTS_DELETED.inc(deleted)

@@ -6,6 +6,7 @@ are for routes that stream.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -212,16 +213,19 @@ class ObjectStore:
             return False
         return True
 
-    def unfinished(self, prefix: str) -> Iterator[str]:
-        """What writers that were killed left inside the folder `prefix`; `list` does not show it.
+    def unfinished(self, prefix: str, *, older_than_seconds: float = 0.0) -> Iterator[str]:
+        """What writers that were killed left inside the folder `prefix`, untouched for so long; `list` does not show
+        it.
 
         On S3 nothing is seen here: give the bucket a rule that ends incomplete multipart uploads.
         """
         if self.folder is None:
             return
         for path in sorted((self.folder / prefix).rglob("*")):
-            if _UNFINISHED.search(path.name) and path.is_file():
-                yield path.relative_to(self.folder).as_posix()
+            with contextlib.suppress(FileNotFoundError):  # its writer is done, or gave up
+                is_left = time.time() - path.stat().st_mtime >= older_than_seconds
+                if is_left and _UNFINISHED.search(path.name) and path.is_file():
+                    yield path.relative_to(self.folder).as_posix()
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error. A folder keeps no empty folders."""

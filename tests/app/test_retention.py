@@ -129,6 +129,21 @@ class TestCache:
         assert retain_once() == RetentionReport(cache_entries=1)
         assert cached(folder_object_store) == {"used", "new"}
 
+    def test_what_a_killed_worker_left_half_written_goes_and_what_is_being_written_stays(
+        self, folder_object_store: ObjectStore
+    ) -> None:
+        """Harm: gigabytes of tuned teachers that nothing shows, on a disk that fills."""
+        assert folder_object_store.folder is not None
+        entry = folder_object_store.folder / keys.cache_file("tuned_teachers", "a", "trained.safetensors")
+        left, written = entry.with_name(f"{entry.name}#1"), entry.with_name(f"{entry.name}#2")
+        entry.parent.mkdir(parents=True)
+        for file in (left, written):
+            file.write_bytes(b"half")
+        stamp = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+        os.utime(left, (stamp, stamp))
+        retain_once()
+        assert (left.exists(), written.exists()) == (False, True)
+
     def test_entry_that_cannot_be_deleted_keeps_no_other(
         self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

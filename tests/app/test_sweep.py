@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from obstore.exceptions import GenericError
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
@@ -17,12 +18,12 @@ from app.db.models import ObjectCleanup
 from app.db.session import get_engine, read_session, write_session
 from app.domain.leases import Claim
 from app.prometheus import SWEEP_LAST_SUCCESS
-from app.repositories import cleanups, datasets, idempotency, jobs, leases
+from app.repositories import cleanups, idempotency, imports, jobs, leases
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.checkpoints import CheckpointFacts, drop_older, list_for_job, record
 from app.settings import get_settings
 from app.storage import keys
-from app.storage.store import ObjectStore
+from app.storage.store import ObjectStore, StoredObject
 from app.sweep import SweepThread, clean, sweep_once
 from tests.app.test_queue import take_messages
 from tests.fixtures.environment import ChangeSettings
@@ -327,7 +328,7 @@ class TestObjects:
         object_store.put_bytes(kept, b"{}")
         ready_teacher(claims[1])
         with write_session() as session:
-            datasets.remove(session, dataset_id)
+            imports.remove(session, "dataset", dataset_id)
         make_cleanups_due()
         sweep_once()
         assert stored(object_store, keys.dataset_root(dataset_id)) == []
@@ -464,6 +465,26 @@ class TestObjectThatCannotBeDeleted:
 
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestStoreThatIsAway:
+    def test_and_comes_back_a_moment_later_puts_nothing_off(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: what lies there stays for ten minutes more, though nothing is wrong with it."""
+        root = keys.job_root("a")
+        folder_object_store.put_bytes(keys.inside(root, "t/student.bin"), b"1")
+        scheduled(root, delay_seconds=-3600)
+        list_objects, asked = ObjectStore.list, []
+
+        def fail_once(store: ObjectStore, prefix: str) -> Iterator[StoredObject]:
+            asked.append(prefix)
+            if len(asked) == 1:
+                raise GenericError("no answer")
+            return list_objects(store, prefix)
+
+        monkeypatch.setattr(ObjectStore, "list", fail_once)
+        report = sweep_once()
+        assert (report.put_off, report.objects_deleted) == ([], 1)
+        assert due() == []
+
     def test_is_asked_for_the_first_alone_and_nothing_is_put_off(
         self,
         change_settings: ChangeSettings,
