@@ -9,6 +9,7 @@ processes that a test starts find the same.
 import pytest
 
 pytest_plugins = [
+    "tests.fixtures.completeness",
     "tests.fixtures.network",
     "tests.fixtures.environment",
     "tests.fixtures.database",

@@ -77,7 +77,7 @@ class TestWake:
         change_settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
         started = time.monotonic()
         assert not queue.wake()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 15
 
     def test_survives_a_broker_that_does_not_answer(self, change_settings: ChangeSettings) -> None:
         with socket.socket() as silent:
@@ -86,7 +86,7 @@ class TestWake:
             change_settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
             started = time.monotonic()
             assert not queue.wake()
-            assert time.monotonic() - started < 2.5
+            assert time.monotonic() - started < 15
 
     def test_survives_a_folder_that_cannot_be_written(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")

@@ -22,7 +22,7 @@ from tests.chaos import servers
 from tests.chaos.processes import Program
 from tests.e2e.system import Process, wait_for
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.servers import scratch_folder
+from tests.fixtures.servers import ports_for_weed, scratch_folder
 
 START_SECONDS = 60.0
 
@@ -154,7 +154,8 @@ def s3_outage() -> Iterator[tuple[Outage, dict[str, str]]]:
     found: list[dict[str, str]] = []
 
     def make(folder: Path) -> tuple[Program, Callable[[], bool]]:
-        whole, variables = servers.s3(folder / "s3", os.environ, folder / "storage.log")
+        ports = stack.enter_context(ports_for_weed(4))
+        whole, variables = servers.s3(folder / "s3", os.environ, folder / "storage.log", ports)
         storage, door = split_s3(whole, variables, folder / "s3.log")
         found.append(variables)
         stack.callback(storage.kill)

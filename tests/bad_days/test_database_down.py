@@ -1,6 +1,7 @@
 """The database is away: every request says so and what to do, nothing is left half done, nobody needs a restart."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from app.storage.store import ObjectStore
 from app.sweep import sweep_once
 from tests.app.routes.helpers import add_demo, check_error, job_body
 from tests.app.routes.processes import ApiProcess, api_process
-from tests.bad_days.conftest import Outage, nobodys_environment, wait_until
+from tests.bad_days import jobs
+from tests.bad_days.conftest import Outage, Script, StartWorker, nobodys_environment, wait_until
+from tests.e2e.system import wait_for
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import add_job, make_cleanups_due
+from tests.fixtures.factories import add_job, make_cleanups_due, read_job
+from tests.worker.scripted_engine import STEP
 
 pytestmark = pytest.mark.xdist_group("bad_days_database")
 
@@ -129,6 +133,38 @@ class TestUpload:
         sweep_once()
         assert _stored(store) == before | {f"datasets/{kept.json()['id']}/uploads/train.csv"}
         assert _noted_places() == []
+
+
+class TestRunUnderWay:
+    def test_goes_on_through_an_outage_that_is_longer_than_its_lease(
+        self, failing_postgres: Outage, script: Script, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a database that is restarted costs every job that runs what it did since its last checkpoint."""
+        settings = change_settings(lease_seconds=3, heartbeat_seconds=0.5)
+        jobs.add_inputs()
+        script.play("steered")
+        job_id = jobs.post_job(jobs.api())
+        worker = start_worker()
+        script.tell(job_id, "checkpoint")
+        wait_for(lambda: jobs.checkpoint_steps(job_id) == [STEP], 30, "checkpoint", process=worker)
+
+        with failing_postgres.away():
+            script.tell(job_id, "checkpoint")
+            script.tell(job_id, "progress")
+            time.sleep(settings.lease_seconds)
+            wait_for(lambda: _failed_renewals(worker.log) >= 3, 30, "third try to renew", process=worker)
+        steps = [STEP, 2 * STEP]
+        wait_for(lambda: jobs.checkpoint_steps(job_id) == steps, 60, "late checkpoint", process=worker)
+        wait_for(lambda: read_job(job_id).progress == 0.3, 60, "late progress", process=worker)
+
+        script.tell(job_id, "finish")
+        wait_for(lambda: read_job(job_id).status == "succeeded", 60, "success", process=worker)
+        assert jobs.attempts_of(job_id) == [(1, "succeeded", None)]
+        jobs.check_student(job_id)
+
+
+def _failed_renewals(log: Path) -> int:
+    return log.read_text(errors="replace").count('"lease_not_renewed"')
 
 
 def _operations() -> Iterator[tuple[str, str]]:

@@ -107,7 +107,6 @@ class TestOptions:
         assert "Up to 3 seeds, computed in bf16 on " in page.read_text()
 
 
-@pytest.mark.slow
 class TestCells:
     def test_of_a_method_that_makes_other_students_now_are_measured_again(self, tmp_path: Path) -> None:
         """Harm: a table of two methods under one name, or one that throws hours of the others' measuring away."""
@@ -121,6 +120,7 @@ class TestCells:
         assert told == [None, {"rad": 2}]
 
 
+@pytest.mark.slow
 class TestQuickRun:
     def test_measures_everything_and_writes_the_report(self, tmp_path: Path) -> None:
         text = run_quick("bench.methods", tmp_path / "page.md")

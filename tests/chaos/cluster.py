@@ -7,7 +7,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from app.db.session import dispose_engines
 from app.settings import Settings
 from tests.chaos import servers
 from tests.chaos.processes import MARK, Program, Seen, marked_processes, python, send
-from tests.fixtures.servers import free_port
+from tests.fixtures.servers import free_port, ports_for_weed
 
 START_SECONDS = 120.0
 
@@ -112,7 +112,9 @@ def running_cluster(
     logs = folder / "logs"
     postgres, server_url = servers.postgres(folder / "postgres", base, logs / "postgres.log")
     redis, redis_url = servers.redis_server(folder / "redis", base, logs / "redis.log")
-    s3, bucket_variables = servers.s3(folder / "s3", base, logs / "s3.log")
+    stack = ExitStack()
+    s3_ports = stack.enter_context(ports_for_weed(4))
+    s3, bucket_variables = servers.s3(folder / "s3", base, logs / "s3.log", s3_ports)
     programs = {program.name: program for program in (postgres, redis, s3)}
     try:
         for program in programs.values():
@@ -155,6 +157,7 @@ def running_cluster(
             program.kill()
         for seen in marked_processes(mark):
             send(seen.pid, signal.SIGKILL)
+        stack.close()
 
 
 def stop_parts(cluster: Cluster) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,11 @@ def redis_answers(url: str) -> bool:
     return False
 
 
-def s3(folder: Path, environment: Mapping[str, str], log: Path) -> tuple[Program, dict[str, str]]:
-    """A SeaweedFS with its S3 door. Gives it, not started, and the AWS_* variables that reach it."""
+def s3(folder: Path, environment: Mapping[str, str], log: Path, ports: Sequence[int]) -> tuple[Program, dict[str, str]]:
+    """A SeaweedFS with its S3 door. Gives it, not started, and the AWS_* variables that reach it.
+
+    `ports` are four of `ports_for_weed`.
+    """
     folder.mkdir()
     access, secret = "chaos", secrets.token_hex(8)
     identity = {
@@ -81,7 +84,7 @@ def s3(folder: Path, environment: Mapping[str, str], log: Path) -> tuple[Program
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    master, volume, filer, door = servers.free_ports_for_weed(4)
+    master, volume, filer, door = ports
     command = [
         str(Path(sysconfig.get_path("scripts")) / "weed"),
         *("server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),

@@ -31,7 +31,7 @@ from tests.deployment.files import (
 from tests.fixtures.servers import (
     can_connect,
     free_port,
-    free_ports_for_weed,
+    ports_for_weed,
     running,
     s3_client,
     scratch_folder,
@@ -231,9 +231,8 @@ class TestS3:
         for name, value in server["environment"].items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("PATH", f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}")
-        with scratch_folder() as folder:
+        with scratch_folder() as folder, ports_for_weed(4) as (master, volume, filer, port):
             (folder / "data").mkdir()
-            master, volume, filer, port = free_ports_for_weed(4)
             moved = {"-dir=/data": f"-dir={folder / 'data'}", "-ip=s3": "-ip=127.0.0.1"}
             command = [*server["entrypoint"], *(moved.get(word, word) for word in server["command"])]
             # Of an option that comes twice the last one counts.

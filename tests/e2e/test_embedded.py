@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +106,7 @@ class TestKilledWorker:
         engines = engines_of(worker)
         assert len(engines) == 1
         worker.kill()
-        assert psutil.wait_procs(engines, timeout=5.0)[1] == []
+        assert psutil.wait_procs(engines, timeout=10.0)[1] == []
 
         job = client.wait_until_succeeded(job_id, process=up)
         assert job["attempt"] == 2
@@ -123,10 +122,8 @@ class TestCtrlC:
         wait_for(lambda: embedded.client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
         everything = up.descendants()
         assert engines_of(up.worker())
-        started_at = time.monotonic()
-        assert up.stop(signal.SIGINT) == 0
-        assert time.monotonic() - started_at < 15.0
-        assert psutil.wait_procs(everything, timeout=1.0)[1] == []
+        assert up.stop(signal.SIGINT, seconds=30.0) == 0
+        assert psutil.wait_procs(everything, timeout=10.0)[1] == []
 
         embedded.start_again()
         job = embedded.client.wait_until_succeeded(job_id, process=embedded.up)
@@ -171,8 +168,36 @@ class TestSeeds:
         assert len(dataset["labels"]) == 20
         assert dataset["warnings"] == []
 
+    def test_demo_teacher_becomes_ready(self, embedded: Embedded) -> None:
+        teacher = embedded.client.wait_until_ready("teachers", "tch_demo", process=embedded.up)
+        assert (teacher["family"], teacher["layers"]) == ("bert", 6)
+
+    def test_demo_job_is_taken_with_them(self, embedded: Embedded) -> None:
+        """Harm: the first command that somebody tries ends with a refusal."""
+        from app.demo.materials import shipped
+
+        client = embedded.client
+        client.wait_until_ready("datasets", "dts_demo", process=embedded.up)
+        client.wait_until_ready("teachers", "tch_demo", process=embedded.up)
+        body = {**shipped().job, "teacher": "tch_demo", "dataset": "dts_demo"}
+        response = client.http.post("/jobs", json=body)
+        assert response.status_code == 202, response.text
+        # It would take a minute.
+        path = f"/jobs/{response.json()['id']}"
+        assert client.http.post(f"{path}/cancel").status_code == 202
+        wait_for(lambda: client.get(path)["status"] == "cancelled", 60.0, "end of the job", process=embedded.up)
+
 
 class TestDemo:
+    def test_takes_the_teacher_that_the_server_has(self, embedded: Embedded) -> None:
+        """Harm: every run uploads the same ninety megabytes once more."""
+        from app.demo.api import Api
+        from app.demo.materials import shipped
+        from app.demo.story import _register_teacher
+
+        with Api(embedded.up.address) as api:
+            assert _register_teacher(api, shipped())["id"] == "tch_demo"
+
     def test_tells_the_whole_story(self, embedded: Embedded, teacher_folder: Path, tmp_path: Path) -> None:
         import io
 

@@ -28,7 +28,7 @@ from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
 from tests.worker.conftest import Bench, wait_for, wait_until_over
-from worker import lease_keeper, reporter, runner
+from worker import job_run, lease_keeper, reporter
 from worker.machine import ENGINE_MEMORY_SHARE
 from worker.runner import run_claim
 from worker.stopping import Shutdown
@@ -131,7 +131,7 @@ class TestSucceededJob:
         assert local_bench.job(second).status == "succeeded"
         assert local_bench.store.get_bytes(entry) == b"logits"
 
-    def test_slow_store_gets_the_checkpoints_that_it_can_take_and_delays_nothing(
+    def test_slow_store_gets_the_checkpoints_that_it_can_take_and_is_spared_the_others(
         self, local_bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before_checkpoint_files(monkeypatch, lambda: time.sleep(0.2))
@@ -196,7 +196,7 @@ class TestFailedJob:
     ) -> None:
         """Harm: with nothing set the kernel decides what to kill, the worker itself perhaps."""
         machine_bytes = 300 * 1024**2
-        monkeypatch.setattr(runner, "memory_bytes", lambda: machine_bytes)
+        monkeypatch.setattr(job_run, "memory_bytes", lambda: machine_bytes)
         job_id = local_bench.add_job()
         _, thread = local_bench.begin("greedy")
         wait_until_over(thread)
@@ -428,7 +428,7 @@ class TestPausedJob:
         change_settings: ChangeSettings,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(runner, "SAVE_SECONDS", 1.0)
+        monkeypatch.setattr(job_run, "SAVE_SECONDS", 1.0)
         job_id = local_bench.add_job()
         _, thread = local_bench.start("endless")
         with write_session() as session:
@@ -494,6 +494,7 @@ class TestTroubles:
     ) -> None:
         """A folder in the place of the store's stands for a mount that has gone and comes back."""
         monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
+        local_bench.shutdown = Shutdown(seconds=30.0)
         job_id = local_bench.add_job()
         claim, thread = local_bench.start("endless")
         objects = local_bench.store.folder
@@ -518,6 +519,7 @@ class TestTroubles:
 
     @pytest.mark.usefixtures("postgres_database", "folder_object_store")
     def test_database_that_drops_every_connection_costs_nothing(self, bench: Bench) -> None:
+        bench.shutdown = Shutdown(seconds=30.0)
         job_id = bench.add_job()
         _, thread = bench.start("endless")
         for _ in range(3):

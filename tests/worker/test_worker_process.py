@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.fixtures.environment import ChangeSettings
 from tests.worker.conftest import Bench, StartWorker, wait_for
 
 HEARING_WORKER = "tests.worker.hearing_worker"
+HELD_WORKER = "tests.worker.held_worker"
 SLOW_WORKER = "tests.worker.slow_worker"
 STALLED_WORKER = "tests.worker.stalled_worker"
 CSV = b"text,label\n" + b"".join(b"row %d,%s\n" % (number, b"ab"[number % 2 :][:1]) for number in range(20))
@@ -40,15 +42,20 @@ class TestHearing:
         wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
         worker.process.terminate()
         assert worker.process.wait(local_bench.settings.shutdown_seconds + 10) in (0, 1)
+        assert "worker_stop_timed_out" not in worker.log
 
     @pytest.mark.usefixtures("database", "folder_object_store")
-    def test_two_workers_share_the_work(self, bench: Bench, start_worker: StartWorker) -> None:
-        workers = [start_worker(), start_worker()]
+    def test_two_workers_share_the_work(self, bench: Bench, start_worker: StartWorker, tmp_path: Path) -> None:
+        is_let = tmp_path / "is-let"
+        workers = [start_worker(HELD_WORKER, HELD_UNTIL=str(is_let)) for _ in range(2)]
         for worker in workers:
             worker.wait_until_ready()
         datasets = [bench.add_dataset({"train.csv": CSV}) for _ in range(6)]
         for _ in datasets:
             queue.wake(bench.settings)
+        # The one that was the first to hear of them does not have them all done before the other hears of any.
+        wait_for(lambda: all("work_begun" in worker.log for worker in workers))
+        is_let.touch()
         wait_for(lambda: all(bench.dataset(row).status == "ready" for row in datasets))
         begun = sum(worker.log.count("work_begun") for worker in workers)
         assert begun == len(datasets)

@@ -225,7 +225,7 @@ class TestCheck:
         started = time.monotonic()
         with pytest.raises(Exception, match=r"127\.0\.0\.1"):
             ObjectStore.from_settings(get_settings()).check()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
     def test_says_that_the_key_is_wrong(self, s3_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
         assert s3_object_store.url == get_settings().object_store_url

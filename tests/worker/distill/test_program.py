@@ -99,10 +99,14 @@ class TestParent:
         folder = make_run(tmp_path / "run", "kd", training__epochs=500.0)
         environment = os.environ | {"STILLHOUSE_ENGINE_PARENT_PIPE": "1"}
         engine = start_engine(folder, stdin=subprocess.PIPE, env=environment)
-        wait_for(folder, "metric", engine)
-        assert engine.stdin is not None
-        engine.stdin.close()
-        assert engine.wait(timeout=5) != exit_codes.SUCCEEDED
+        try:
+            wait_for(folder, "metric", engine)
+            assert engine.stdin is not None
+            engine.stdin.close()
+            assert engine.wait(timeout=30) != exit_codes.SUCCEEDED
+        finally:
+            engine.kill()
+            engine.wait()
 
     def test_the_projection_dies_with_its_engine(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "sage", training__epochs=500.0)
@@ -123,14 +127,15 @@ class TestParent:
 class TestCheckpointFolder:
     def test_only_the_last_two_are_kept(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "kd", checkpoint_seconds=0.0)
-        start_engine(folder).wait()
+        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
         assert len(events_of(folder, "checkpoint")) > 5
         assert len(list_checkpoints(folder / "checkpoints")) == 2
 
     def test_numbers_rise_across_stages_so_the_newest_is_the_last(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "kd", tuned=True, checkpoint_seconds=0.0)
-        start_engine(folder).wait()
+        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
         numbers = [event["step"] for event in events_of(folder, "checkpoint")]
+        assert len(numbers) > 5
         assert numbers == sorted(set(numbers))
 
     def test_a_half_written_one_is_not_seen(self, tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ class TestEventLog:
         assert '"loss": null' in lines[2]
 
     def test_is_readable_without_torch(self) -> None:
-        program = "import sys, worker.distill.events, worker.distill.cache, worker.distill.exit_codes; "
+        program = "import sys, worker.distill.events, worker.distill.cache_keys, worker.distill.exit_codes; "
         program += "sys.exit('torch' in sys.modules or 'umap' in sys.modules or 'numpy' in sys.modules)"
         subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -42,6 +42,11 @@ def content_of(artifact: Path) -> tuple[str, bytes]:
     return manifest["content_sha256"], (artifact / "model.safetensors").read_bytes()
 
 
+def exactness_of_resumes(folder: Path) -> list[bool]:
+    """What each resume of a run has said of itself. A run that began anew has the same content, and did not resume."""
+    return [event["exact_resume"] for event in events_of(folder, "resumed")]
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, run_engine: Callable[[Path], Path]) -> Callable[..., Path]:
     """The artifact of a run that is not killed: one run for all tests of the session that ask for the same."""
@@ -100,7 +105,7 @@ class TestExactResume:
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
         kill_after_checkpoints(folder, chance.randint(1, 3), chance)
         assert content_of(run_engine(folder)) == expected
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True, True]
+        assert exactness_of_resumes(folder) == [True, True]
 
     def test_a_run_with_tuning_and_a_baseline_killed_in_each_stage_ends_the_same(
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
@@ -113,6 +118,7 @@ class TestExactResume:
         for phase in ("teacher_tuning", "training", "baseline"):
             kill_in_phase(folder, phase)
         assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True, True, True]
 
     @pytest.mark.parametrize("beside", [("taid", "opdf", "llkd"), ("bd_kd", "nd", "sinkd")])
     def test_methods_together_killed_in_each_round_end_the_same(
@@ -128,6 +134,7 @@ class TestExactResume:
         for count in (1, 3, 3):
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True, True, True]
 
     def test_a_run_that_looks_for_regions_killed_twice_ends_the_same(
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
@@ -138,12 +145,13 @@ class TestExactResume:
         for count in (1, 4):
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True, True]
 
     def test_metrics_replayed_after_a_kill_have_the_same_values(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
         folder = make_run(tmp_path / "run", "kd", **UNEVEN)
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 2, "before"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 2, "before"))
         run_engine(folder)
         values: dict[tuple[str, int], list[float]] = {}
         for event in events_of(folder, "metric"):
@@ -166,6 +174,7 @@ class TestExactResume:
         job = json.loads((folder / "job.json").read_text())
         (folder / "job.json").write_text(json.dumps(job | {"threads": 2}))
         assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True]
 
     def test_a_resume_under_other_libraries_says_that_it_is_not_exact(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -189,24 +198,24 @@ class TestExactResume:
             return replace(choose_compute(*arguments), is_deterministic=False)
 
         folder = make_killed("kd")
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 1, "after"))
-        monkeypatch.setattr("worker.distill.loop.choose_compute", in_any_order)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 1, "after"))
+        monkeypatch.setattr("worker.distill.loading.choose_compute", in_any_order)
         run_engine(folder)
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
+        assert exactness_of_resumes(folder) == [False]
 
     def test_a_run_that_went_on_inexactly_once_says_so_at_every_resume(
         self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: killed twice, and the second resume says that the student is what an undisturbed run makes."""
         folder = make_killed("kd", checkpoint_seconds=0.0)
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             state["environment"]["machine"] = "another one"
             (checkpoint / "state.json").write_text(json.dumps(state))
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         run_engine(folder)
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False, False]
+        assert exactness_of_resumes(folder) == [False, False]
         assert "machine" in events_of(folder, "warning")[-1]["message"]
 
     def test_a_method_that_is_another_one_by_now_is_no_exact_resume(
@@ -214,13 +223,13 @@ class TestExactResume:
     ) -> None:
         """Harm: half of a run by the rules of one release, half by those of the next, and said to be of one piece."""
         folder = make_killed("lelp", checkpoint_seconds=0.0)
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             assert state["environment"].pop("methods") == {"lelp": 2}
             (checkpoint / "state.json").write_text(json.dumps(state))
         run_engine(folder)
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
+        assert exactness_of_resumes(folder) == [False]
         assert "methods" in events_of(folder, "warning")[-1]["message"]
 
     def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
@@ -234,6 +243,7 @@ class TestExactResume:
         assert start_engine(folder).wait() == exit_codes.SUCCEEDED
         assert "projection" not in {event["phase"] for event in events_of(folder, "phase")}
         assert content_of(folder / "artifact") == content_of(artifact)
+        assert exactness_of_resumes(folder) == [True]
 
     def test_other_teacher_outputs_than_at_the_start_are_no_exact_resume(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -253,7 +263,7 @@ class TestExactResume:
 INSTANTS = {
     "while UMAP fits": Instant("worker.distill.projection:ProjectionFit.result", 1, "before"),
     "between the teacher's outputs and their place in the cache": Instant(
-        "worker.distill.cache:Cache.commit", 1, "before"
+        "worker.distill.run_cache:os.replace", 1, "before"
     ),
     "in the synthesis": Instant("worker.distill.synthesis:Synthesizer.draw_pairs", 1, "after"),
     "between synthesis and labelling": Instant("worker.distill.guidance:label_rows", 1, "before"),
@@ -262,7 +272,9 @@ INSTANTS = {
     ),
     "in the write of a checkpoint": Instant("worker.distill.checkpoint:save_file", 5, "after"),
     "between a checkpoint's last byte and its name": Instant("worker.distill.checkpoint:os.rename", 2, "before"),
-    "between a checkpoint's name and its announcement": Instant("worker.distill.loop:save_checkpoint", 2, "after"),
+    "between a checkpoint's name and its announcement": Instant(
+        "worker.distill.run_checkpoints:save_checkpoint", 2, "after"
+    ),
     "in the export": Instant("worker.distill.export:sha256_of", 2, "after"),
     "in the packing": Instant("worker.distill.export:tarfile.TarFile.addfile", 2, "after"),
 }
@@ -287,8 +299,9 @@ class TestInstants:
         engine.join()
         assert engine.exitcode == -signal.SIGKILL
         assert not events_of(folder, "succeeded")
+        had_checkpoint = bool(list_checkpoints(folder / "checkpoints"))
         assert content_of(run_engine(folder)) == expected
-        assert all(event["exact_resume"] for event in events_of(folder, "resumed"))
+        assert exactness_of_resumes(folder) == [True] * had_checkpoint
 
 
 class TestStop:
@@ -304,6 +317,7 @@ class TestStop:
         (checkpoint,) = list_checkpoints(folder / "checkpoints")
         assert checkpoint.name == "00000010"
         assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True]
 
     @pytest.mark.parametrize(
         ("kind", "changes", "validation"),
@@ -336,7 +350,7 @@ class TestStop:
         assert state.arm_state.plan is not None
         assert len(position.rounds_done) == validation - 1
         assert content_of(run_engine(folder)) == expected
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [True]
+        assert exactness_of_resumes(folder) == [True]
 
     def test_a_validation_writes_no_second_checkpoint_of_the_same_step(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -365,7 +379,7 @@ class TestTunedAgain:
         assert begun is not None
         assert begun.arm == "student"
         # Two checkpoints are kept: by the third the student's own have gone.
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         waits = load_latest(folder / "checkpoints")
         assert waits is not None
         assert waits.arm == "teacher_tuning"
@@ -392,10 +406,10 @@ class TestTunedAgain:
             state["environment"]["machine"] = "that one"
             (checkpoint / "state.json").write_text(json.dumps(state))
         # Nor is it forgotten by one that dies before it has a teacher to compare.
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         assert not events_of(folder, "resumed")
         run_engine(folder)
-        assert [event["exact_resume"] for event in events_of(folder, "resumed")] == [False]
+        assert exactness_of_resumes(folder) == [False]
         (warning,) = events_of(folder, "warning")
         assert "where machine, tuned_teacher differ" in warning["message"]
 
@@ -406,9 +420,10 @@ class TestTunedAgain:
         whole = {"tuned": True, "checkpoint_seconds": 0.0}
         artifact = undisturbed("kd", **whole)
         folder = make_killed("kd", **whole)
-        dies_at(folder, Instant("worker.distill.loop:save_checkpoint", 3, "after"))
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         shutil.copytree(artifact.parent / "cache/tuned_teachers", folder / "cache/tuned_teachers")
         assert content_of(run_engine(folder)) == content_of(artifact)
+        assert exactness_of_resumes(folder) == [True]
         kept = load_latest(folder / "checkpoints")
         assert kept is not None
         assert not kept.begun()
