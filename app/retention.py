@@ -8,6 +8,7 @@ Rows go at once, their objects with a later sweep.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -81,7 +82,8 @@ def _forget_cache_entries(settings: Settings, days: float) -> int:
     """Delete the entries whose newest file is older than `days`; using an entry writes its index anew. What workers
     left half-written goes too: no row says where to look for it."""
     store = ObjectStore.from_settings(settings)
-    store.delete(store.unfinished(keys.CACHE_ROOT, older_than_seconds=_WRITING_SECONDS_AT_MOST))
+    for key in store.unfinished(keys.CACHE_ROOT, older_than_seconds=_WRITING_SECONDS_AT_MOST):
+        _delete(store, [key])
     entries: dict[str, list[StoredObject]] = defaultdict(list)
     for stored in store.list(keys.CACHE_ROOT):
         entries[stored.key.rpartition("/")[0]].append(stored)
@@ -91,14 +93,19 @@ def _forget_cache_entries(settings: Settings, days: float) -> int:
     for files in old:
         # The index first: without it nobody takes the other files for an entry.
         paths = sorted((file.key for file in files), key=lambda key: not key.endswith("/" + keys.CACHE_INDEX))
-        try:
-            store.delete(paths[:1])
-            store.delete(paths[1:])
-        except (BaseError, OSError) as error:
-            # One that cannot be deleted does not keep the others.
-            log.warning("cache_entry_not_deleted", key=paths[0], error=first_line(error))
-            if not store.answers():
-                raise
-        else:
-            count += 1
+        count += _delete(store, paths)
     return count
+
+
+def _delete(store: ObjectStore, paths: Sequence[str]) -> bool:
+    """Delete objects, the first before the others; one that cannot be deleted is told and keeps no other. Returns
+    whether they are gone."""
+    try:
+        store.delete(paths[:1])
+        store.delete(paths[1:])
+    except (BaseError, OSError) as error:
+        log.warning("cache_entry_not_deleted", key=paths[0], error=first_line(error))
+        if not store.answers():
+            raise
+        return False
+    return True

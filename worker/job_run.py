@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 def run_job(work: Work, remains: ExitStack, *, engine: Sequence[str] = ENGINE) -> Failure | None:
     """Materialise, run the engine, report, store the student; the job has ended, or waits to be tried again, when this
-    returns. Returns why it failed, if it did.
+    returns. Returns why it, or an attempt that got it no further, failed.
 
     `remains` is closed once the row says so.
     """
@@ -111,24 +111,27 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     # First what the run said, then its last checkpoint: it waits for that.
     reporter.flush(check)
     uploads.settle(min(SAVE_SECONDS if is_told else SETTLE_SECONDS, work.shutdown.seconds_left))
+    work.keeper.check_claim()  # which may be what ended the wait
     if is_told:
         work.keeper.raise_why_told()
     if outcome.end is EngineEnd.KILLED:
-        work.conclude(lambda session: _try_again(session, work, outcome), check=check)
+        is_fruitless = work.conclude(lambda session: _try_again(session, work, outcome), check=check)
         queue.wake(work.settings)
-        return None
+        return outcome.failure if is_fruitless else None
     work.conclude(lambda session: mark_failed(session, work.claim, outcome.failure), check=check)
     return outcome.failure
 
 
-def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> None:
-    """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails."""
+def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> bool:
+    """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails. Returns
+    whether this attempt made no checkpoint."""
     job = jobs.get(session, work.claim.id)
     if job is not None and job.fruitless_attempts < work.settings.max_attempts:
         failure = AttemptEnd(AttemptOutcome.FAILED, outcome.code, outcome.message)
         leases.release(session, work.claim, failure=failure)
     else:
         mark_failed(session, work.claim, outcome.failure)
+    return job is None or job.fruitless_attempts > 0
 
 
 def _store_artifacts(work: Work) -> list[ArtifactRow]:

@@ -12,6 +12,7 @@ from app.db.session import write_session
 from app.domain.leases import Claim
 from app.errors import LeaseLost
 from app.repositories import cleanups, imports, jobs, leases
+from app.repositories.fence import lost
 from app.settings import Settings
 from app.storage import keys
 from worker.failures import Failure
@@ -40,11 +41,16 @@ class LastWord:
         self._say(lambda session: jobs.finish_cancelled(session, self._claim))
 
     def hand_back(self) -> None:
-        self._say(lambda session: leases.release(session, self._claim))
-        log.info("work_handed_back", kind=self._claim.kind, id=self._claim.id)
-        queue.wake(self._settings)
+        if self._say(self._release):
+            log.info("work_handed_back", kind=self._claim.kind, id=self._claim.id)
+            queue.wake(self._settings)
 
-    def _say(self, change: Callable[[Session], Any]) -> None:
+    def _release(self, session: Session) -> None:
+        if not leases.release(session, self._claim):
+            raise lost(self._claim)
+
+    def _say(self, change: Callable[[Session], Any]) -> bool:
+        """Returns whether it was said."""
         claim = self._claim
 
         def write() -> None:
@@ -65,6 +71,9 @@ class LastWord:
         except Exception:
             # The lease runs out and the sweep decides.
             log.exception("end_not_written", kind=claim.kind, id=claim.id)
+        else:
+            return True
+        return False
 
     def _make_room(self) -> None:
         self._remains.close()

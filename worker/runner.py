@@ -42,8 +42,8 @@ log = structlog.get_logger(__name__)
 def run_claim(
     claim: Claim, settings: Settings, shutdown: Shutdown, *, engine: Sequence[str] = ENGINE
 ) -> Failure | None:
-    """Work on a claim until its row says how it ended. Returns why it failed, if it did. Raises nothing that one piece
-    of work could cause."""
+    """Work on a claim until its row says how it ended. Returns why it, or an attempt that got it no further, failed.
+    Raises nothing that one piece of work could cause."""
     failure: Failure | None = None
     with (
         observed(claim) as seen,

@@ -14,7 +14,7 @@ router = APIRouter(prefix="/methods", tags=["methods"])
     "",
     summary="List methods",
     dependencies=[Depends(refuse_query)],
-    responses=error_responses("GET /methods", 422),
+    responses=error_responses("GET /methods", 422, asks_database=False),
 )
 def list_methods() -> MethodPage:
     """Each with its parameters as a JSON schema, and what they are by default."""

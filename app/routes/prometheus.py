@@ -18,7 +18,7 @@ _threads = OwnThreads("scrapes", 4)
     response_class=Response,
     responses={
         200: {"description": "Prometheus' text format", "content": {"text/plain": {}}},
-        **error_responses("GET /metrics"),
+        **error_responses("GET /metrics", asks_database=False),
     },
 )
 async def get_prometheus_metrics(request: Request) -> Response:

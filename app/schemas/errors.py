@@ -34,10 +34,11 @@ class ErrorResponse(ResponseModel):
     error: ErrorDetail
 
 
-def error_responses(operation: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(operation: str, *statuses: int, asks_database: bool = True) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: `statuses` and those that any route can give, with examples of what the operation,
     such as "GET /jobs/{job_id}", answers. `KeyError` where there is none."""
-    return {status: _documented(operation, status) for status in sorted({*statuses, 403, 500, 503})}
+    always = {403, 500, 503} if asks_database else {403, 500}
+    return {status: _documented(operation, status) for status in sorted({*statuses, *always})}
 
 
 def _documented(operation: str, status: int) -> dict[str, Any]:

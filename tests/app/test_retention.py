@@ -153,6 +153,10 @@ class TestCache:
             folder_object_store.put_bytes(object_key, b"{}")
             stamp = (datetime.now(UTC) - timedelta(days=31)).timestamp()
             os.utime(folder_object_store.folder / object_key, (stamp, stamp))
+        entry = folder_object_store.folder / keys.cache_file("teacher_outputs", "held", "logits.safetensors")
+        left = entry.with_name(f"{entry.name}#1")
+        left.write_bytes(b"half")
+        os.utime(left, (stamp, stamp))
         hold(monkeypatch, "/held/")
         assert retain_once() == RetentionReport(cache_entries=2)
         assert cached(folder_object_store) == {"held"}

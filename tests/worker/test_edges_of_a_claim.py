@@ -47,6 +47,21 @@ class TestBrokenMachine:
         assert self.faults(local_bench, "crashing") == [1, 2, 3]
         assert {local_bench.job(job_id).error_code for job_id in job_ids} == {"engine_died"}
 
+    def test_rests_after_an_engine_that_was_killed_before_it_got_anywhere(
+        self, local_bench: Bench, change_settings: ChangeSettings
+    ) -> None:
+        change_settings(max_attempts=2)
+        local_bench.add_job()
+        assert self.faults(local_bench, "killed") == [1, 2]
+
+    def test_has_no_fault_where_the_engine_had_got_further(self, local_bench: Bench) -> None:
+        """Harm: a worker whose engines are killed now and then works on one job of four."""
+        local_bench.add_job()
+        claim = claimed()
+        engine = scripted("killed_later")
+        assert runner.run_claim(claim, local_bench.settings, local_bench.shutdown, engine=engine) is None
+        assert local_bench.job(claim.id).status == "queued"
+
     def test_goes_on_at_once_after_one_that_is_the_jobs(self, local_bench: Bench) -> None:
         inputs = local_bench.ready_inputs()
         job_ids = [local_bench.add_job(inputs) for _ in range(2)]

@@ -20,6 +20,7 @@ from worker.distill.tokenizer_files import find_foreign_entry, is_fast, named_cl
 # What a config.json may ask for beside the logits, which are all that is read: attention that gives its weights away
 # is a slow one, and on a GPU not to be had.
 _OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+_OUTPUTS_TOLD = 100  # of an order that is doubted
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -122,10 +123,12 @@ def doubt_order(folder: Path, labels: list[str], logits: np.ndarray, truth: np.n
     better = find_better_order(logits, truth)
     if better is None:
         return None
+    # From 0, those alone that another class fits better.
+    others = [f"output {i} as {labels[c]!r}" for i, c in enumerate(better.classes) if i != c]
     return (
-        f"the teacher does not name its classes: its outputs were taken as {_few(labels)} in this order, by which it "
-        f"is right on {better.accuracy_as_taken:.1%} of the validation rows. As "
-        f"{_few([labels[number] for number in better.classes])} it would be right on {better.accuracy:.1%}. If that is "
+        f"the teacher does not name its classes: its outputs were taken as the dataset's in their order "
+        f"({_few(labels)}), by which it is right on {better.accuracy_as_taken:.1%} of the validation rows. It would be "
+        f"right on {better.accuracy:.1%}, as far as they tell, with {'; '.join(others[:_OUTPUTS_TOLD])}. If that is "
         "its order, write the names into id2label of its config.json and add it again, or name the dataset's classes "
         "so that they sort in that order."
     )
@@ -137,7 +140,8 @@ def _load_config(folder: Path) -> Any:
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InvalidJob(
-            f"the teacher's config.json is not what transformers takes ({reason}). Mend it and add the teacher again."
+            f"the teacher's config.json is not what transformers takes ({reason}). Add the teacher again, which puts "
+            "class names right that are numbers; if it is refused, mend the file."
         ) from None
 
 

@@ -25,7 +25,7 @@ _WORDS = frozenset(
 )
 _FILES = ("_file", "_files", "_spm")
 # Older releases of transformers wrote down where they had read; newer ones take the files beside it, or none.
-_NOTES = frozenset({"special_tokens_map_file", "tokenizer_file"})
+_NOTES = frozenset({"special_tokens_map_file", "tokenizer_file", "full_tokenizer_file"})
 _LISTS_OF_TOKENS = frozenset({"additional_special_tokens", "extra_special_tokens"})
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 

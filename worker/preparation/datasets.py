@@ -55,7 +55,7 @@ def prepare_dataset(
     """Check every row of the uploads (train, and perhaps validation and test) and write the prepared folder.
 
     Raises PreparationFailed with a code and a sentence for a person. `max_bytes` bounds what each file
-    may unpack to. `tick` is called all along, and what it raises ends the work.
+    may unpack to. `tick` is called while rows are read and written, and what it raises ends the work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     uploads = sorted(uploads, key=lambda upload: SPLITS.index(upload.split))

@@ -16,8 +16,9 @@ from worker.preparation.errors import PreparationFailed, Tick
 
 # Longer than any text a classifier reads; it bounds the memory that a file without line ends can take.
 MAX_LINE_CHARACTERS = 8 * 1024 * 1024
-# Of one file, blank lines and empty rows too: they take no room in a compressed file, but time to read.
-MAX_ROWS = 100_000_000
+# Of one file, blank lines and empty rows too: they take no room in a compressed file, but time to read. What is kept of
+# each row, and sorted to find repeats, has to fit a worker's memory.
+MAX_ROWS = 30_000_000
 # What is read between two ticks, whatever it holds.
 TICK_CHARACTERS = 1024 * 1024
 

@@ -168,7 +168,7 @@ class JsonLinesTable:
         late_pairs = [name for name in PAIR_NAMES if len(texts) == 1 and name not in self.columns]
         for number, item in self._objects():
             for name in late_pairs:
-                if name in item:
+                if item.get(name) is not None:
                     raise PreparationFailed(
                         "dataset_missing_column",
                         f"Line {number} of {self._upload.name} has {quote(name)}, line {self._first_line} has not. "

@@ -317,8 +317,8 @@ class TestLabels:
         assert warnings["straight"] == []
         (warning,) = warnings["turned"]
         assert warning["code"] == "teacher_order_doubtful"
-        assert "taken as 'animal', 'colour', 'fruit' in this order" in warning["message"]
-        assert "As 'colour', 'fruit', 'animal' it would be right" in warning["message"]
+        assert "in their order ('animal', 'colour', 'fruit')" in warning["message"]
+        assert "with output 0 as 'colour'; output 1 as 'fruit'; output 2 as 'animal'." in warning["message"]
         # Said once, not again by whoever takes the run up.
         run_engine(tmp_path / "turned")
         assert events_of(tmp_path / "turned", "warning") == [warning]

@@ -80,5 +80,5 @@ class TestLoadTeacher:
             load_tokenizer,
             lambda folder: load_teacher(folder, ["a", "b"], COMPUTE, may_grow_head=True, seed=0),
         ):
-            with pytest.raises(InvalidJob, match=r"config.json .*hidden_dropout_prob.*Mend it"):
+            with pytest.raises(InvalidJob, match=r"config.json .*hidden_dropout_prob.*mend the file"):
                 load(tmp_path)

@@ -14,7 +14,8 @@ class TestFindForeignEntry:
     def test_none_where_the_files_name_tokens_and_notes_alone(self, tmp_path: Path) -> None:
         """Harm: models that older releases of transformers saved cannot be teachers."""
         notes = {"special_tokens_map_file": "/content/special_tokens_map.json", "tokenizer_file": "/content/t.json"}
-        empty = {"vocab_file": None, "full_tokenizer_file": None, "init_inputs": []}
+        notes |= {"full_tokenizer_file": "/root/.cache/tokenizer.json"}
+        empty = {"vocab_file": None, "init_inputs": []}
         settings = {"do_lower_case": True, "pad_token": "[PAD]", "name_or_path": "/content/bert", **notes, **empty}
         (tmp_path / SETTINGS).write_text(json.dumps(settings))
         tokens = {"pad_token": {"content": "[PAD]"}, "image_token": "<i>", "additional_special_tokens": ["<a>"]}

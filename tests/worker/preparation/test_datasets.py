@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.worker.preparation.uploads import ROWS, Bench, csv_bytes, json_bytes, parquet_bytes
 from worker.preparation.datasets import sort_labels
 from worker.preparation.errors import quote
+from worker.preparation.splits import validation_mask
 
 # As Parquet names what a list is of.
 LIST = pa.list_(pa.field("element", pa.string()))
@@ -161,6 +163,12 @@ class TestColumns:
         rows[1] |= {"note": "checked", "text_b": "unused"}
         bench.prepare({"train.jsonl": json_bytes(rows)}, text_pair_column="answer")
         assert bench.rows("train")[0] == {"text": "text 0", "text_pair": "pair 0", "label": 0}
+
+    def test_later_lines_may_have_an_empty_second_text(self, bench: Bench) -> None:
+        """Harm: two exports put together are refused, though no line of theirs has a second text."""
+        rows = [{"text": f"text {n}", "label": n % 2} for n in range(20)]
+        rows[1] |= {"text_pair": None}
+        assert bench.prepare({"train.jsonl": json_bytes(rows)}).columns.text_pair is None
 
     def test_semicolons_are_recognised(self, bench: Bench) -> None:
         failure = bench.fail({"train.csv": csv_bytes(ROWS, delimiter=";")})
@@ -352,6 +360,11 @@ class TestBadContent:
     def test_single_row_of_a_class_is_enough_beside_a_validation_file(self, bench: Bench) -> None:
         files = {"train.csv": csv_bytes([*ROWS, ("once", "rare")]), "validation.csv": csv_bytes(ROWS[:4])}
         assert bench.prepare(files).rows == {"train": 21, "validation": 4}
+
+    def test_a_made_validation_split_is_the_one_that_it_always_was(self) -> None:
+        """Harm: the same upload after an upgrade is another dataset, and its jobs compare no more."""
+        labels, texts = np.arange(40) % 3, np.arange(40, dtype=np.uint64)
+        assert np.flatnonzero(validation_mask(labels, texts)).tolist() == [23, 30, 34]
 
     def test_a_made_validation_split_that_repeats_train_is_a_warning(self, bench: Bench) -> None:
         repeated = [("always this", "a"), ("always that", "b")] * 30
