@@ -17,7 +17,7 @@ from app.schemas.jobs import JobCreate, StudentConfig
 from app.schemas.methods.sage import Sage
 from app.schemas.teachers import TeacherCreate
 from app.settings import Settings
-from tests.deployment.files import console_blocks, section
+from tests.deployment.files import posted, section
 from worker import engine_outcome, engine_process, failures
 from worker.distill import errors
 from worker.distill.errors import EngineError
@@ -86,15 +86,9 @@ def test_names_files_that_exist(path: str) -> None:
     assert (REPOSITORY / path).exists()
 
 
-def posted(path: str) -> list[str]:
-    """The JSON bodies that the page's curl commands send there."""
-    commands = [command for block in console_blocks(OPERATIONS) for command in block]
-    return [c[c.index("-d") + 1] for c in commands if c[0] == "curl" and "-d" in c and c[2].endswith(path)]
-
-
 @pytest.mark.parametrize(("path", "model"), [("/teachers", TeacherCreate), ("/jobs", JobCreate)])
 def test_shows_bodies_that_can_be_posted(path: str, model: type[RequestModel]) -> None:
-    bodies = posted(path)
+    bodies = posted(OPERATIONS, path)
     assert bodies
     for body in bodies:
         model.model_validate(json.loads(body))

@@ -13,21 +13,15 @@ from app.schemas.base import RequestModel
 from app.schemas.jobs import JobCreate
 from app.schemas.teachers import TeacherCreate
 from app.settings import get_settings
-from tests.deployment.files import console_blocks
+from tests.deployment.files import posted
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 METHODS = {"GET", "POST", "DELETE"}
 
 
-def posted(path: str) -> list[str]:
-    """The JSON bodies that the page's curl commands send there."""
-    commands = [command for block in console_blocks(README) for command in block]
-    return [c[c.index("-d") + 1] for c in commands if c[0] == "curl" and "-d" in c and c[2].endswith(path)]
-
-
 @pytest.mark.parametrize(("path", "model"), [("/teachers", TeacherCreate), ("/jobs", JobCreate)])
 def test_shows_bodies_that_can_be_posted(path: str, model: type[RequestModel]) -> None:
-    bodies = posted(path)
+    bodies = posted(README, path)
     assert bodies
     for body in bodies:
         model.model_validate(json.loads(body))

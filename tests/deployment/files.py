@@ -144,6 +144,12 @@ def console_blocks(text: str) -> list[list[list[str]]]:
     return [_commands(block) for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
 
 
+def posted(text: str, path: str) -> list[str]:
+    """The JSON bodies that the page's curl commands send to a route of that path."""
+    commands = [command for block in console_blocks(text) for command in block]
+    return [c[c.index("-d") + 1] for c in commands if c[0] == "curl" and "-d" in c and c[2].endswith(path)]
+
+
 def _commands(block: str) -> list[list[str]]:
     found: list[list[str]] = []
     lines = iter(block.replace("\\\n", "").splitlines())
