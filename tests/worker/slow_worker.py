@@ -8,7 +8,10 @@ from celery.apps.worker import Worker
 
 
 def hang(*_: object) -> None:
-    time.sleep(600)
+    # In short sleeps, as a client waits for its broker: a signal that the system hands to another thread is not acted
+    # on until this one wakes.
+    while True:
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
