@@ -19,8 +19,6 @@ from worker.failures import Failure
 from worker.lease_keeper import LeaseKeeper
 from worker.patience import patiently
 
-_ROOTS = {"job": keys.job_root, "dataset": keys.dataset_root, "teacher": keys.teacher_root}
-
 log = structlog.get_logger(__name__)
 
 
@@ -93,6 +91,6 @@ def leave_to_the_sweep(claim: Claim, settings: Settings) -> None:
     may have woken in the middle of an upload, when the sweep had already been there."""
     try:
         with write_session(settings) as session:
-            cleanups.schedule(session, _ROOTS[claim.kind](claim.id))
+            cleanups.schedule(session, keys.root(claim.kind, claim.id))
     except Exception as error:
         log.warning("cleanup_not_scheduled", kind=claim.kind, id=claim.id, error=str(error))

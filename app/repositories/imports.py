@@ -4,7 +4,7 @@
 token.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -22,7 +22,6 @@ from app.storage import keys
 
 ImportKind = Literal["dataset", "teacher"]
 KINDS: Final[tuple[ImportKind, ...]] = ("dataset", "teacher")
-_ROOTS: Final[dict[Kind, Callable[[str], str]]] = {"dataset": keys.dataset_root, "teacher": keys.teacher_root}
 
 
 def remove(session: Session, kind: ImportKind, row_id: str) -> bool:
@@ -33,7 +32,7 @@ def remove(session: Session, kind: ImportKind, row_id: str) -> bool:
     )
     if removed is None:
         return False
-    cleanups.schedule(session, _ROOTS[kind](row_id))
+    cleanups.schedule(session, keys.root(kind, row_id))
     return True
 
 
@@ -62,7 +61,7 @@ def switch_status(
         .execution_options(synchronize_session=False)
     ).all()
     for row_id in changed:
-        cleanups.schedule(session, _ROOTS[kind](row_id))
+        cleanups.schedule(session, keys.root(kind, row_id))
         after_commit(session, partial(count_end, kind, new, values.get("error_code")))
     return changed
 

@@ -5,6 +5,8 @@ Functions that name a folder return it without a slash at the end.
 
 import re
 
+from app.domain.leases import Kind
+
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 CACHE_ROOT = "cache"
@@ -12,8 +14,13 @@ CACHE_ROOT = "cache"
 CACHE_INDEX = "index.json"
 
 
+def root(kind: Kind, row_id: str) -> str:
+    """Where all objects of a dataset, a teacher or a job lie."""
+    return _join(f"{kind}s", row_id)
+
+
 def dataset_root(dataset_id: str) -> str:
-    return _join("datasets", dataset_id)
+    return root("dataset", dataset_id)
 
 
 def dataset_uploads(dataset_id: str) -> str:
@@ -30,7 +37,7 @@ def dataset_prepared(dataset_id: str, run_token: str) -> str:
 
 
 def teacher_root(teacher_id: str) -> str:
-    return _join("teachers", teacher_id)
+    return root("teacher", teacher_id)
 
 
 def teacher_files(teacher_id: str, run_token: str) -> str:
@@ -38,7 +45,7 @@ def teacher_files(teacher_id: str, run_token: str) -> str:
 
 
 def job_root(job_id: str) -> str:
-    return _join("jobs", job_id)
+    return root("job", job_id)
 
 
 def job_checkpoint(job_id: str, run_token: str, step: int) -> str:

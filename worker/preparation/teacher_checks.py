@@ -15,7 +15,7 @@ from worker.preparation.errors import PreparationFailed, quote
 from worker.preparation.families import FAMILIES, Family, ModelSize
 from worker.preparation.safetensors_header import TensorInfo, read_weights
 from worker.preparation.staging import MAX_LABELS
-from worker.preparation.values import MAX_LABEL_CHARACTERS
+from worker.preparation.values import MAX_LABEL_CHARACTERS, class_name
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Tokenizers that transformers builds from a plain vocab.txt, each also under a name that ends in Fast.
@@ -83,7 +83,7 @@ def spell_out_labels(folder: Path) -> None:
     names = config.get("id2label")
     if not isinstance(names, dict) or all(isinstance(name, str) for name in names.values()):
         return
-    config["id2label"] = {index: _label_name(name) for index, name in names.items()}
+    config["id2label"] = {index: class_name(name) for index, name in names.items()}
     config.pop("label2id", None)  # transformers has it from the other
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -167,21 +167,12 @@ def _check_classifier(
     try:
         if len(names) != count:
             raise _mismatch(f"the classifier has {count} outputs, id2label in config.json names {len(names)}")
-        labels = [_label_name(names[str(index)]) for index in range(count)]
+        labels = [class_name(names[str(index)]) for index in range(count)]
     except (KeyError, TypeError):
         raise _mismatch(f"id2label in config.json is {quote(names)}; it takes names for 0, 1, 2, …") from None
     for label in labels:
         _check_label(label)
     return labels
-
-
-def _label_name(value: object) -> str:
-    """As a dataset names a class of that value."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def _check_label(label: str) -> None:

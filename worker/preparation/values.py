@@ -22,17 +22,22 @@ def text_value(value: Any, *, place: str, column: str) -> str:
     return value
 
 
-def label_value(value: Any, *, place: str, column: str) -> str:
-    """A label's name without surrounding space; numbers are named by their digits, an absent one is empty."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
+def class_name(value: object) -> str:
+    """How a class of that value is called: a whole number by its digits, a truth value in lower case."""
     if isinstance(value, bool):
         return str(value).lower()
     # A column of whole numbers with gaps reaches Parquet as floats; 1.0 there is the class "1".
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, int):
-        return str(value)
+    return str(value)
+
+
+def label_value(value: Any, *, place: str, column: str) -> str:
+    """A label's name without surrounding space; numbers are named by their digits, an absent one is empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return class_name(value)
     if not isinstance(value, str):
         raise _bad_label(value, place, column, "is not a class name; write it as a string or a whole number")
     _check_characters(value, place, column)
