@@ -3,20 +3,23 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from app.schemas.jobs import JobCreate
-from app.schemas.methods.combinations import is_whole, why_not
+from app.schemas.methods.combinations import has_objective, is_whole, weight_of, why_not
 from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill import families as taught
+from worker.distill.batches import Predictions
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.rad import RobustMargins
 from worker.distill.methods.registry import METHODS as BUILT
 from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.methods.taid import InterpolatedTarget
-from worker.distill.objectives import KnowledgeDistillation
+from worker.distill.objectives import Answers, KnowledgeDistillation
 from worker.distill.strategies.guided import Guided
 from worker.distill.strategies.guides import HighLoss, RowLoss
 from worker.preparation import families as taken
@@ -123,6 +126,38 @@ class TestPairs:
         assert [method["type"] for method in resolved(method={"type": "rad"})["combine"]] == ["oversample"]
         with pytest.raises(InvalidJob, match="kd and rad have no rounds that could be led"):
             recipe(resolved(method={"type": "kd"})["method"], resolved(method={"type": "rad"})["method"])
+
+
+def row_losses(*methods: dict[str, Any]) -> torch.Tensor:
+    """(rows,) what the engine asks of rows that have no label."""
+    draw = np.random.default_rng(0)
+    features, classifier = draw.normal(size=(2, 12, 6)).astype(np.float32)
+    logits = features @ classifier[:3].T
+    built = recipe(*methods).objective
+    built.begin(Predictions(logits, features, classifier[:3]), logits.argmax(1))
+    none = torch.zeros(12, dtype=torch.bool)
+    seen = {"student_features": torch.ones(12, 6), "teacher_features": torch.from_numpy(features)}
+    return built(Answers(torch.zeros(12, 3), torch.from_numpy(logits), torch.zeros(12).long(), none, **seen)).detach()
+
+
+class TestRowsWithoutLabel:
+    """The API refuses a job that makes up rows and learns nothing from them."""
+
+    @pytest.mark.parametrize("method", sorted(name for name, model in OFFERED.items() if weight_of(model)))
+    def test_cost_nothing_where_the_weight_is_zero_and_something_else(self, method: str) -> None:
+        model = OFFERED[method]
+        labels = [] if has_objective([model.model_validate({})]) else [{"type": "kd", "alpha": 0.0}]
+
+        def losses(weight: float) -> torch.Tensor:
+            spec = resolved(method={"type": method, weight_of(model): weight}, combine=labels)
+            return row_losses(spec["method"], *spec["combine"])
+
+        assert (losses(0.0) == 0).all()
+        assert (losses(1.0) > 0).all()
+
+    def test_have_a_loss_by_pld_which_nothing_weighs(self) -> None:
+        assert weight_of(OFFERED["pld"]) is None
+        assert (row_losses(resolved(method={"type": "pld"})["method"]) > 0).all()
 
 
 class TestSections:

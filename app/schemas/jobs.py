@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.domain import older_jobs
 from app.schemas.base import Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
+from app.schemas.methods.base import MethodParameters
 from app.schemas.methods.combinations import has_objective, is_whole, lacks_rounds, why_not
 from app.schemas.methods.kd import KnowledgeDistillation
 from app.schemas.methods.oversample import Oversample
@@ -21,6 +22,8 @@ MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY_PATTERN)]
 MetadataValue = Annotated[Text, Field(max_length=200)]
 # numpy and torch take seeds of 32 bits.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Same seed, same machine: the same student.")]
+# Parameters that mean the same under two names.
+_SAME_MEANING = {"oversample_ratio": "synthetic_ratio"}
 
 
 class StudentConfig(RequestModel):
@@ -148,7 +151,10 @@ class JobCreate(RequestModel):
         max_length=4,
         description="Methods to train as well, under the same budget, for comparison, each by itself on all rows. "
         "One that the job names has the parameters that it has there; another one takes over what the body says of the "
-        "main method under the same name, and has its own defaults for the rest.",
+        "main method under the same name, `synthetic_ratio` and `oversample_ratio` from each other, and has its own "
+        "defaults for the rest. What means something else under that name is not taken over: `temperature` of `pld` "
+        "and `sinkd`, `weight` of `bd_kd`, `sinkd` and `nd`, `momentum` of `taid` and `llkd`. Nor does `pruned` take "
+        "over `alpha`, which follows from its `fraction`.",
         examples=[["fine_tune"]],
     )
     priority: int = Field(
@@ -193,15 +199,8 @@ class JobCreate(RequestModel):
 
     def resolved_baselines(self) -> list[Method]:
         """Each baseline with all its parameters, as the field's description says."""
-        main = self.method.model_dump(include=self.method.model_fields_set - {"type"})
         named = {method.type: method for method in (self.method, *self.completed_combine())}
-        resolved: list[Method] = []
-        for baseline in self.baselines:
-            model = METHODS[baseline]
-            taken_over = set(model.model_fields) - model.of_its_own
-            shared = {name: value for name, value in main.items() if name in taken_over}
-            resolved.append(named.get(baseline) or model.model_validate(shared))
-        return resolved
+        return [named.get(baseline) or _taken_over(self.method, METHODS[baseline]) for baseline in self.baselines]
 
     def completed_combine(self) -> list[Method]:
         """The methods beside the main one, with what they lack to be a whole training."""
@@ -382,6 +381,14 @@ def _refuse_doubles(baselines: Iterable[str]) -> None:
                 {"index": index, "value": baseline, "param": f"baselines[{index}]"},
             )
         seen.add(baseline)
+
+
+def _taken_over(main: Method, baseline: type[MethodParameters]) -> Method:
+    said = main.model_dump(include=main.model_fields_set - {"type"} - main.of_its_own)
+    meant = {_SAME_MEANING.get(name, name): value for name, value in said.items()}
+    known = set(baseline.model_fields) - baseline.of_its_own - baseline.derived
+    meanings = {name: _SAME_MEANING.get(name, name) for name in known}
+    return baseline.model_validate({name: meant[meaning] for name, meaning in meanings.items() if meaning in meant})
 
 
 def _written_out(method: Method, epochs: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from app.db.models import Dataset, Teacher
 from app.domain.imports import ImportStatus
 from app.errors import Conflict, InvalidRequest
 from app.schemas.jobs import JobCreate
+from app.schemas.methods.combinations import wastes_new_rows, weight_of
 from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.registry import Method
 
@@ -37,6 +38,7 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     _check_length(job, teacher)
     _check_subclasses(job, teacher, dataset)
     _check_gate(job)
+    _check_new_rows(job)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)
 
@@ -89,6 +91,29 @@ def _check_gate(job: JobCreate) -> None:
                 "'random_anchors', or leave it out.",
                 code="gate_without_rows",
                 param=f"{place}.gated",
+            )
+
+
+def _check_new_rows(job: JobCreate) -> None:
+    places = _methods(job)
+    wasteful = wastes_new_rows(list(places.values()))
+    for place, method in places.items():
+        if method is wasteful:
+            parameter = f"{place}.{weight_of(type(method))}"
+            raise InvalidRequest(
+                f"{parameter} is 0, and the rows that this job makes up have no label, so nothing would be learnt from "
+                "them. Raise it, or set synthetic_ratio to 0.",
+                code="new_rows_wasted",
+                param=parameter,
+            )
+    for index, baseline in enumerate(job.resolved_baselines()):
+        if wastes_new_rows([baseline]):
+            raise InvalidRequest(
+                f"baselines[{index}] is {baseline.type!r}, whose {weight_of(type(baseline))} is 0 by what the job says "
+                "of its methods, and the rows that it makes up have no label, so nothing would be learnt from them. "
+                "Raise it there, or leave the baseline out.",
+                code="new_rows_wasted",
+                param=f"baselines[{index}]",
             )
 
 

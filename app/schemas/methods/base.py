@@ -32,8 +32,9 @@ WarmupEpochs = Annotated[
     Field(
         ge=0,
         le=1000,
-        description="Plain distillation before the first round, in epochs of training rows. It is part of "
-        "the budget, so it stays below `training.epochs`. Left out where these are 1 or less it is half of them.",
+        description="Training by the job's loss, on real rows alone, before the first round, in epochs of training "
+        "rows. It is part of the budget, so it stays below `training.epochs`. Left out where these are 1 or less it is "
+        "half of them.",
     ),
 ]
 Neighbors = Annotated[
@@ -72,7 +73,7 @@ ScoredRows = Annotated[
     ),
 ]
 SyntheticRatio = Annotated[
-    float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 is plain distillation.")
+    float, Field(ge=0, le=4, description="Synthetic rows for each real row in a round; 0 trains on real rows alone.")
 ]
 Candidates = Annotated[
     float,
@@ -106,8 +107,11 @@ class MethodParameters(RequestModel):
     has_default_objective: ClassVar[bool] = False
     # It makes rows that the dataset does not have.
     makes_rows: ClassVar[bool] = False
-    # Parameters that a baseline of it never takes over from the job's method: they follow from others of its own.
+    # Parameters that mean something else than those of the same name elsewhere: a baseline never takes them over, be it
+    # of this method or of another.
     of_its_own: ClassVar[frozenset[str]] = frozenset()
+    # Parameters that follow from others of the method where they are left out: a baseline of it never takes them over.
+    derived: ClassVar[frozenset[str]] = frozenset()
     # Methods that it cannot be combined with, beyond what their kinds forbid, and why.
     refuses: ClassVar[Mapping[str, str]] = {}
 

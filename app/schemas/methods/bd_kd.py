@@ -11,6 +11,7 @@ class BdKd(MethodParameters):
     """Weigh both directions of the divergence by which of them the student needs."""
 
     kind = "objective"
+    of_its_own = frozenset({"weight"})
     title = "BD-KD"
     summary = (
         "Cross-entropy with the labels, and KL divergence in both directions: the forward one weighs more for rows on "

@@ -11,6 +11,8 @@ _ONE_OF_A_KIND = {
     "gate": "both say which rows of a batch count",
     "parameterisation": "both say what the student's weights are in training",
 }
+# What weighs all of a method's loss but for the label's part.
+_WEIGHTS = ("alpha", "weight")
 
 
 def why_not(first: str, second: str) -> str | None:
@@ -43,3 +45,28 @@ def lacks_rounds(methods: list[MethodParameters]) -> bool:
 def has_objective(methods: list[MethodParameters]) -> bool:
     """Whether these methods say by what loss the student learns."""
     return any(method.kind == "objective" or method.has_default_objective for method in methods)
+
+
+def weight_of(method: type[MethodParameters]) -> str | None:
+    """The parameter that weighs what is learnt by the method from a row without a label; None where it has none."""
+    return next((name for name in _WEIGHTS if name in method.model_fields), None)
+
+
+def wastes_new_rows(methods: list[MethodParameters]) -> MethodParameters | None:
+    """The method that brings the loss of a whole training, where it makes up rows and learns nothing from them: they
+    have no label, and what else there is of the loss weighs nothing."""
+    if not any(getattr(method, "synthetic_ratio", 0) > 0 for method in methods):
+        return None
+    losses = [_main_loss(methods), *(method for method in methods if method.kind == "auxiliary")]
+    return losses[0] if all(_weighs_nothing(method) for method in losses) else None
+
+
+def _main_loss(methods: list[MethodParameters]) -> MethodParameters:
+    losses = [method for method in methods if has_objective([method])]
+    # Of those that have one by themselves, the one that leaves rows out goes first.
+    return max(losses, key=lambda method: (method.kind == "objective", method.kind == "subset"))
+
+
+def _weighs_nothing(method: MethodParameters) -> bool:
+    name = weight_of(type(method))
+    return name is not None and bool(getattr(method, name) == 0)

@@ -11,10 +11,12 @@ class Llkd(MethodParameters):
     """Let only those rows count of which the teacher is sure and the student is not."""
 
     kind = "gate"
+    of_its_own = frozenset({"momentum"})
     title = "LLKD"
     summary = (
         "Row by row: it counts where the teacher's confidence and the student's entropy reach what is usual for the "
-        "class. The rows of a batch that do not count are computed all the same."
+        "class, and as many more of a batch as make up `least_share`. The rows that do not count are computed all the "
+        "same."
     )
     source = (
         "After Li and others: Learning with Less: Knowledge Distillation from Large Language Models via Unlabeled "
@@ -26,7 +28,10 @@ class Llkd(MethodParameters):
         default=0.99,
         ge=0,
         lt=1,
-        description="Of the moving averages that are the thresholds; a class's moves with each batch that has it.",
+        description="Of the moving averages that are the thresholds. A class's begins at the mean of the first batch "
+        "that has it and goes by 1 - momentum towards that of each further one. With many classes these are few, and "
+        "the entropy's stays near that of an untrained student: few rows reach it, and what is learnt from is mostly "
+        "what `least_share` adds.",
     )
     least_share: float = Field(
         default=0.1,

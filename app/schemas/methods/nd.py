@@ -11,6 +11,7 @@ class Nd(MethodParameters):
     """Make the student's features as long as the teacher's, in the direction of their class."""
 
     kind = "auxiliary"
+    of_its_own = frozenset({"weight"})
     title = "ND (KD++)"
     summary = (
         "Adds a loss on the features before the classifier: they are to point along the teacher's mean feature of "

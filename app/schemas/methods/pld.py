@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from app.schemas.methods.base import MethodParameters, Temperature
 
 
@@ -9,6 +11,7 @@ class Pld(MethodParameters):
     """Learn the order in which the teacher ranks the classes, the right one first."""
 
     kind = "objective"
+    of_its_own = frozenset({"temperature"})
     title = "PLD"
     summary = (
         "A Plackett-Luce ranking loss over the classes, each place weighted by the teacher's probability; it replaces "
@@ -20,4 +23,8 @@ class Pld(MethodParameters):
     )
 
     type: Literal["pld"] = "pld"
-    temperature: Temperature = 1.0
+    temperature: Temperature = Field(
+        default=1.0,
+        description="Softens the teacher's probabilities by which the places count: the higher, the less the right "
+        "class's place outweighs the others.",
+    )

@@ -12,7 +12,7 @@ class Pruned(MethodParameters):
 
     kind = "subset"
     has_default_objective = True
-    of_its_own = frozenset({"alpha"})
+    derived = frozenset({"alpha"})
     title = "KD on pruned data"
     summary = (
         "Distillation on a fraction of the rows of each class, on the whole budget: how much of the data does the "

@@ -11,6 +11,7 @@ class Sinkd(MethodParameters):
     """Bring the batch's answers as a whole near the teacher's, by optimal transport."""
 
     kind = "auxiliary"
+    of_its_own = frozenset({"weight", "temperature"})  # those of a loss beside another, which has its own
     title = "SinKD"
     summary = (
         "Adds the Sinkhorn distance between the student's and the teacher's probabilities over a batch: what moves "
@@ -31,7 +32,13 @@ class Sinkd(MethodParameters):
     )
     temperature: Temperature = 2.0
     epsilon: float = Field(default=0.1, ge=1e-4, le=100, description="Weight of the plan's entropy; small is sharp.")
-    iterations: int = Field(default=20, ge=1, le=1000, description="How often rows and columns are scaled.")
+    iterations: int = Field(
+        default=20,
+        ge=1,
+        le=100,
+        description="How often rows and columns are scaled. For each time the step keeps two numbers for every pair of "
+        "the batch's rows.",
+    )
     debiased: bool = Field(
         default=False, description="Less half of each side's distance to itself: zero where both say the same."
     )

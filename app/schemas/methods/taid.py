@@ -12,6 +12,7 @@ class Taid(MethodParameters):
     """Move the target from the student's own answer to the teacher's while training goes on."""
 
     kind = "objective"
+    of_its_own = frozenset({"momentum"})
     title = "TAID"
     summary = (
         "Cross-entropy to a mixture of the student's own logits and the teacher's, whose share rises with the steps, "
@@ -28,7 +29,7 @@ class Taid(MethodParameters):
     )
     lambda_start: float = Field(default=0.4, ge=0, le=1, description="The teacher's share of the target at the start.")
     lambda_end: float = Field(
-        default=1.0, ge=0, le=1, description="The teacher's share at the last step; not below `lambda_start`."
+        default=1.0, gt=0, le=1, description="The teacher's share at the last step; not below `lambda_start`."
     )
     adaptation_rate: float = Field(
         default=5e-4, ge=0, le=1, description="How much a step that brings something adds to the share."

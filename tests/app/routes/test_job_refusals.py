@@ -32,6 +32,8 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str | None, list[str]]] = [
     ({"method": {"type": "sage", "rounds": 101}}, "out_of_range", "method.rounds", ["is 101", "at most 100"]),
     ({"method": {"type": "kd", "temperature": 0}}, "out_of_range", "method.temperature", ["is 0", "0.1"]),
     ({"method": {"type": "kd", "alpha": 1.5}}, "out_of_range", "method.alpha", ["is 1.5", "at most 1"]),
+    ({"method": {"type": "taid", "lambda_start": 0, "lambda_end": 0}}, "out_of_range", "method.lambda_end", ["is 0"]),
+    ({"combine": [{"type": "sinkd", "iterations": 101}]}, "out_of_range", "combine[0].iterations", ["at most 100"]),
     ({"method": {"type": "sage", "anchor_quantile": 0}}, "out_of_range", "method.anchor_quantile", ["more than 0"]),
     ({"training": {"epochs": 0}}, "out_of_range", "training.epochs", ["is 0", "more than 0"]),
     ({"training": {"epochs": 1001}}, "out_of_range", "training.epochs", ["is 1001", "at most 1000"]),
@@ -226,6 +228,42 @@ class TestMisfit:
             message=["'sage'", "'random_anchors'"],
         )
         assert client.post("/jobs", json=job_body(method={"type": "sage"}, combine=gated)).status_code == 202
+
+    @pytest.mark.parametrize(
+        ("methods", "place"),
+        [
+            ({"method": {"type": "sage", "alpha": 0}}, "method.alpha"),
+            ({"combine": [{"type": "taid", "alpha": 0}]}, "combine[0].alpha"),
+            ({"method": {"type": "bd_kd", "weight": 0}, "combine": [{"type": "random_anchors"}]}, "method.weight"),
+        ],
+    )
+    def test_new_rows_from_which_nothing_would_be_learnt(
+        self, methods: dict[str, Any], place: str, client: TestClient
+    ) -> None:
+        """Harm: a third of the budget goes into rows whose loss is zero, and nobody is told."""
+        add_demo()
+        response = client.post("/jobs", json=job_body(**methods))
+        check_error(
+            response,
+            status=422,
+            code="new_rows_wasted",
+            param=place,
+            message=[f"{place} is 0", "no label", "Raise it", "synthetic_ratio"],
+        )
+
+    def test_new_rows_of_a_baseline_from_which_nothing_would_be_learnt(self, client: TestClient) -> None:
+        """Harm: as above, and the method is judged by what is left of the baseline."""
+        add_demo()
+        method = {"type": "kd", "alpha": 0}
+        response = client.post("/jobs", json=job_body(method=method, baselines=["fine_tune", "random_anchors"]))
+        check_error(
+            response,
+            status=422,
+            code="new_rows_wasted",
+            param="baselines[1]",
+            message=["'random_anchors'", "alpha is 0", "leave the baseline out"],
+        )
+        assert client.post("/jobs", json=job_body(method=method, baselines=["oversample"])).status_code == 202
 
     def test_student_with_more_layers_than_the_teacher(self, client: TestClient) -> None:
         add_demo(teacher={"layers": 6})

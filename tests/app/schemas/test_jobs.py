@@ -104,6 +104,33 @@ class TestSpec:
         assert (control["neighbors"], control["synthetic_ratio"], control["rounds"]) == (4, 2.0, 4)
         assert control["lift"] == "splice"
 
+    @pytest.mark.parametrize(
+        ("method", "baseline", "name", "default"),
+        [
+            ({"type": "kd", "temperature": 4.0}, "pld", "temperature", 1.0),
+            ({"type": "pld", "temperature": 4.0}, "kd", "temperature", 2.0),
+            ({"type": "pld", "temperature": 4.0}, "sage", "temperature", 2.0),
+            ({"type": "sinkd", "temperature": 4.0}, "sage", "temperature", 2.0),
+            ({"type": "sinkd", "weight": 0.1024}, "bd_kd", "weight", 1.0),
+            ({"type": "nd", "weight": 4.0}, "bd_kd", "weight", 1.0),
+            ({"type": "llkd", "momentum": 0.9}, "taid", "momentum", 0.99),
+        ],
+    )
+    def test_gives_baselines_nothing_that_shares_only_its_name(
+        self, method: dict[str, Any], baseline: str, name: str, default: float
+    ) -> None:
+        """Harm: a method is judged by a parameter that was meant for another, and that spoils it."""
+        (resolved,) = job(method=method, baselines=[baseline]).spec()["baselines"]
+        assert resolved[name] == default
+
+    @pytest.mark.parametrize("method", ["sage", "random_anchors"])
+    def test_gives_baselines_the_share_of_added_rows_under_either_name(self, method: str) -> None:
+        """Harm: a control that adds another share of rows than the method that it is to judge."""
+        (control,) = job(method={"type": method, "synthetic_ratio": 2.0}, baselines=["oversample"]).spec()["baselines"]
+        assert control["oversample_ratio"] == 2.0
+        posted = job(method={"type": "oversample", "oversample_ratio": 2.0}, baselines=[method])
+        assert posted.spec()["baselines"][0]["synthetic_ratio"] == 2.0
+
     def test_a_control_makes_its_rows_as_the_job_does(self) -> None:
         """Harm: a gain of the lift is taken for one of the anchors."""
         (control,) = job(method={"type": "sage", "lift": "shift"}, baselines=["random_anchors"]).spec()["baselines"]
