@@ -6,22 +6,20 @@ a checkpoint was written. What the worker does with it afterwards runs beside th
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from app.schemas.jobs import JobCreate
 from app.seeds import HOW_TO_GET_THE_TEACHER, demo_dataset_files, demo_teacher_folder
 from app.settings import Settings
+from bench import engine
+from bench.report import CHECKOUT
 from worker.distill.config import FORMAT_VERSION
 from worker.machine import count_cores
 from worker.preparation.datasets import prepare_dataset
 from worker.preparation.lines import Upload
 from worker.uploads import KEEP_CHECKPOINTS
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
@@ -32,16 +30,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as name:
         folder = Path(name)
         prepare(folder, teacher)
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "worker.distill", str(folder)], cwd=CHECKOUT, check=True)
-        wall_seconds = time.monotonic() - began
-        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        measured, events = engine.run(folder)
         seconds = [event["seconds"] for event in events if event["type"] == "checkpoint"]
         newest = max((folder / "checkpoints").iterdir())
         size_bytes = sum(file.stat().st_size for file in newest.iterdir())
     print(
         f"{len(seconds)} checkpoints (the last one {size_bytes / 1e6:.0f} MB) took {sum(seconds):.2f} s of "
-        f"{wall_seconds:.0f} s: {sum(seconds) / wall_seconds:.2%}; the longest {max(seconds):.2f} s"
+        f"{measured.seconds:.0f} s: {sum(seconds) / measured.seconds:.2%}; the longest {max(seconds):.2f} s"
     )
     return 0
 

@@ -31,6 +31,10 @@ class Section:
         """Of so many seeds or rounds, which are told where there are more than usual: fewer are a part of the usual."""
         return self if count <= usual else self.but(f"{count} {noun}", f"{noun.upper()}={count}")
 
+    def but_at_once(self, count: int) -> "Section":
+        """With so many cells beside each other, which make others than one at a time does: those have no times."""
+        return self if count == 1 else self.but(f"{count} at once", f"AT_ONCE={count}")
+
     @property
     def begin(self) -> str:
         return f"<!-- {self.command}: begin -->"

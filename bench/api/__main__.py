@@ -109,7 +109,7 @@ def measure(system: System, plan: Plan, sizes: tuple[int, ...], failures: Failur
         if size == main_size:
             main_rows = [
                 row(f"`GET /jobs/{{id}}`, {plan.pollers} pollers", pairs),
-                *posting_rows(system, plan, ids, pairs, failures),
+                *posting_rows(system, plan, ids, failures),
             ]
     add_points(system, template, plan.points)
     return [
@@ -135,22 +135,28 @@ def poll(system: System, plan: Plan, ids: list[str], failures: Failures) -> list
     return pairs
 
 
-def posting_rows(system: System, plan: Plan, ids: list[str], pairs: list[Pair], failures: Failures) -> list[str]:
-    """POST /jobs alone, then beside the pollers; each against the bare route's rounds of polling."""
-    rows = []
-    for loads, names in [
-        ([(posts(), POSTERS)], [f"`POST /jobs`, {POSTERS} clients"]),
-        (
-            [(posts(), POSTERS), (polls(ids), plan.pollers)],
-            [f"`POST /jobs`, {POSTERS} clients, beside the pollers", "`GET /jobs/{id}`, beside those that post"],
-        ),
-    ]:
-        outcomes = run_load(system.api, loads, plan.round_seconds)
-        failures.check(*outcomes)
-        for name, outcome in zip(names, outcomes, strict=True):
-            # What the server's time went on cannot be told apart where two loads share it.
-            rows.append(row(name, [Pair(pair.bare, outcome) for pair in pairs], has_cpu=len(outcomes) == 1))
-    return rows
+def posting_rows(system: System, plan: Plan, ids: list[str], failures: Failures) -> list[str]:
+    """POST /jobs alone, then beside the pollers, in turns with the bare route's polling."""
+    post_alone, post, poll_beside = [
+        f"`POST /jobs`, {POSTERS} clients",
+        f"`POST /jobs`, {POSTERS} clients, beside the pollers",
+        "`GET /jobs/{id}`, beside those that post",
+    ]
+    pairs: dict[str, list[Pair]] = {post_alone: [], post: [], poll_beside: []}
+    for _ in range(plan.rounds):
+        (bare,) = run_load(system.bare, [(polls(ids), plan.pollers)], plan.round_seconds)
+        alone = run_load(system.api, [(posts(), POSTERS)], plan.round_seconds)
+        both = run_load(system.api, [(posts(), POSTERS), (polls(ids), plan.pollers)], plan.round_seconds)
+        failures.check(bare, *alone, *both)
+        for name, outcome in zip(pairs, [*alone, *both], strict=True):
+            pairs[name].append(Pair(bare, outcome))
+    return [
+        # As many clients as the bare route has wait longer than a few: only of the pollers p99 can be compared. What
+        # the server's time went on cannot be told apart where two loads share it.
+        row(post_alone, pairs[post_alone], has_p99_ratio=False),
+        row(post, pairs[post], has_p99_ratio=False, has_cpu=False),
+        row(poll_beside, pairs[poll_beside], has_cpu=False),
+    ]
 
 
 def growth_row(system: System, size: int, pairs: list[Pair], failures: Failures) -> str:
@@ -197,7 +203,8 @@ def introduction(plan: Plan) -> list[str]:
         "look-up of five columns of the same table by primary key, and a pydantic response model. It and the API "
         "(`stillhouse api`) are one uvicorn process each, loaded in turns, with the client and PostgreSQL (fsync on) "
         "on the same machine. Rates and p99 are medians over the rounds; the ratios, API to bare, are medians of the "
-        "ratios within each round. Processor time is that of the server process for one request.",
+        "ratios within each round. Beside every row stands the bare route's polling. Processor time is that of the "
+        "server process for one request.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {os.cpu_count()} cores shared by all; Python "
         f"{platform.python_version()}, fastapi {version('fastapi')}, uvicorn {version('uvicorn')}, SQLAlchemy "
@@ -226,7 +233,7 @@ def growth_table(rows: list[str]) -> list[str]:
     ]
 
 
-def row(name: str, pairs: list[Pair], *, has_cpu: bool = True) -> str:
+def row(name: str, pairs: list[Pair], *, has_p99_ratio: bool = True, has_cpu: bool = True) -> str:
     return cells(
         name,
         f"{middle(pairs, lambda pair: pair.bare.rate):,.0f}",
@@ -234,7 +241,7 @@ def row(name: str, pairs: list[Pair], *, has_cpu: bool = True) -> str:
         f"{middle(pairs, rate_ratio):.2f}",
         f"{1000 * middle(pairs, lambda pair: pair.bare.percentile(0.99)):,.0f} ms",
         f"{1000 * middle(pairs, lambda pair: pair.api.percentile(0.99)):,.0f} ms",
-        f"{middle(pairs, p99_ratio):.2f}",
+        f"{middle(pairs, p99_ratio):.2f}" if has_p99_ratio else "",
         f"{middle(pairs, cpu_ratio):.2f}" if has_cpu else "",
     )
 

@@ -71,11 +71,12 @@ def main() -> int:
 
 
 def _section(options: argparse.Namespace) -> Section:
-    """Each device and choice of size and datasets has a section of its own."""
+    """Each device and choice of size and datasets has a section of its own, and so have cells beside each other."""
     section = SECTIONS[options.device]
     if options.size != SIZE:
         section = section.but(size_name(SIZES[options.size]), f"SIZE={options.size}")
-    return section.but_with(options.seeds, SEEDS, "seeds").but_on(in_order(options.dataset, DATASETS), DATASETS)
+    section = section.but_with(options.seeds, SEEDS, "seeds").but_on(in_order(options.dataset, DATASETS), DATASETS)
+    return section.but_at_once(options.at_once)
 
 
 def _describe(plan: Plan, outcome: Outcome) -> str:

@@ -124,7 +124,8 @@ def _sizes(options: argparse.Namespace) -> list[str]:
 
 
 def _section(options: argparse.Namespace) -> Section:
-    """Each pair of models, device, budget and choice of sizes, arms and datasets has a section of its own."""
+    """Each pair of models, device, budget and choice of sizes, arms and datasets has a section of its own, and so have
+    cells beside each other."""
     section = Section(TITLE, "bench-quality")
     if options.pair != "minilm":
         section = Section(f"{TITLE}: {options.pair}", f"{section.command} PAIR={options.pair}")
@@ -135,7 +136,9 @@ def _section(options: argparse.Namespace) -> Section:
     if (arms := _arms(options)) != DEFAULT_ARMS[options.pair]:
         section = section.but(f"{len(arms)} of its arms", f"ARMS={','.join(arms)}")
     section = section.but_with(options.seeds, SEEDS, "seeds").but_on(_datasets(options), _default_datasets(options))
-    return section if options.device == "cpu" else section.but("on a GPU", f"DEVICE={options.device}")
+    if options.device != "cpu":
+        section = section.but("on a GPU", f"DEVICE={options.device}")
+    return section.but_at_once(options.at_once)
 
 
 def _describe(plan: Plan, outcomes: dict[str, Outcome]) -> str:

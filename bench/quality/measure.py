@@ -11,6 +11,7 @@ from bench.quality.plan import TEACHER, Plan, budget_of, method
 from bench.results import cell_key
 from bench.setting import METHODS_VERSION, Setting
 from worker.distill.cache_keys import CODE_VERSION
+from worker.distill.methods.registry import revisions
 from worker.distill.networks import PACKED
 
 
@@ -94,11 +95,15 @@ def _outcome(numbers: dict[str, Any], seconds: float | None) -> Outcome:
 
 def _ingredients(arm: str, plan: Plan, dataset: Dataset, setting: Setting) -> dict[str, Any]:
     sized = {"dataset": plan.dataset, "rows": plan.rows, "seed": plan.seed}
+    own = method(arm, setting.hyper, dict(plan.changes))
+    revised = revisions([own["type"]])
     return {
         "bench": "quality",
         "plan": {**sized, "epochs": plan.epochs * budget_of(arm)},
         # The method as it stands, changes included, so that a new default is another cell.
-        "method": method(arm, setting.hyper, dict(plan.changes)),
+        "method": own,
         "version": f"{METHODS_VERSION}-{CODE_VERSION}-{PACKED}",
+        # Only where there is one to tell, so that the others' cells keep their keys.
+        **({"revisions": revised} if revised else {}),
         **setting.ingredients(dataset),
     }

@@ -1,11 +1,13 @@
 """`python -m bench.sage`: what SAGE costs beside plain distillation, at three sizes, into docs/benchmarks.md.
 
-A size that is done is kept under .bench/, keyed by all that decides it. All three take about an hour on two cores.
+A size that is done is kept under .bench/, keyed by all that decides it. All three take about an hour on two cores;
+some of them alone have a section of their own.
 `--quick` does everything once with a tiny model: to see that it works, and not to measure.
 """
 
 import argparse
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from bench import datasets, machine
@@ -13,7 +15,7 @@ from bench.bases import base_folder
 from bench.hyperparameters import Hyperparameters
 from bench.models import PAIRS, make_models
 from bench.options import add_shared, names_of, open_cache
-from bench.report import PAGE, Section, write_section
+from bench.report import PAGE, Section, listed, write_section
 from bench.sage import sizes
 from bench.sage.measure import Pair, find, measure
 from bench.sage.sizes import SIZES, Size
@@ -22,16 +24,16 @@ from bench.setting import Setting
 from bench.tiny import PAIR, make_tiny
 from worker.machine import count_cores
 
-SECTION = Section("What SAGE costs beside plain distillation", "bench-sage")
+TITLE = "What SAGE costs beside plain distillation"
 
 
 def main() -> int:
     options = _parser().parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
-            finish([_measure_tiny(Path(folder))], "fp32", options.page)
+            finish([_measure_tiny(Path(folder))], "fp32", _section([*SIZES]), options.page)
         return 0
-    wanted = [SIZES[name] for name in options.size]
+    wanted = [size for name, size in SIZES.items() if name in options.size]
     if problems := sizes.missing_files(wanted, options.data):
         raise SystemExit("\n".join(problems))
     cache = open_cache(options.cache)
@@ -44,15 +46,22 @@ def main() -> int:
         dataset = sizes.prepare(size, options.data, cache)
         print(f"{size.name}: {dataset.rows['train']:,} rows ...", flush=True)
         pairs.append(find(size, dataset, setting) or measure(size, dataset, setting))
-    finish(pairs, setting.precision, options.page or PAGE)
+    finish(pairs, setting.precision, _section(options.size), options.page or PAGE)
     return 0
 
 
-def finish(pairs: list[Pair], precision: str, page: Path | None) -> None:
+def _section(wanted: Collection[str]) -> Section:
+    """Some sizes alone have a section of their own: they are not to take the place of the table of all."""
+    section = Section(TITLE, "bench-sage")
+    names = [name for name in SIZES if name in wanted]
+    return section if names == [*SIZES] else section.but(listed(names), f"SIZE={','.join(names)}")
+
+
+def finish(pairs: list[Pair], precision: str, section: Section, page: Path | None) -> None:
     text = "\n".join(report(pairs, precision))
     print(text)
     if page is not None:
-        write_section(SECTION, text, page)
+        write_section(section, text, page)
         print(f"\nWritten to {page}")
 
 

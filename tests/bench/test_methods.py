@@ -78,6 +78,7 @@ class TestOptions:
                 ", on a GPU, on clinc150 and mrpc",
                 " DEVICE=cuda DATASET=clinc150,mrpc",
             ),
+            (["--device", "cuda", "--at-once", "12"], ", on a GPU, 12 at once", " DEVICE=cuda AT_ONCE=12"),
         ],
     )
     def test_that_make_another_table_are_in_the_name_of_its_section(

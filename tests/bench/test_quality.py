@@ -11,12 +11,13 @@ from bench.hyperparameters import Hyperparameters
 from bench.models import Models
 from bench.quality import __main__ as program
 from bench.quality.__main__ import _change, _parser, _section, main
-from bench.quality.measure import Outcome, find, measure, training_seconds
+from bench.quality.measure import Outcome, _ingredients, find, measure, training_seconds
 from bench.quality.plan import ARMS, KD, LESS, SAGE, SAGE_ON_LESS, WARMUP_EPOCHS, Plan, method
 from bench.quality.tables import is_above, report
 from bench.setting import Setting
 from bench.tiny import PAIR, make_tiny
 from tests.bench.quick_run import run_quick
+from worker.distill.methods.registry import METHODS
 
 
 def outcome(accuracy: float, agreement: float = 0.9) -> Outcome:
@@ -142,6 +143,7 @@ class TestOptions:
             (["--epochs", "12", "--device", "cuda"], ", 12 epochs, on a GPU", " EPOCHS=12 DEVICE=cuda"),
             (["--dataset", "mrpc,qnli_10k,clinc150,sst2_sentences"], "", ""),
             (["--dataset", "mrpc", "--device", "cuda"], ", on mrpc, on a GPU", " DATASET=mrpc DEVICE=cuda"),
+            (["--device", "cuda", "--at-once", "12"], ", on a GPU, 12 at once", " DEVICE=cuda AT_ONCE=12"),
             (
                 ["--size", "all", "--arms", "kd,sage", "--dataset", "sst2_sentences,mrpc,clinc150"],
                 ", all rows, 2 of its arms, on sst2_sentences, clinc150 and mrpc",
@@ -249,6 +251,17 @@ class TestCells:
         # Another plan's arms are not taken for these.
         assert find(replace(one, seed=2), dataset, setting) is None
         assert find(replace(one, epochs=2.0), dataset, setting) is None
+
+    def test_of_a_method_that_has_changed_are_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: what it was stands for what it is, seed by seed beside it."""
+        models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
+        setting = Setting(models, Hyperparameters(), 3, "fp32", 1, tmp_path)
+        dataset, plan = Dataset("mrpc", Path("mrpc"), 32, "", 2, {}, ""), Plan("mrpc", 2_000, 1)
+        before = {arm: _ingredients(arm, plan, dataset, setting) for arm in (KD, SAGE)}
+        monkeypatch.setattr(METHODS[SAGE], "revision", 2)
+        after = {arm: _ingredients(arm, plan, dataset, setting) for arm in (KD, SAGE)}
+        assert after[KD] == before[KD]
+        assert after[SAGE] == before[SAGE] | {"revisions": {SAGE: 2}}
 
 
 @pytest.mark.slow

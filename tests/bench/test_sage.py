@@ -10,7 +10,7 @@ from bench.hyperparameters import Hyperparameters
 from bench.models import Models
 from bench.results import cell_key
 from bench.sage import measure as measuring
-from bench.sage.__main__ import main
+from bench.sage.__main__ import _section, main
 from bench.sage.measure import Job, Pair, find
 from bench.sage.sizes import SIZES
 from bench.sage.tables import memory_row, report, selection_seconds, time_row
@@ -74,6 +74,15 @@ class TestFind:
 
 
 class TestOptions:
+    @pytest.mark.parametrize(
+        ("sizes", "title", "command"),
+        [(["large", "small", "medium"], "", ""), (["medium", "small"], ", small and medium", " SIZE=small,medium")],
+    )
+    def test_some_sizes_alone_do_not_take_the_place_of_all(self, sizes: list[str], title: str, command: str) -> None:
+        section = _section(sizes)
+        assert section.title == f"What SAGE costs beside plain distillation{title}"
+        assert section.command == f"bench-sage{command}"
+
     @pytest.mark.parametrize("size", ["medium", "large"])
     def test_the_rows_that_the_teacher_is_tuned_on_are_asked_for_at_every_size(
         self, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
