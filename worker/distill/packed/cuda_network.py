@@ -92,6 +92,8 @@ class CudaNetwork(PackedNetwork):
         return lambda projected: FlashAttention.apply(projected, ends, longest, self.heads, chance)
 
     def _graph(self, tokens: Tokens) -> TrainingGraph | None:
+        if self._optimizer is None:  # who does not train may never go backward, which a recording relies on
+            return None
         packing = tokens.packing
         shape = (packing.rows, len(packing.row_of), packing.length, packing.is_full)
         if shape in self._graphs:
