@@ -36,9 +36,14 @@ def make_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="distil a real model through the API, download it and use it",
-        description="Distil a real model through the HTTP API. Starts `stillhouse up` when no server answers.",
+        description="Distil a real model through the HTTP API. Starts `stillhouse up` when no server with the demo's "
+        "teacher answers.",
     )
-    demo.add_argument("--url", help="address of a running Stillhouse (default: the one on this machine)")
+    demo.add_argument(
+        "--url",
+        help="address of a running Stillhouse that has the demo's teacher: `stillhouse up` brings it along, a cluster "
+        "does not (default: the one on this machine)",
+    )
     demo.add_argument(
         "--port", type=_port, help="its port, where it is on this machine (default: that of `stillhouse up`)"
     )

@@ -84,6 +84,7 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern=r"^[\x21-\x7E]+$",
         description="Any string of your own, kept for a day. The same key with the same body gives the same "
-        "job, answered with 200, however often it is sent.",
+        "job, answered with 200, however often it is sent while the job is there: once that is deleted, the key makes "
+        "a new one.",
     ),
 ]

@@ -17,7 +17,7 @@ from app.schemas.jobs import JobCreate, StudentConfig
 from app.schemas.methods.sage import Sage
 from app.schemas.teachers import TeacherCreate
 from app.settings import Settings
-from tests.deployment.files import posted, section
+from tests.deployment.files import console_blocks, posted, section
 from worker import engine_outcome, engine_process, failures
 from worker.distill import errors
 from worker.distill.errors import EngineError
@@ -115,6 +115,27 @@ def test_says_what_makes_a_job_as_it_was_before_the_newest_defaults() -> None:
     (sentence,) = re.findall(r"As it was is (.*?);", section("Upgrade"), re.DOTALL)
     said = [json.loads(f"{{{part}}}") for part in re.findall(r'`("[^`]*)`', sentence)]
     assert {name: value for part in said for name, value in part.items()} == was
+
+
+def test_backs_up_and_restores_by_the_names_that_compose_has() -> None:
+    """Harm: the commands fail on the day on which they are needed."""
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    services, database = compose["services"], compose["services"]["postgres"]["environment"]
+    text = section("Back-up and restore")
+    commands = [command for block in console_blocks(text) for command in block]
+    called = [command[2:] for command in commands if command[:2] == ["docker", "compose"]]
+    assert len(called) >= 7
+    named = {word for command in called for word in command if word in services}
+    assert named == {"scheduler", "postgres", "s3-bucket"}
+    dump, restore = (next(c for c in called if program in c) for program in ("pg_dump", "pg_restore"))
+    assert dump[dump.index("--username") + 1] == restore[restore.index("--username") + 1] == database["POSTGRES_USER"]
+    assert database["POSTGRES_DB"] in dump[dump.index("--format=custom") :]
+    assert restore[restore.index("--dbname") + 1] == database["POSTGRES_DB"]
+    settings = compose["x-settings"]
+    assert f"--network {compose['name']}_default" in text
+    assert f"--endpoint-url {settings['AWS_ENDPOINT_URL']}" in text
+    assert f"AWS_REGION={settings['AWS_REGION']}" in text
+    assert text.count(settings["STILLHOUSE_OBJECT_STORE_URL"]) == 2
 
 
 def test_names_the_methods_that_can_refuse_a_teacher_or_a_dataset() -> None:

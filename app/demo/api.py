@@ -1,5 +1,6 @@
 """The few HTTP calls that the demo makes, with errors that a person understands."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,14 @@ PATIENCE_SECONDS = 30.0
 
 class DemoError(Exception):
     """The demo cannot go on; the message is a sentence for the person at the terminal."""
+
+
+class Refused(DemoError):
+    """The server answered with an error; `code` is that of its body, empty where it has none."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Api:
@@ -92,20 +101,26 @@ class Api:
                 if not is_repeatable or time.monotonic() > deadline:
                     raise DemoError(f"No answer from {self.address}: {error}") from error
                 time.sleep(1.0)
-        if response.is_success:
-            return dict(response.json())
-        raise _error_of(response)
+        if not response.is_success:
+            raise _error_of(response)
+        with contextlib.suppress(ValueError):
+            if isinstance(found := response.json(), dict):
+                return found
+        request = response.request
+        said = f"{request.method} {request.url.path} answered {response.status_code} without a JSON object"
+        raise DemoError(f"{said}: what is at {self.address} seems to be no Stillhouse.")
 
 
-class _NotFound(DemoError):
+class _NotFound(Refused):
     pass
 
 
-def _error_of(response: httpx.Response) -> DemoError:
+def _error_of(response: httpx.Response) -> Refused:
     request = response.request
     try:
-        message = response.json()["error"]["message"]
+        error = response.json()["error"]
+        message, code = error["message"], str(error["code"])
     except (ValueError, KeyError, TypeError):
-        message = response.text[:300]
-    kind = _NotFound if response.status_code == httpx.codes.NOT_FOUND else DemoError
-    return kind(f"{request.method} {request.url.path} answered {response.status_code}: {message}")
+        message, code = response.text[:300], ""
+    kind = _NotFound if response.status_code == httpx.codes.NOT_FOUND else Refused
+    return kind(f"{request.method} {request.url.path} answered {response.status_code}: {message}", code)

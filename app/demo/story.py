@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from app import seeds
-from app.demo.api import Api, DemoError, Json
+from app.demo.api import Api, DemoError, Json, Refused
 from app.demo.classify import classify
 from app.demo.download import download, unpack, verify
 from app.demo.materials import Materials, shipped
@@ -23,6 +23,9 @@ from app.home_lock import running_address
 from app.settings import Settings, get_settings
 
 POLL_SECONDS = 0.5
+
+# Of a server that is on another machine, in a container, or was not told of the folder.
+_CANNOT_READ_FOLDER = frozenset({"folder_not_allowed", "folder_not_found"})
 
 
 def run(*, url: str | None, port: int | None, output: Path | None) -> int:
@@ -52,6 +55,8 @@ def run(*, url: str | None, port: int | None, output: Path | None) -> int:
 def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json:
     """Distil, download, verify, use and compare; return the finished job."""
     console.print(f"Stillhouse at {api.address}")
+    # First, because a server may be without it: what is uploaded in vain stays there.
+    teacher = _register_teacher(api, materials)
     with step(console, "Uploading the dataset") as current:
         dataset = api.upload("/datasets", {"name": materials.dataset_name}, materials.dataset_files)
         dataset = api.wait_until_ready(f"/datasets/{dataset['id']}")
@@ -60,8 +65,8 @@ def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json
             + ", ".join(f"{rows:,} {split}" for split, rows in dataset["rows"].items() if rows)
             + " rows"
         )
-    with step(console, "Registering the teacher") as current:
-        teacher = _register_teacher(api, materials)
+    with step(console, "Waiting for the teacher") as current:
+        teacher = api.wait_until_ready(f"/teachers/{teacher['id']}")
         current.text = (
             f"Teacher {teacher['id']}: {teacher['name']}, {teacher['family']}, {teacher['layers']} layers, "
             f"{teacher['parameters'] / 1e6:.1f} M parameters"
@@ -94,15 +99,20 @@ def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json
 def _find_server(
     console: Console, stack: contextlib.ExitStack, settings: Settings, url: str | None, port: int | None
 ) -> tuple[str, StartedServer | None]:
-    """The address of a running server; where none runs, one is started, and stopped with the stack."""
+    """The address of a running server; where none runs, one is started, and stopped with the stack.
+
+    One that nobody named and that is not this home's, such as a cluster's, is passed over where it has no teacher.
+    """
     wanted_port = settings.port if port is None else port
     # An `up` of this home may serve another port: its address stands in its lock file.
     address = url or running_address(settings.home) or f"http://127.0.0.1:{wanted_port}"
     missing = what_is_missing(address)
-    if missing == "":
-        return address, None
     running = running_address(settings.home)
-    if missing is not None and (url is not None or running is not None):
+    if missing == "":
+        if url is not None or port is not None or running is not None or _has_teacher(address):
+            return address, None
+        console.print(f"What answers at {address} lacks the demo's teacher, so another is started.", soft_wrap=True)
+    elif missing is not None and (url is not None or running is not None):
         raise DemoError(f"The server at {address} is not ready: {missing}")
     if url is not None:
         raise DemoError(f"No Stillhouse server answers at {url}. Start one with: stillhouse up")
@@ -113,6 +123,14 @@ def _find_server(
     return started.address, started
 
 
+def _has_teacher(address: str) -> bool:
+    try:
+        with Api(address) as api:
+            return api.find(f"/teachers/{seeds.DEMO_TEACHER_ID}") is not None
+    except DemoError:  # it lets nobody in, or is another's server that answers to anything
+        return False
+
+
 def _say_goodbye(console: Console, started: StartedServer) -> None:
     if sys.stdin.isatty() and console.is_terminal:
         console.print("\nThe server keeps running. Ctrl-C stops it.")
@@ -121,15 +139,24 @@ def _say_goodbye(console: Console, started: StartedServer) -> None:
 
 
 def _register_teacher(api: Api, materials: Materials) -> Json:
+    """The teacher as the server has it, or takes it now; a worker may not have checked it yet."""
     # `stillhouse up` has the demo's teacher already; 90 MB more on every run would help nobody.
     seeded = materials.seeded_teacher_id
-    if seeded is not None and api.find(f"/teachers/{seeded}") is not None:
-        return api.wait_until_ready(f"/teachers/{seeded}")
+    if seeded is not None and (found := api.find(f"/teachers/{seeded}")) is not None:
+        return found
     if materials.teacher_folder is None:
         raise DemoError(seeds.HOW_TO_GET_THE_TEACHER)
     source = {"type": "folder", "path": str(materials.teacher_folder)}
-    teacher = api.post("/teachers", {"source": source, "name": materials.teacher_name})
-    return api.wait_until_ready(f"/teachers/{teacher['id']}")
+    try:
+        return api.post("/teachers", {"source": source, "name": materials.teacher_name})
+    except Refused as refusal:
+        if refusal.code not in _CANNOT_READ_FOLDER:
+            raise
+        raise DemoError(
+            f"The server at {api.address} lacks the demo's teacher ({seeds.DEMO_TEACHER_ID}), which `stillhouse up` "
+            f"brings along, and cannot read it from {materials.teacher_folder}. Run the demo without --url and --port, "
+            "so that it starts a server of its own; stop a `stillhouse up` that lacks the teacher before."
+        ) from refusal
 
 
 def _follow(console: Console, api: Api, job: Json) -> Json:

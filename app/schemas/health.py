@@ -13,7 +13,7 @@ class Health(ResponseModel):
 
 class Readiness(ResponseModel):
     status: Literal["ready", "degraded"] = Field(
-        description="`degraded`: jobs are accepted, but start late, when the sweep wakes a worker."
+        description="`degraded`: jobs are accepted, but start some seconds late, when a worker looks into the database."
     )
     database: str
     migrations: str = Field(description="Whether the database has every migration of this release.")

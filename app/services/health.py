@@ -46,7 +46,7 @@ class Checks:
 
     @property
     def is_ready(self) -> bool:
-        # Without a queue jobs are still accepted: the row is what counts, and the sweep wakes workers.
+        # Without a queue jobs are still accepted: the row is what counts, and workers look for it every few seconds.
         return not any((self.database, self.migrations, self.object_store, self.disk))
 
 

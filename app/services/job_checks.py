@@ -10,6 +10,7 @@ from app.schemas.jobs import JobCreate
 from app.schemas.methods.combinations import wastes_new_rows, weight_of
 from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.registry import Method
+from app.schemas.methods.taid import Taid
 
 _LABELS_SHOWN = 5
 
@@ -38,6 +39,7 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     _check_length(job, teacher)
     _check_subclasses(job, teacher, dataset)
     _check_gate(job)
+    _check_target(job)
     _check_new_rows(job)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)
@@ -91,6 +93,17 @@ def _check_gate(job: JobCreate) -> None:
                 "'random_anchors', or leave it out.",
                 code="gate_without_rows",
                 param=f"{place}.gated",
+            )
+
+
+def _check_target(job: JobCreate) -> None:
+    for place, method in _methods(job).items():
+        if isinstance(method, Taid) and method.lambda_end == 0:
+            raise InvalidRequest(
+                f"{place}.lambda_end is 0, so the student's target is its own answer to the end, and nothing would be "
+                "learnt from the teacher. Raise it, to at most 1.",
+                code="target_without_teacher",
+                param=f"{place}.lambda_end",
             )
 
 

@@ -1,11 +1,11 @@
 """What must hold of a dataset's splits, each alone and together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from worker.preparation.errors import PreparationFailed, quote, quote_all
-from worker.preparation.staging import StagedSplit
+from worker.preparation.staging import EXAMPLES, StagedSplit
 
 MAX_EMPTY_SHARE = 0.1
 
@@ -19,8 +19,7 @@ def check_rows(split: StagedSplit) -> list[str]:
         )
     if split.empty_rows == 0:
         return []
-    where = f"{split.unit}{'s' if len(split.first_empty) > 1 else ''} {', '.join(map(str, split.first_empty))}"
-    where += ", …" if split.empty_rows > len(split.first_empty) else ""
+    where = _where(split, split.first_empty, split.empty_rows)
     what = f"{split.empty_rows} of {split.rows_seen} rows of {name} have an empty text or label ({where})"
     if split.empty_rows >= MAX_EMPTY_SHARE * split.rows_seen:
         raise PreparationFailed(
@@ -66,22 +65,33 @@ def check_labels_seen(train: StagedSplit, other: StagedSplit, names: Mapping[int
 def repeated_warnings(train: StagedSplit, validation: np.ndarray) -> list[str]:
     """Rows of the validation split taken from train (mask over its rows) whose text stays in train as well."""
     texts = train.texts()
-    shared = int(np.isin(texts[validation], texts[~validation]).sum())
-    if shared == 0:
+    is_shared = np.isin(texts[validation], texts[~validation])
+    if not is_shared.any():
         return []
+    shared = train.places()[validation][is_shared]
     return [
-        f"{shared} of the {int(validation.sum())} validation rows taken from {train.upload.name} also stand in what is "
-        "left of it, because texts repeat there; numbers measured on them flatter the model. Remove the repeats, or "
-        "upload a validation file."
+        f"{len(shared)} of the {int(validation.sum())} validation rows taken from {train.upload.name} also stand in "
+        f"what is left of it ({_first_of(train, shared)}), because texts repeat there; numbers measured on them "
+        "flatter the model. Remove the repeats, or upload a validation file."
     ]
 
 
 def duplicate_warnings(train: StagedSplit, other: StagedSplit) -> list[str]:
     """Rows of a held-out file that also stand in train make its numbers look better than they are."""
-    shared = int(np.isin(other.texts(), train.texts()).sum())
-    if shared == 0:
+    shared = other.places()[np.isin(other.texts(), train.texts())]
+    if len(shared) == 0:
         return []
     return [
-        f"{shared} of {other.rows} rows of {other.upload.name} also stand in {train.upload.name}; "
-        "numbers measured on them flatter the model."
+        f"{len(shared)} of {other.rows} rows of {other.upload.name} also stand in {train.upload.name} "
+        f"({_first_of(other, shared)}); numbers measured on them flatter the model."
     ]
+
+
+def _first_of(split: StagedSplit, places: np.ndarray) -> str:
+    return _where(split, places[:EXAMPLES].tolist(), len(places))
+
+
+def _where(split: StagedSplit, first: Sequence[int], count: int) -> str:
+    """Such as "lines 3, 9, …": the first of `count` lines or rows of a file."""
+    named = f"{split.unit}{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
+    return f"{named}, …" if count > len(first) else named

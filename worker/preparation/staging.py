@@ -1,6 +1,6 @@
 """The first pass over an upload: every row checked, written aside, and summed up in a few arrays.
 
-A million rows cost their texts on disk and some 12 bytes each in memory; the second pass knows all
+A million rows cost their texts on disk and some 16 bytes each in memory; the second pass knows all
 labels and which rows go where.
 """
 
@@ -24,7 +24,8 @@ from worker.preparation.values import label_value, text_value
 BATCH_ROWS = 4096
 BATCH_CHARACTERS = 8 * 1024 * 1024
 MAX_LABELS = 10_000
-_EXAMPLES = 5
+# So many lines or rows are named by a message.
+EXAMPLES = 5
 
 STAGED = pa.schema([("text", pa.string()), ("text_pair", pa.string()), ("label", pa.int32())])
 
@@ -38,9 +39,10 @@ class StagedSplit:
     unit: str
     rows_seen: int = 0
     empty_rows: int = 0
-    first_empty: list[int] = field(default_factory=list)  # lines or rows, at most five
+    first_empty: list[int] = field(default_factory=list)  # lines or rows, at most EXAMPLES
     label_codes: "array[int]" = field(default_factory=lambda: array("i"))  # one per kept row, first-seen order
     fingerprints: "array[int]" = field(default_factory=lambda: array("Q"))  # one per kept row, of its texts
+    kept_places: "array[int]" = field(default_factory=lambda: array("i"))  # one per kept row, its line or row
     label_places: dict[int, int] = field(default_factory=dict)  # label code -> where it was first seen
 
     @property
@@ -52,6 +54,9 @@ class StagedSplit:
 
     def texts(self) -> np.ndarray:
         return np.frombuffer(self.fingerprints, dtype=np.uint64)
+
+    def places(self) -> np.ndarray:
+        return np.frombuffer(self.kept_places, dtype=np.int32)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """As they were written: one for each row group."""
@@ -90,7 +95,7 @@ def stage_split(
             label = label_value(values[-1], place=place, column=columns.label)
             if not text.strip() or not label or (pair is not None and not pair.strip()):
                 staged.empty_rows += 1
-                if len(staged.first_empty) < _EXAMPLES:
+                if len(staged.first_empty) < EXAMPLES:
                     staged.first_empty.append(number)
                 continue
             code = label_codes.setdefault(label, len(label_codes))
@@ -103,6 +108,7 @@ def stage_split(
             staged.label_places.setdefault(code, number)
             staged.label_codes.append(code)
             staged.fingerprints.append(_fingerprint(text, pair))
+            staged.kept_places.append(number)
             texts.append(text)
             pairs.append(pair)
             codes.append(code)

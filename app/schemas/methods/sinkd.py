@@ -35,7 +35,7 @@ class Sinkd(MethodParameters):
     iterations: int = Field(
         default=20,
         ge=1,
-        le=100,
+        le=1000,
         description="How often rows and columns are scaled. For each time the step keeps two numbers for every pair of "
         "the batch's rows.",
     )

@@ -29,7 +29,7 @@ class Taid(MethodParameters):
     )
     lambda_start: float = Field(default=0.4, ge=0, le=1, description="The teacher's share of the target at the start.")
     lambda_end: float = Field(
-        default=1.0, gt=0, le=1, description="The teacher's share at the last step; not below `lambda_start`."
+        default=1.0, ge=0, le=1, description="The teacher's share at the last step; above 0, not below `lambda_start`."
     )
     adaptation_rate: float = Field(
         default=5e-4, ge=0, le=1, description="How much a step that brings something adds to the share."

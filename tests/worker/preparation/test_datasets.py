@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -372,11 +373,44 @@ class TestBadContent:
         assert len(prepared.warnings) == 1
         assert "6 of the 6 validation rows" in prepared.warnings[0]
 
+    def test_the_warning_of_a_made_split_names_lines_of_its_rows(self, bench: Bench) -> None:
+        rows = [(f"twice {number // 2}", "ab"[number // 2 % 2]) for number in range(160)]
+        prepared = bench.prepare({"train.csv": csv_bytes(rows)})
+        (warning,) = prepared.warnings
+        (named,) = re.findall(r"left of it \(lines ([\d, ]+), …\), because", warning)
+        lines = [int(line) for line in named.split(", ")]
+        assert len(lines) == 5
+        assert lines == sorted(set(lines))
+        left = {row["text"] for row in bench.rows("train")}
+        shared = [row["text"] for row in bench.rows("validation") if row["text"] in left]
+        # The first line names the columns.
+        assert [rows[line - 2][0] for line in lines] == shared[:5]
+
     def test_test_rows_that_stand_in_train_are_a_warning(self, bench: Bench) -> None:
         prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "test.csv": csv_bytes([*ROWS[:3], ("new", "a")])})
         assert prepared.warnings == [
-            "3 of 4 rows of test.csv also stand in train.csv; numbers measured on them flatter the model."
+            "3 of 4 rows of test.csv also stand in train.csv (lines 2, 3, 4); "
+            "numbers measured on them flatter the model."
         ]
+
+    @pytest.mark.parametrize(
+        ("repeated", "where"), [(1, "line 8"), (5, "lines 8, 9, 10, 11, 12"), (6, "lines 8, 9, 10, 11, 12, …")]
+    )
+    def test_the_warning_names_the_first_rows_by_their_lines_in_the_file(
+        self, bench: Bench, repeated: int, where: str
+    ) -> None:
+        """Harm: rows are removed that are not the ones, because the lines that hold none were not counted."""
+        new = [("goes over\ntwo lines", "a"), ("new", "b"), ("", "a")]
+        content = csv_bytes([*new, *[(f"other {number}", "a") for number in range(20)]])
+        head, tail = content[: content.index(b"other 0")], content[content.index(b"other 0") :]
+        test = head + b"\r\n\r\n" + csv_bytes(ROWS[:repeated]).partition(b"\r\n")[2] + tail
+        warnings = bench.prepare({"train.csv": csv_bytes(ROWS), "test.csv": test}).warnings
+        assert f"{repeated} of {repeated + 22} rows of test.csv also stand in train.csv ({where})" in warnings[-1]
+
+    def test_the_warning_counts_a_parquet_file_in_rows(self, bench: Bench) -> None:
+        test = parquet_bytes(text=["new", *[text for text, _ in ROWS[:2]]], label=["a", "b", "a"])
+        prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "test.parquet": test})
+        assert "test.parquet also stand in train.csv (rows 2, 3);" in prepared.warnings[0]
 
 
 class TestValidationSplit:
