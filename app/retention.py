@@ -7,6 +7,9 @@
 Rows go at once, their objects with a later sweep.
 """
 
+import math
+import random
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from obstore.exceptions import BaseError
 
+from app.budget import Budget
 from app.db.session import read_session, write_session
 from app.logging import first_line
 from app.repositories import checkpoints, jobs
@@ -35,37 +39,47 @@ class RetentionReport:
     checkpoints_of_jobs: int = 0
     jobs: int = 0
     cache_entries: int = 0
+    # The time was up before everything was forgotten.
+    has_more: bool = False
 
 
-def retain_once(settings: Settings | None = None) -> RetentionReport:
-    """Forget once what the settings say has been kept for long enough, and return how much it was."""
+def retain_once(
+    settings: Settings | None = None, *, seconds: float = math.inf, stopped: threading.Event | None = None
+) -> RetentionReport:
+    """Forget what the settings say has been kept for long enough, and return how much it was.
+
+    Stops once `seconds` are over or `stopped` is set, but not before something is forgotten: then `has_more` says that
+    it should soon be called again. To list the cache, and then to delete from it, may each come on top of that.
+    """
     settings = settings or get_settings()
     report = RetentionReport()
+    budget = Budget(seconds, stopped or threading.Event())
     if settings.checkpoint_retention_days is not None:
-        report.checkpoints_of_jobs = _forget_checkpoints(settings, settings.checkpoint_retention_days)
-    if settings.job_retention_days is not None:
-        report.jobs = _forget_jobs(settings, settings.job_retention_days)
-    if settings.cache_retention_days is not None:
-        report.cache_entries = _forget_cache_entries(settings, settings.cache_retention_days)
+        _forget_checkpoints(settings, settings.checkpoint_retention_days, budget, report)
+    if settings.job_retention_days is not None and not report.has_more:
+        _forget_jobs(settings, settings.job_retention_days, budget, report)
+    if settings.cache_retention_days is not None and not report.has_more:
+        _forget_cache_entries(settings, settings.cache_retention_days, budget, report)
     if report != RetentionReport():
         log.info("retention", **vars(report))
     return report
 
 
-def _forget_checkpoints(settings: Settings, days: float) -> int:
-    count = 0
+def _forget_checkpoints(settings: Settings, days: float, budget: Budget, report: RetentionReport) -> None:
     while True:
         with write_session(settings) as session:
             job_ids = checkpoints.jobs_to_forget(session, days=days, limit=BATCH)
             for job_id in job_ids:
                 checkpoints.drop_all(session, job_id)
-        count += len(job_ids)
+        report.checkpoints_of_jobs += len(job_ids)
         if len(job_ids) < BATCH:
-            return count
+            return
+        if budget.is_used_up:
+            report.has_more = True
+            return
 
 
-def _forget_jobs(settings: Settings, days: float) -> int:
-    count = 0
+def _forget_jobs(settings: Settings, days: float, budget: Budget, report: RetentionReport) -> None:
     while True:
         with read_session(settings) as session:
             job_ids = jobs.finished_before(session, days=days, limit=BATCH)
@@ -73,12 +87,15 @@ def _forget_jobs(settings: Settings, days: float) -> int:
             # One by one: each locks its row and looks again whether the job is over.
             with write_session(settings) as session:
                 jobs.delete_terminal(session, job_id)
-        count += len(job_ids)
+            report.jobs += 1
+            if budget.is_used_up:
+                report.has_more = True
+                return
         if len(job_ids) < BATCH:
-            return count
+            return
 
 
-def _forget_cache_entries(settings: Settings, days: float) -> int:
+def _forget_cache_entries(settings: Settings, days: float, budget: Budget, report: RetentionReport) -> None:
     """Delete the entries whose newest file is older than `days`; using an entry writes its index anew. What workers
     left half-written goes too: no row says where to look for it."""
     store = ObjectStore.from_settings(settings)
@@ -86,15 +103,23 @@ def _forget_cache_entries(settings: Settings, days: float) -> int:
         _delete(store, [key])
     entries: dict[str, list[StoredObject]] = defaultdict(list)
     for stored in store.list(keys.CACHE_ROOT):
+        if budget.is_stopped:
+            return
         entries[stored.key.rpartition("/")[0]].append(stored)
     oldest = datetime.now(UTC) - timedelta(days=days)
     old = [files for files in entries.values() if max(file.modified_at for file in files) < oldest]
-    count = 0
-    for files in old:
+    # In another order each time: those that cannot be deleted would else use up the time of the others in every call.
+    random.shuffle(old)
+    # Only now: where it takes longer to list the cache than there is time, nothing would ever be deleted.
+    budget = budget.again()
+    for number, files in enumerate(old, 1):
         # The index first: without it nobody takes the other files for an entry.
         paths = sorted((file.key for file in files), key=lambda key: not key.endswith("/" + keys.CACHE_INDEX))
-        count += _delete(store, paths)
-    return count
+        report.cache_entries += _delete(store, paths)
+        if budget.is_used_up:
+            # Where none could be deleted, to list them all again would help nobody.
+            report.has_more = number < len(old) and report.cache_entries > 0
+            return
 
 
 def _delete(store: ObjectStore, paths: Sequence[str]) -> bool:

@@ -18,7 +18,8 @@ from app.settings import Settings
 from app.sweep import sweep_until
 
 # A step of a sweep waits for a minute at the most for a store that does not answer, and then the sweep fails and
-# has got round. Many steps against a slow store add up; nothing of it is lost when they are begun again.
+# has got round. Against a slow one it stops after some seconds, but for what it has begun and for listing the cache;
+# nothing of that is lost when it is begun again.
 STUCK_SECONDS = 900.0
 TICK_SECONDS = 0.1
 

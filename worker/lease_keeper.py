@@ -30,7 +30,8 @@ class LeaseKeeper:
     """Renews while the block lasts. `check()` says, from any thread, whether to go on.
 
     Only the database can take the work away: while it cannot be reached the work goes on, because the
-    fence around every write keeps it harmless and the database may come back before anybody else claims.
+    fence around every write keeps it harmless and the database may come back before anybody else claims. The sweep
+    then leaves the time in which to renew.
     """
 
     def __init__(self, claim: Claim, settings: Settings, shutdown: Shutdown) -> None:

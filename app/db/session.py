@@ -27,6 +27,8 @@ BUSY_TIMEOUT_SECONDS = 30
 # A process that is frozen or cut off between a lock and its commit keeps the row from everybody: from the sweep, which
 # skips it, and from who cancels. Shorter than a lease, so that what is expired can be taken back.
 IDLE_TRANSACTION_SECONDS = 20.0
+# How long a new connection to a server may take, where nothing comes back at all.
+CONNECT_SECONDS = 5
 # Meanwhile others get an answer instead of waiting without end.
 LOCK_SECONDS = 10.0
 # What a server says in a session that is of no more use while another one may be: read_only_sql_transaction (a primary
@@ -85,7 +87,7 @@ def create_database_engine(url: str) -> Engine:
         # A server that fell silent is noticed in seconds, so that a worker does not outlive its lease waiting. The
         # keepalives are for one whose host vanishes with a query under way: nothing is left to send then.
         limits = {
-            "connect_timeout": 5,
+            "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": 15_000,
             "keepalives_idle": 5,
             "keepalives_interval": 3,

@@ -9,11 +9,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import PGconn, Ping
 
 from app.db.migrate import is_behind
+from app.db.session import CONNECT_SECONDS
 from app.settings import Settings
 
 LOOK_SECONDS = 0.5
-# Of one attempt to connect, when nothing comes back at all.
-CONNECT_SECONDS = 5
 
 log = structlog.get_logger(__name__)
 

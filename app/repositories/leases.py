@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import case, func, literal_column, select, update
+from sqlalchemy import case, false, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Dataset, Job, Teacher
@@ -109,14 +109,19 @@ def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None
     """
     if claim.kind != "job":
         return _release_import(session, claim)
-    try:
-        status = JobStatus(hold(session, claim))
-    except LeaseLost:
-        return False
-    target = _AFTER_WORKER[status]
-    values = {} if failure else jobs.uncounted_attempt()
-    end = failure if target is JobStatus.QUEUED else None
-    return bool(jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end))
+    return _release_job(session, claim, {} if failure else jobs.uncounted_attempt(), failure)
+
+
+def release_unbegun(session: Session, claim: Claim, why: AttemptEnd) -> bool:
+    """Hand back a job that this worker could not begin: it waits as if nobody had claimed it, since when it did, and
+    nothing of its time is used up. Returns as `release`."""
+    values = {"queued_at": Job.queued_at, "run_seconds": claim.run_seconds}
+    return _release_job(session, claim, jobs.uncounted_attempt() | values, why)
+
+
+def ask_whether_written(session: Session) -> None:
+    """Raise what taking a lease back would raise where nothing can be written to jobs now; changes nothing."""
+    session.execute(update(Job).where(false()).values(id=Job.id).execution_options(synchronize_session=False))
 
 
 def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
@@ -208,6 +213,16 @@ def _claim_import(session: Session, kind: Kind, lease: dict[str, Any]) -> Claim 
         .execution_options(synchronize_session=False)
     ).one_or_none()
     return None if row is None else Claim(kind, row.id, row.run_token, row.attempt)
+
+
+def _release_job(session: Session, claim: Claim, values: dict[str, Any], end: AttemptEnd | None) -> bool:
+    try:
+        status = JobStatus(hold(session, claim))
+    except LeaseLost:
+        return False
+    target = _AFTER_WORKER[status]
+    end = end if target is JobStatus.QUEUED else None
+    return bool(jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end))
 
 
 def _release_import(session: Session, claim: Claim) -> bool:

@@ -1,11 +1,13 @@
 """What is forgotten after its time, and what is not."""
 
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
+from app import retention
 from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.db.types import db_now
@@ -160,6 +162,60 @@ class TestCache:
         hold(monkeypatch, "/held/")
         assert retain_once() == RetentionReport(cache_entries=2)
         assert cached(folder_object_store) == {"held"}
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestTimeThatIsUp:
+    """Harm: the jobs of dead workers wait for as long as it takes to forget the backlog of a month."""
+
+    def test_leaves_the_rest_to_the_next_call(
+        self, folder_object_store: ObjectStore, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = change_settings(job_retention_days=30)
+        monkeypatch.setattr(retention, "BATCH", 2)
+        for days_ago in (8, 8, 8, 31, 31):
+            failed_job(folder_object_store, days_ago=days_ago)
+        for key in ("a", "b"):
+            cache_entry(folder_object_store, key, days_ago=31)
+        reports = [retain_once(settings, seconds=0) for _ in range(7)]
+        assert reports == [
+            RetentionReport(checkpoints_of_jobs=2, has_more=True),
+            RetentionReport(checkpoints_of_jobs=2, has_more=True),
+            RetentionReport(checkpoints_of_jobs=1, jobs=1, has_more=True),
+            RetentionReport(jobs=1, has_more=True),
+            RetentionReport(cache_entries=1, has_more=True),
+            RetentionReport(cache_entries=1),
+            RetentionReport(),
+        ]
+
+    def test_is_up_when_it_is_told_to_stop(
+        self, folder_object_store: ObjectStore, change_settings: ChangeSettings
+    ) -> None:
+        settings = change_settings(checkpoint_retention_days=None, job_retention_days=30)
+        for _ in range(3):
+            failed_job(folder_object_store, days_ago=31)
+        stopped = threading.Event()
+        stopped.set()
+        assert retain_once(settings, stopped=stopped) == RetentionReport(jobs=1, has_more=True)
+        assert retain_once(settings) == RetentionReport(jobs=2)
+
+    def test_is_not_asked_for_again_where_nothing_can_be_deleted(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: the whole cache is listed after every sweep, and the log is full of what cannot be deleted."""
+        for key in ("held-1", "held-2"):
+            cache_entry(folder_object_store, key, days_ago=31)
+        hold(monkeypatch, "/held-")
+        assert retain_once(seconds=0) == RetentionReport()
+
+
+def cache_entry(store: ObjectStore, key: str, *, days_ago: float) -> None:
+    """An entry of one file that was used last so long ago."""
+    assert store.folder is not None
+    object_key = keys.cache_file("teacher_outputs", key, keys.CACHE_INDEX)
+    store.put_bytes(object_key, b"{}")
+    stamp = (datetime.now(UTC) - timedelta(days=days_ago)).timestamp()
+    os.utime(store.folder / object_key, (stamp, stamp))
 
 
 def cached(store: ObjectStore) -> set[str]:

@@ -1,9 +1,11 @@
 """The sweep over both databases and, where objects go, both stores."""
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import structlog
 from obstore.exceptions import GenericError
 from sqlalchemy import event
+from sqlalchemy.exc import InternalError, OperationalError
 from structlog.testing import capture_logs
 
 from app import queue, sweep
@@ -24,8 +27,9 @@ from app.repositories.checkpoints import CheckpointFacts, drop_older, list_for_j
 from app.settings import get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore, StoredObject
-from app.sweep import SweepThread, clean, sweep_once
+from app.sweep import Grace, SweepThread, clean, sweep_once
 from tests.app.test_queue import take_messages
+from tests.fixtures.database import Primary
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import (
     SHA256,
@@ -505,6 +509,114 @@ class TestStoreThatIsAway:
 
 
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestStoreThatIsSlow:
+    """Harm: dead workers' jobs wait until fifty prefixes are cleaned, each for as long as the store likes to take."""
+
+    def test_is_left_when_the_time_is_up_and_cleaned_on_with_the_next_sweep(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sweep, "CLEANING_SECONDS", 0.0)
+        roots = [self.scheduled_root(folder_object_store, name, age) for name, age in (("a", 3), ("b", 2), ("c", 1))]
+        for number in range(3):
+            assert due() == roots[number:]
+            assert sweep_once().objects_deleted == 1
+        assert due() == []
+        assert sweep_once().objects_deleted == 0
+
+    def test_is_left_when_the_sweep_is_told_to_stop(self, folder_object_store: ObjectStore) -> None:
+        roots = [self.scheduled_root(folder_object_store, name, age) for name, age in (("a", 2), ("b", 1))]
+        stopped = threading.Event()
+        stopped.set()
+        assert sweep_once(stopped=stopped).objects_deleted == 1
+        assert due() == roots[1:]
+
+    def test_puts_off_what_it_failed_to_delete_before_the_time_was_up(
+        self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: it comes first in every sweep, uses up its time, and nothing is ever deleted again."""
+        monkeypatch.setattr(sweep, "CLEANING_SECONDS", 0.0)
+        held, other = (self.scheduled_root(folder_object_store, name, age) for name, age in (("held", 2), ("other", 1)))
+        hold(monkeypatch, "/held/")
+        assert sweep_once().put_off == [held]
+        assert due() == [other]
+        assert sweep_once().objects_deleted == 1
+        # It was tried once, so it does not wait as long as what was tried twice.
+        with read_session() as session:
+            cleanup = session.get(ObjectCleanup, held)
+        assert cleanup is not None
+        assert 0 < (cleanup.due_at - datetime.now(UTC)).total_seconds() <= sweep.AGAIN_SECONDS
+
+    def scheduled_root(self, store: ObjectStore, name: str, hours: float) -> str:
+        """The root of a job's objects that is due since then, and has one."""
+        root = keys.job_root(name)
+        store.put_bytes(keys.inside(root, "t/student.bin"), b"1")
+        scheduled(root, delay_seconds=-3600 * hours)
+        return root
+
+
+@pytest.mark.usefixtures("postgres_database", "filesystem_broker")
+class TestGrace:
+    def test_leaves_leases_alone_until_the_database_has_answered_for_long_enough(self) -> None:
+        job_id = add_job()
+        expire(claimed())
+        grace = Grace(0.3, has_begun=True)
+        report = sweep_once(grace=grace)
+        assert report.expired == leases.TakenBack()
+        time.sleep(0.4)
+        assert sweep_once(grace=grace).expired.requeued == [("job", job_id)]
+
+    def test_begins_anew_when_the_database_was_away(self, change_settings: ChangeSettings) -> None:
+        here = get_settings()
+        away = change_settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+        grace = Grace(0.3, has_begun=False)
+        with pytest.raises(OperationalError) as refused:
+            sweep_once(away, grace=grace)
+        grace.hear(refused.value)
+        time.sleep(0.4)
+        change_settings(database_url=here.database_url)
+        job_id = add_job()
+        expire(claimed())
+        assert sweep_once(grace=grace).expired == leases.TakenBack()
+        time.sleep(0.4)
+        assert sweep_once(grace=grace).expired.requeued == [("job", job_id)]
+
+    def test_begins_anew_when_the_retention_finds_the_database_away(self, change_settings: ChangeSettings) -> None:
+        """Harm: the sweep that comes next finds it back, and takes the work of workers that are still connecting."""
+        grace = Grace(60.0, has_begun=False)
+        away = change_settings(
+            database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none", checkpoint_retention_days=1
+        )
+        assert sweep._retain(away, threading.Event(), grace) == sweep.RETENTION_RETRY_SECONDS
+        assert not grace.is_over
+
+    def test_of_the_start_is_not_for_the_embedded_mode(self, change_settings: ChangeSettings) -> None:
+        """Harm: `stillhouse up`, started again, goes on with its jobs a quarter of a minute later than it could."""
+        assert not Grace.at_start(get_settings()).is_over
+        assert Grace.at_start(change_settings(database_url="")).is_over
+
+
+@pytest.mark.usefixtures("filesystem_broker")
+class TestDatabaseThatOnlyReads:
+    def test_is_away_also_in_the_grace_and_nothing_is_deleted_by_what_it_says(
+        self, primary: Primary, folder_object_store: ObjectStore
+    ) -> None:
+        """Harm: a primary that was demoted knows nothing of the job that was tried again since, whose objects go."""
+        root = keys.job_root("a")
+        key = keys.inside(root, "t/student.bin")
+        folder_object_store.put_bytes(key, b"1")
+        scheduled(root, delay_seconds=-3600)
+        primary.demote()
+        grace = Grace(0.0, has_begun=True)
+        for _ in range(2):
+            with pytest.raises(InternalError, match="read-only"):
+                sweep_once(grace=grace)
+            assert not grace.is_over
+        assert [stored.key for stored in folder_object_store.list(root)] == [key]
+        primary.promote()
+        assert sweep_once(grace=grace).objects_deleted == 1
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestSweepThread:
     def test_finishes_what_a_dead_worker_left(self, change_settings: ChangeSettings) -> None:
         change_settings(sweep_seconds=0.1)
@@ -539,6 +651,29 @@ class TestSweepThread:
             sweeper.stop()
         assert read_dataset(dataset_id).run_token is None
 
+    def test_takes_leases_back_while_a_long_retention_is_under_way(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a retention that is set for the first time has a month's jobs to forget, and those of dead workers wait
+        for the last of them."""
+        monkeypatch.setattr(sweep, "RETAINING_SECONDS", 0.0)
+        change_settings(sweep_seconds=0.05, job_retention_days=0.000001)
+        old = [add_job() for _ in range(40)]
+        for job_id in old:
+            cancel(job_id)
+        time.sleep(0.2)
+        sweeper = SweepThread(get_settings())
+        sweeper.start()
+        try:
+            wait_until(lambda: not all(map(is_there, old)))
+            lost = add_job()
+            expire(claimed())
+            wait_until(lambda: read_job(lost).status == "queued")
+            assert any(map(is_there, old))
+            wait_until(lambda: not any(map(is_there, old)))
+        finally:
+            sweeper.stop()
+
     def test_counts_its_sweeps_and_applies_the_retention_without_a_store(
         self, change_settings: ChangeSettings, tmp_path: Path
     ) -> None:
@@ -562,6 +697,13 @@ class TestSweepThread:
             sweeper.stop()
         assert not is_there(job_id)
         assert SWEEP_LAST_SUCCESS.collect()[0].samples[0].value > 0
+
+
+def wait_until(probe: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not probe():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def is_there(job_id: str) -> bool:

@@ -15,8 +15,10 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 
 from app.db.session import create_database_engine
+from app.main import create_app
 from app.settings import Settings
 from tests.deployment.files import (
     BASE,
@@ -41,6 +43,8 @@ from tests.deployment.files import (
     settings_file,
 )
 from tests.deployment.overlays import resolve
+from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.servers import free_port
 
 # The oldest that k8s/base/kustomization.yaml names, and the newest that the validator knows.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
@@ -268,6 +272,26 @@ class TestDeployments:
             assert Path(given["HF_HOME"]).is_relative_to("/tmp")
 
 
+class TestApi:
+    def test_is_ready_without_what_all_its_pods_share(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: while the database or the store is away no pod is ready, and clients are refused the connection where
+        they should be told what is wrong and when to come again."""
+        nowhere = f"127.0.0.1:{free_port()}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nowhere}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+        settings = change_settings(
+            database_url=f"postgresql://nobody@{nowhere}/none",
+            broker_url=f"redis://{nowhere}/0",
+            object_store_url="s3://bucket/prefix",
+        )
+        client = TestClient(create_app(settings))
+        assert client.get("/readyz").status_code == 503  # so they are away
+        assert client.get(main_container("api")["readinessProbe"]["httpGet"]["path"]).status_code == 200
+
+
 class TestWorkersDisk:
     def volumes(self) -> dict[str, Manifest]:
         return {volume["name"]: volume for volume in pod("worker")["spec"]["volumes"]}
@@ -312,6 +336,11 @@ class TestScaling:
         (shipped,) = re.findall(r"(\d+) for the manifests as they are, which go up to (\d+) API pods and (\d+)", text)
         needed = by_pod * (pods_at_most + 1) + by_worker * workers + rest
         assert [int(number) for number in shipped] == [needed, pods_at_most, workers]
+        # Fewer pods than the autoscaler keeps there are not, so PostgreSQL's default is to be raised in any case.
+        (least,) = re.findall(r"own default is (\d+), and two API pods with (\d+) workers already need (\d+)", text)
+        needed = by_pod * (autoscaler["spec"]["minReplicas"] + 1) + by_worker * workers + rest
+        assert [int(number) for number in least] == [100, workers, needed]
+        assert needed > 100
 
     def test_leaves_the_number_of_pods_to_who_scales_them(self) -> None:
         manifests = base_manifests()
@@ -492,6 +521,7 @@ class TestOverlayFiles:
         assert container["resources"]["limits"]["cpu"].isdigit()
         is_for_gpu = overlay == "gpu"
         assert ("nvidia.com/gpu" in container["resources"]["limits"]) == is_for_gpu
+        assert ({"name": "STILLHOUSE_ENGINE_DEVICE", "value": "cuda"} in container["env"]) == is_for_gpu
         assert container["image"].endswith("-cuda") == is_for_gpu
 
     def test_are_understood_as_kustomize_does(self, overlay: str) -> None:
@@ -553,7 +583,8 @@ class TestOverlays:
         built = pods(build(ROOT / "k8s" / "overlays" / overlay))["worker"]["spec"]
         (container,) = built["containers"]
         for name, value in main_container("worker").items():
-            assert name in ("image", "envFrom", "resources") or container[name] == value, name
+            assert name in ("image", "envFrom", "env", "resources") or container[name] == value, name
+        assert [variable for variable in main_container("worker")["env"] if variable not in container["env"]] == []
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert container["resources"]["limits"]["cpu"].isdigit()
 

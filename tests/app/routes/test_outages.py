@@ -1,56 +1,23 @@
 """What a database that serves badly, or in parts, does to a request."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
 
 from app.db import migrate
-from app.db.session import create_database_engine, dispose_engines
 from app.main import create_app
 from app.settings import get_settings
 from tests.app.routes.helpers import add_demo, check_error, commit_answers_lost, job_body
-from tests.fixtures.database import new_postgres_database
+from tests.fixtures.database import Primary, new_postgres_database
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job
 
 KEY = {"Idempotency-Key": "once"}
 
 
-class Primary:
-    """A PostgreSQL database of the test's own that can be demoted, as by a failover to another server."""
-
-    def __init__(self, maintenance_url: str) -> None:
-        self._name = f"errors_{uuid.uuid4().hex}"
-        self._engine = create_database_engine(maintenance_url)
-        self.url = new_postgres_database(maintenance_url, self._name)
-
-    def demote(self) -> None:
-        self._set_read_only("on")
-        dispose_engines()  # a failover ends every session
-
-    def promote(self) -> None:
-        self._set_read_only("off")
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    def _set_read_only(self, value: str) -> None:
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f'ALTER DATABASE "{self._name}" SET default_transaction_read_only = {value}'))
-
-
 class TestDemotedDatabase:
-    @pytest.fixture
-    def primary(self, postgres: str, change_settings: ChangeSettings) -> Iterator[Primary]:
-        primary = Primary(postgres)
-        migrate.upgrade(change_settings(database_url=primary.url))
-        yield primary
-        primary.close()
-
     def test_is_503_until_one_that_takes_writes_is_found(self, primary: Primary) -> None:
         """Harm: after a failover every POST is answered with 500, for as long as the connections live."""
         client = TestClient(create_app(get_settings()), raise_server_exceptions=False)
