@@ -77,10 +77,13 @@ class Settings(BaseSettings):
     # Jobs that are over, with their students:
     job_retention_days: float | None = Field(default=None, gt=0)
 
-    # None: 90 % of the container's (or the machine's) memory.
+    # None: 90 % of the container's (or the machine's) memory, of a small one less (worker/machine.py).
     engine_memory_limit_bytes: int | None = Field(default=None, gt=0)
     # None: all cores that the worker may use.
     engine_threads: int | None = Field(default=None, ge=1)
+    # auto: on a GPU where there is one, else on the processor. With cuda a worker that finds none runs no job there:
+    # it ends, for whatever started it to start it anew.
+    engine_device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     # How long a process that was told to stop may take: a worker to save a checkpoint and hand its work back, the
     # API to finish its answers, the scheduler its sweep. Raise it together with the grace period of whatever stops

@@ -1,7 +1,8 @@
 """`python -m worker`: one Stillhouse worker, configured by STILLHOUSE_* variables alone.
 
 With STILLHOUSE_WORKER_PARENT_PIPE=1 its standard input is a pipe held by whoever started it; when that
-closes, the worker stops as on SIGTERM.
+closes, the worker stops as on SIGTERM. With STILLHOUSE_ENGINE_DEVICE=cuda it ends by itself once its GPU is lost, with
+exit code 69.
 """
 
 import os

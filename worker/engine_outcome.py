@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from worker.distill import exit_codes
+from worker.distill.errors import DeviceLost
 from worker.failures import RETRY, Failure, disk_full
 
 _TAIL_LINES = 6
@@ -26,7 +27,8 @@ _OUT_OF_MEMORY = re.compile(
 class EngineEnd(StrEnum):
     SUCCEEDED = "succeeded"
     STOPPED = "stopped"  # asked to; what it had is in its newest checkpoint
-    KILLED = "killed"  # by a signal, nobody knows why: perhaps not the job's fault
+    KILLED = "killed"  # by a signal, nobody knows why, or by its GPU's failure: perhaps not the job's fault
+    NO_DEVICE = "no_device"  # before it began, for want of the GPU: certainly not the job's fault
     FAILED = "failed"
 
 
@@ -43,6 +45,9 @@ class EngineOutcome:
     def failure(self) -> Failure:
         return Failure(self.code, self.message)
 
+
+# The ends that a device brings about.
+_DEVICE_ENDS = {exit_codes.NO_DEVICE: EngineEnd.NO_DEVICE, exit_codes.DEVICE_LOST: EngineEnd.KILLED}
 
 # By a program that makes room in memory before there is none, for one: perhaps not the job's fault, as with a kill.
 STOPPED_BY_OTHERS = EngineOutcome(
@@ -72,6 +77,8 @@ def explain(ending: Ending, last_event: Mapping[str, Any] | None) -> EngineOutco
         return EngineOutcome(EngineEnd.SUCCEEDED, result=dict(event.get("result") or {}))
     if ending.exit_code == exit_codes.STOPPED:
         return EngineOutcome(EngineEnd.STOPPED)
+    if end := _DEVICE_ENDS.get(ending.exit_code):
+        return EngineOutcome(end, code=DeviceLost.code, message=str(event.get("message") or _unexplained(ending)))
     if event.get("type") == "failed":
         return _failed(str(event.get("code", "internal_error")), str(event.get("message", "")))
     if ending.is_over_memory:

@@ -27,15 +27,19 @@ from worker.machine import GroupMemory, count_oom_kills
 from worker.threads import logged_thread
 
 PARENT_PIPE = "STILLHOUSE_ENGINE_PARENT_PIPE"
+# On what it computes; nothing else of the settings is for it.
+DEVICE = "STILLHOUSE_ENGINE_DEVICE"
 # The ids under which the engine runs, for the first line of its log.
 LOG_CONTEXT = "STILLHOUSE_ENGINE_LOG_CONTEXT"
 ENGINE = (sys.executable, "-m", "worker.distill")
-# An allocation of a tenth of the memory takes longer than this to be touched.
+# An allocation as large as what worker/machine.py spares takes about as long as this to be touched.
 MEMORY_LOOK_SECONDS = 0.2
-# Higher than ours: when the kernel has to kill, it kills the engine and we can say why.
+# Higher than ours: where the kernel kills one process, it kills the engine and we can say why. In a pod on cgroup v2
+# it kills the whole container, us too, unless the kubelet has singleProcessOOMKill (1.32 or newer): there only the look
+# at its memory can tell of a job that needs too much.
 _OOM_SCORE_ADJUSTMENT = 500
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-# The engine needs no secrets and no settings.
+# The engine needs no secrets, and no settings but those that it is given below.
 _PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "PG")
 
 log = structlog.get_logger(__name__)
@@ -69,9 +73,10 @@ class EngineProcess:
         *,
         threads: int,
         memory_limit_bytes: int,
+        device: str = "auto",
         program: Sequence[str] = ENGINE,
     ) -> Self:
-        """Start `program RUN_DIR`; the environment fixes the threads that job.json names."""
+        """Start `program RUN_DIR`; the environment fixes the threads that job.json names, and names the device."""
         path = run_dir / "engine.log"
         with path.open("ab") as output:
             process = subprocess.Popen(
@@ -80,7 +85,7 @@ class EngineProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=run_dir,
-                env=_environment(os.environ, threads, structlog.contextvars.get_contextvars()),
+                env=_environment(os.environ, threads, device, structlog.contextvars.get_contextvars()),
                 start_new_session=True,
             )
         _offer_to_oom_killer(process.pid)
@@ -185,12 +190,15 @@ class EngineProcess:
         return used > self._memory_limit_bytes
 
 
-def _environment(inherited: Mapping[str, str], threads: int, log_context: Mapping[str, Any]) -> dict[str, str]:
+def _environment(
+    inherited: Mapping[str, str], threads: int, device: str, log_context: Mapping[str, Any]
+) -> dict[str, str]:
     environment = {name: value for name, value in inherited.items() if not name.startswith(_PRIVATE_PREFIXES)}
     environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     source = str(Path(worker.__file__).resolve().parent.parent)
     environment |= {
         PARENT_PIPE: "1",
+        DEVICE: device,
         LOG_CONTEXT: json.dumps(log_context),
         "PYTHONUNBUFFERED": "1",
         # Our package, and not whatever a run folder might hold under the same name.

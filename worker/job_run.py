@@ -18,7 +18,7 @@ from worker.failures import Failure
 from worker.files import describe_file, describe_files
 from worker.inputs import materialise
 from worker.last_word import leave_to_the_sweep, mark_failed
-from worker.machine import ENGINE_MEMORY_SHARE, memory_bytes
+from worker.machine import engine_memory_limit_bytes, memory_bytes
 from worker.observation import FETCHING, STARTING, STORING
 from worker.reporter import Reporter
 from worker.uploads import Uploads
@@ -50,7 +50,8 @@ def run_job(work: Work, remains: ExitStack, *, engine: Sequence[str] = ENGINE) -
     process = EngineProcess.start(
         work.folder,
         threads=spec["threads"],
-        memory_limit_bytes=work.settings.engine_memory_limit_bytes or int(ENGINE_MEMORY_SHARE * memory_bytes()),
+        memory_limit_bytes=work.settings.engine_memory_limit_bytes or engine_memory_limit_bytes(memory_bytes()),
+        device=work.settings.engine_device,
         program=engine,
     )
     uploads = Uploads(work)
@@ -114,6 +115,13 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     work.keeper.check_claim()  # which may be what ended the wait
     if is_told:
         work.keeper.raise_why_told()
+    if outcome.end is EngineEnd.NO_DEVICE:
+        # This worker's go does not count: else one without its GPU would fail, after a few, a job that fits others.
+        why = AttemptEnd(AttemptOutcome.HANDED_BACK, outcome.code, outcome.message)
+        work.conclude(lambda session: leases.release_unbegun(session, work.claim, why), check=check)
+        work.seen.outcome = AttemptOutcome.HANDED_BACK
+        queue.wake(work.settings)
+        return outcome.failure
     if outcome.end is EngineEnd.KILLED:
         is_fruitless = work.conclude(lambda session: _try_again(session, work, outcome), check=check)
         queue.wake(work.settings)
@@ -123,8 +131,8 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
 
 
 def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> bool:
-    """Queue a job whose engine was killed, to go on from its checkpoint; one that gets nowhere that way fails. Returns
-    whether this attempt made no checkpoint."""
+    """Queue a job whose engine or GPU went away, to go on from its checkpoint; one that gets nowhere that way fails.
+    Returns whether this attempt made no checkpoint."""
     job = jobs.get(session, work.claim.id)
     if job is not None and job.fruitless_attempts < work.settings.max_attempts:
         failure = AttemptEnd(AttemptOutcome.FAILED, outcome.code, outcome.message)

@@ -9,6 +9,10 @@ import psutil
 
 # The engine's share of the memory when nothing is set: the rest is the worker's own and the kernel's.
 ENGINE_MEMORY_SHARE = 0.9
+# Of a small machine that share would leave less than the worker takes, and the kernel would kill before anybody has
+# looked: so much is spared at least, but never more than a quarter, without which hardly a job would fit.
+SPARED_BYTES = 1024**3
+_LEAST_ENGINE_SHARE = 0.75
 CHILD_SEARCH_SECONDS = 1.0
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -41,6 +45,12 @@ def memory_bytes() -> int:
             if limit is not None and 0 < limit < _NO_LIMIT_BYTES:
                 limits.append(limit)
     return min(limits)
+
+
+def engine_memory_limit_bytes(machine_bytes: int) -> int:
+    """What the engine may use of a machine's or container's memory when nothing is set."""
+    limit = min(ENGINE_MEMORY_SHARE * machine_bytes, machine_bytes - SPARED_BYTES)
+    return int(max(_LEAST_ENGINE_SHARE * machine_bytes, limit))
 
 
 def count_oom_kills() -> int:

@@ -19,6 +19,9 @@ from app.logging import first_line
 from app.outages import is_database_behind, is_transient
 from app.repositories import leases
 from app.settings import Settings
+from app.tracing import stop_tracing
+from worker.distill import exit_codes
+from worker.distill.errors import DeviceLost
 from worker.engine_process import ENGINE
 from worker.failures import Failure
 from worker.runner import run_claim
@@ -30,7 +33,7 @@ LOOK_SECONDS = 5.0
 PAUSE_SECONDS = 2.0
 LONGEST_REST_SECONDS = 60.0
 # Failures that a worker's machine may be to blame for: its disk, its device, its installation.
-_FAULTS = frozenset({"disk_full", "engine_died", "internal_error"})
+_FAULTS = frozenset({"disk_full", "engine_died", "internal_error", DeviceLost.code})
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +67,10 @@ class WorkLoop:
             while not self.shutdown.is_requested and (claim := self._claim()) is not None:
                 failure = run_claim(claim, self._settings, self.shutdown, engine=self._engine)
                 done += 1
-                self._rest_after(failure)
+                if failure is not None and failure.code == DeviceLost.code and self._settings.engine_device == "cuda":
+                    self._leave_without_device(failure)
+                else:
+                    self._rest_after(failure)
             return done
 
     def _rest_after(self, failure: Failure | None) -> None:
@@ -75,6 +81,15 @@ class WorkLoop:
             seconds = min(2.0**self._faults, LONGEST_REST_SECONDS)
             log.warning("worker_rests", code=failure.code if failure else "", faults=self._faults, seconds=seconds)
             self.shutdown.wait(seconds)
+
+    def _leave_without_device(self, failure: Failure) -> None:
+        """Leave the work to other workers for a while, then end the process, with nothing in hand: a container that has
+        lost its GPU gets it back by being started anew."""
+        log.error("worker_leaves", code=failure.code, error=failure.message, seconds=LONGEST_REST_SECONDS)
+        # Else one that is started anew at once, and finds no GPU again, fetches jobs only to hand them back.
+        if not self.shutdown.wait(LONGEST_REST_SECONDS):
+            stop_tracing()
+            os._exit(exit_codes.NO_DEVICE)
 
     def _claim(self) -> Claim | None:
         try:

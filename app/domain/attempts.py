@@ -11,7 +11,7 @@ class AttemptOutcome(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     PAUSED = "paused"
-    # The worker was told to stop and gave the job back.
+    # The worker was told to stop, or could not begin, and gave the job back.
     HANDED_BACK = "handed_back"
     # The worker stopped answering: its lease ran out.
     LOST = "lost"

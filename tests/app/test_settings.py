@@ -77,6 +77,7 @@ class TestSettings:
             ("lease_seconds", "8", "outlast at least two heartbeats"),
             ("port", "70000", "65535"),
             ("max_attempts", "0", "greater than or equal to 1"),
+            ("engine_device", "gpu", "match pattern"),
         ],
     )
     def test_refuse_what_cannot_work(

@@ -37,7 +37,8 @@ def _patch(manifests: list[Manifest], target: dict[str, str], path: Path) -> Non
 
 
 def _merge(into: dict[str, Any], patch: dict[str, Any], where: str) -> None:
-    """Kubernetes' strategic merge, where a list of named things is merged by their names and another is replaced."""
+    """Kubernetes' strategic merge, where a list of named things is merged by their names, a new variable going to the
+    head of its list, and another list is replaced."""
     for key, value in patch.items():
         assert value is not None, f"{where}: {key} is deleted, which is not known here"
         assert not key.startswith("$"), f"{where}: {key} is not known here"
@@ -46,6 +47,9 @@ def _merge(into: dict[str, Any], patch: dict[str, Any], where: str) -> None:
         elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
             there = {item["name"]: item for item in into.get(key, ())}
             for item in value:
+                if key == "env" and item["name"] not in there:
+                    into[key] = [item, *into[key]]
+                    continue
                 # kustomize would add it, as a container without an image.
                 assert item["name"] in there, f"{where}: the base has no {key} {item['name']!r}"
                 _merge(there[item["name"]], item, f"{where}: {key}")

@@ -203,7 +203,11 @@ class TestLongRunningServices:
 
     def test_of_the_gpu_profile_differ_in_the_image_and_the_device_alone(self, services: dict[str, Manifest]) -> None:
         worker, gpu = services["worker"], services["worker-gpu"]
-        assert {key for key in gpu if gpu.get(key) != worker.get(key)} == {"image", "build", "deploy", "profiles"}
+        differing = {key for key in gpu if gpu.get(key) != worker.get(key)}
+        assert differing == {"image", "build", "deploy", "profiles", "environment"}
+        assert gpu["environment"] == {**worker["environment"], "STILLHOUSE_ENGINE_DEVICE": "cuda"}
+        # Which it gets back, where it has lost it, by being started anew.
+        assert gpu["restart"] == "unless-stopped"
         (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
 

@@ -9,6 +9,7 @@ from kombu import Connection
 from app.settings import Settings
 from tests.deployment.files import (
     BASE,
+    OVERLAYS,
     ROOT,
     Manifest,
     base_manifests,
@@ -19,6 +20,7 @@ from tests.deployment.files import (
     section,
     settings_file,
 )
+from tests.deployment.overlays import resolve
 
 SETTINGS = {f"STILLHOUSE_{name.upper()}" for name in Settings.model_fields}
 
@@ -37,7 +39,8 @@ NOT_FOR_COMPOSE = {
 def named_in_kubernetes() -> set[str]:
     variables = {
         variable["name"]
-        for pod in pods(base_manifests()).values()
+        for overlay in OVERLAYS
+        for pod in pods(resolve(ROOT / "k8s" / "overlays" / overlay)).values()
         for container in containers(pod)
         for variable in container["env"]
     }

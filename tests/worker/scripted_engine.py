@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from worker.distill import exit_codes
 from worker.distill.cache_keys import wanted
 from worker.distill.events import EventLog
 
@@ -151,6 +152,19 @@ def stopped(run: Run) -> int:
     return 75
 
 
+def without_device(run: Run) -> int:
+    """Wants a GPU and finds none."""
+    run.events.emit("failed", code="device_lost", message="There is no GPU; start the worker anew.")
+    return exit_codes.NO_DEVICE
+
+
+def losing_device(run: Run) -> int:
+    """The GPU fails before it got anywhere."""
+    run.begin()
+    run.events.emit("failed", code="device_lost", message="The GPU failed; look at the log of its machine.")
+    return exit_codes.DEVICE_LOST
+
+
 def greedy(run: Run) -> int:
     run.begin()
     held = b"x" * (500 * 1024**2)
@@ -182,6 +196,8 @@ PARTS: dict[str, Callable[[Run], int]] = {
         killed,
         killed_later,
         stopped,
+        without_device,
+        losing_device,
         greedy,
         pausing_student,
     )

@@ -54,6 +54,13 @@ class TestBrokenMachine:
         local_bench.add_job()
         assert self.faults(local_bench, "killed") == [1, 2]
 
+    def test_rests_after_a_gpu_that_failed_where_it_may_go_on_without(
+        self, local_bench: Bench, change_settings: ChangeSettings
+    ) -> None:
+        change_settings(max_attempts=2)
+        local_bench.add_job()
+        assert self.faults(local_bench, "losing_device") == [1, 2]
+
     def test_has_no_fault_where_the_engine_had_got_further(self, local_bench: Bench) -> None:
         """Harm: a worker whose engines are killed now and then works on one job of four."""
         local_bench.add_job()

@@ -14,8 +14,9 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from worker.distill import exit_codes
 from worker.engine_outcome import EngineEnd
-from worker.engine_process import PARENT_PIPE, EngineProcess
+from worker.engine_process import DEVICE, PARENT_PIPE, EngineProcess
 
 ROOM = 2 * 1024**3
 MEBIBYTE = 1024**2
@@ -37,9 +38,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a Python text as the engine; whatever still runs at the end is killed."""
     started: list[EngineProcess] = []
 
-    def run(script: str, *, memory_limit_bytes: int = ROOM, threads: int = 1) -> EngineProcess:
+    def run(script: str, *, memory_limit_bytes: int = ROOM, threads: int = 1, device: str = "auto") -> EngineProcess:
         program = (sys.executable, "-c", textwrap.dedent(script))
-        process = EngineProcess.start(tmp_path, threads=threads, memory_limit_bytes=memory_limit_bytes, program=program)
+        process = EngineProcess.start(
+            tmp_path, threads=threads, memory_limit_bytes=memory_limit_bytes, device=device, program=program
+        )
         started.append(process)
         return process
 
@@ -99,6 +102,21 @@ class TestOutcome:
         outcome = start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").outcome(None)
         assert outcome.code == "engine_died"
         assert "out of memory" in outcome.message
+
+    @pytest.mark.parametrize(
+        ("status", "end"),
+        [(exit_codes.NO_DEVICE, EngineEnd.NO_DEVICE), (exit_codes.DEVICE_LOST, EngineEnd.KILLED)],
+    )
+    def test_a_lost_gpu_is_not_the_jobs_failure(self, start: Start, status: int, end: EngineEnd) -> None:
+        event = {"type": "failed", "code": "device_lost", "message": "The GPU is gone; start the worker anew."}
+        outcome = start(f"raise SystemExit({status})").outcome(event)
+        assert (outcome.end, outcome.code, outcome.message) == (end, "device_lost", event["message"])
+
+    def test_nor_where_a_full_disk_has_kept_the_engine_from_saying_so(self, start: Start) -> None:
+        script = f"import sys; print('device_lost: no GPU', file=sys.stderr); sys.exit({exit_codes.NO_DEVICE})"
+        outcome = start(script).outcome(None)
+        assert (outcome.end, outcome.code) == (EngineEnd.NO_DEVICE, "device_lost")
+        assert "device_lost: no GPU" in outcome.message
 
     @pytest.mark.parametrize(
         ("script", "code"),
@@ -264,17 +282,19 @@ class TestKill:
 
 
 class TestSurroundings:
-    def test_engine_sees_threads_and_no_secrets(
+    def test_engine_sees_threads_and_device_and_no_secrets(
         self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in SECRETS:
             monkeypatch.setenv(name, "hunter2")
         process = start(
-            "import json, os, pathlib; pathlib.Path('seen').write_text(json.dumps(dict(os.environ)))", threads=3
+            "import json, os, pathlib; pathlib.Path('seen').write_text(json.dumps(dict(os.environ)))",
+            threads=3,
+            device="cuda",
         )
         assert process.wait(30)
         seen = json.loads((tmp_path / "seen").read_text())
-        assert (seen["OMP_NUM_THREADS"], seen[PARENT_PIPE]) == ("3", "1")
+        assert (seen["OMP_NUM_THREADS"], seen[PARENT_PIPE], seen[DEVICE]) == ("3", "1", "cuda")
         assert [name for name, value in seen.items() if "hunter2" in value] == []
 
     def test_engine_dies_with_a_worker_that_is_killed(self, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from worker import machine
-from worker.machine import GroupMemory, count_oom_kills
+from worker.machine import GroupMemory, count_oom_kills, engine_memory_limit_bytes
 
 KILOBYTE = 1024
+GIBIBYTE = 1024**3
 STATUS = "Name:\tpython\nVmRSS:\t 1000 kB\nRssAnon:\t  100 kB\nRssFile:\t  880 kB\nRssShmem:\t   20 kB\nThreads:\t1\n"
 ROLLUP = "5581-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 1000 kB\nPss: 600 kB\nPss_Dirty: 70 kB\n"
 ROLLUP_BY_KIND = "Pss_Anon: 70 kB\nPss_File: 525 kB\nPss_Shmem: 5 kB\n"
@@ -26,6 +27,14 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "self")
     monkeypatch.setattr(machine, "_VMSTAT", tmp_path / "vmstat")
     return tmp_path
+
+
+class TestEngineMemoryLimit:
+    @pytest.mark.parametrize(("machine", "engine"), [(64, 57.6), (16, 14.4), (8, 7), (4, 3), (2, 1.5), (0.25, 0.1875)])
+    def test_leaves_the_worker_room_on_a_small_machine_too(self, machine: float, engine: float) -> None:
+        """Harm: the kernel kills the engine, and a container's worker with it, before the worker has seen that it is
+        the job that needs too much."""
+        assert engine_memory_limit_bytes(int(machine * GIBIBYTE)) == int(engine * GIBIBYTE)
 
 
 class TestCountOomKills:

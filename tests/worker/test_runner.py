@@ -23,13 +23,14 @@ from app.storage import keys
 from app.storage.store import ObjectStore
 from app.sweep import sweep_once
 from tests.app.test_queue import take_messages
+from tests.bad_days.jobs import attempts_of
 from tests.fixtures.disk import fill, mounted_disk
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
 from tests.worker.conftest import Bench, wait_for, wait_until_over
 from worker import job_run, lease_keeper, reporter
-from worker.machine import ENGINE_MEMORY_SHARE
+from worker.machine import engine_memory_limit_bytes
 from worker.runner import run_claim
 from worker.stopping import Shutdown
 
@@ -185,6 +186,37 @@ class TestFailedJob:
         assert job.error_code == "engine_died"
         assert "out of memory" in str(job.error_message)
 
+    def test_a_worker_without_its_gpu_hands_the_job_back_however_often(
+        self, local_bench: Bench, hints: list[int]
+    ) -> None:
+        """Harm: a machine that has lost its GPU fails job after job that would run on any other."""
+        job_id = local_bench.add_job()
+        waits_since = local_bench.job(job_id).queued_at
+        goes = local_bench.settings.max_attempts + 1
+        for _ in range(goes):
+            local_bench.run("without_device")
+        job = local_bench.job(job_id)
+        assert (job.status, job.attempt, job.fruitless_attempts) == ("queued", goes, 0)
+        # Why nobody works on it can be seen; the alert that it waits, and its time limit, know nothing of these goes.
+        assert attempts_of(job_id) == [(number + 1, "handed_back", "device_lost") for number in range(goes)]
+        assert (job.queued_at, job.run_seconds) == (waits_since, 0.0)
+        assert hints == [1] * goes
+
+    def test_a_gpu_that_fails_each_time_ends_the_job(self, local_bench: Bench, hints: list[int]) -> None:
+        """Harm: a job that makes every GPU fail goes from one to the next for ever."""
+        job_id = local_bench.add_job()
+        statuses = []
+        for _ in range(local_bench.settings.max_attempts):
+            local_bench.run("losing_device")
+            statuses.append(local_bench.job(job_id).status)
+        assert statuses == ["queued", "queued", "failed"]
+        job = local_bench.job(job_id)
+        assert (job.error_code, job.error_message) == (
+            "device_lost",
+            "The GPU failed; look at the log of its machine.",
+        )
+        assert hints[:2] == [1, 1]
+
     def test_engine_over_its_memory(self, local_bench: Bench, change_settings: ChangeSettings) -> None:
         change_settings(engine_memory_limit_bytes=300 * 1024**2)
         job_id = local_bench.add_job()
@@ -202,7 +234,7 @@ class TestFailedJob:
         wait_until_over(thread)
         job = local_bench.job(job_id)
         assert job.error_code == "out_of_memory"
-        assert f"limit of {ENGINE_MEMORY_SHARE * machine_bytes / 1e9:.2f} GB" in str(job.error_message)
+        assert f"limit of {engine_memory_limit_bytes(machine_bytes) / 1e9:.2f} GB" in str(job.error_message)
 
     def test_full_disk_of_the_worker_fails_the_job_and_not_the_worker(
         self, local_bench: Bench, tiny_disk: Path, change_settings: ChangeSettings

@@ -12,8 +12,10 @@ from app.db.session import read_session
 from app.repositories import attempts
 from tests.fixtures.environment import ChangeSettings
 from tests.worker.conftest import Bench, StartWorker, wait_for
+from worker.distill import exit_codes
 
 HEARING_WORKER = "tests.worker.hearing_worker"
+HASTY_WORKER = "tests.worker.hasty_worker"
 HELD_WORKER = "tests.worker.held_worker"
 SLOW_WORKER = "tests.worker.slow_worker"
 STALLED_WORKER = "tests.worker.stalled_worker"
@@ -137,6 +139,19 @@ class TestEnding:
         ask = "from worker.celery_app import work_loop; print(work_loop.shutdown.seconds)"
         seen = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
         assert float(seen.stdout) == saving_seconds
+
+    def test_it_leaves_when_it_finds_its_gpu_no_more_and_the_job_waits_for_another(
+        self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
+    ) -> None:
+        """With the real engine. Harm: a worker that only a new start gives its GPU back lives on for days without."""
+        change_settings(engine_device="cuda")
+        job_id = local_bench.add_job()
+        worker = start_worker(HASTY_WORKER, CUDA_VISIBLE_DEVICES="")
+        assert worker.process.wait(60) == exit_codes.NO_DEVICE
+        assert "worker_leaves" in worker.log
+        assert "STILLHOUSE_ENGINE_DEVICE is cuda" in worker.log
+        check_handed_back(local_bench, job_id)
+        assert list(local_bench.settings.work_dir.iterdir()) == []
 
     def test_work_is_handed_back_over_the_head_of_a_thread_that_is_stuck(
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings

@@ -2,7 +2,7 @@
 
 Reads RUN_DIR/job.json and the folders it names; writes events.jsonl, checkpoints/, cache/ and artifact/.
 It knows no database, no queue and no network, so it runs the same under a worker, in a debugger and by
-hand. How it ends: exit_codes.py and the last event.
+hand. STILLHOUSE_ENGINE_DEVICE says on what it computes (device.py). How it ends: exit_codes.py and the last event.
 """
 
 import argparse
@@ -17,11 +17,26 @@ import traceback
 from pathlib import Path
 
 from worker.distill import exit_codes
-from worker.distill.errors import DiskFull, EngineError, OutOfMemory, Stopped, is_out_of_memory
+from worker.distill.errors import (
+    DeviceLost,
+    DiskFull,
+    EngineError,
+    NoDevice,
+    OutOfMemory,
+    Stopped,
+    is_device_lost,
+    is_out_of_memory,
+)
 from worker.distill.events import EVENTS_FILE, EventLog
 from worker.distill.parent import die_with_parent
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Of the failures with which a parent has to know whose fault they are; all others are FAILED.
+_STATUSES: dict[type[EngineError], int] = {
+    DiskFull: exit_codes.DISK_FULL,
+    DeviceLost: exit_codes.DEVICE_LOST,
+    NoDevice: exit_codes.NO_DEVICE,
+}
 
 
 def main() -> int:
@@ -76,7 +91,7 @@ def _fail(error: Exception, events: EventLog) -> int:
             print(f"{explained.code}: {explained}", file=sys.stderr)
         else:
             traceback.print_exc()
-    return exit_codes.DISK_FULL if isinstance(explained, DiskFull) else exit_codes.FAILED
+    return _STATUSES.get(type(explained), exit_codes.FAILED)
 
 
 def _explain(error: Exception) -> EngineError:
@@ -88,6 +103,11 @@ def _explain(error: Exception) -> EngineError:
         return OutOfMemory(
             f"memory ran out ({text.splitlines()[0] if text else 'allocation failed'}): lower "
             "training.batch_size or training.max_length, or run on a larger worker."
+        )
+    if is_device_lost(error):
+        return DeviceLost(
+            f"the worker's GPU failed ({text.splitlines()[0]}): the kernel's log of its machine says more (NVIDIA's "
+            "driver writes Xid there); then retry the job."
         )
     if (isinstance(error, OSError) and error.errno in _NO_ROOM) or "No space left on device" in text:
         where = getattr(error, "filename", None) or "the run folder"

@@ -1,6 +1,7 @@
 """Where a run computes, and what must match for a resume to be exact."""
 
 import contextlib
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from typing import Any
 import torch
 
 from worker.distill.config import TrainingConfig
+from worker.distill.errors import NoDevice, is_device_lost
+
+# `auto`, `cpu` or `cuda`.
+_WANTED = "STILLHOUSE_ENGINE_DEVICE"
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,10 @@ class Compute:
 
 
 def choose_compute(training: TrainingConfig, threads: int) -> Compute:
-    """One CUDA device if there is one, else the processor; `precision: auto` is bf16 where it is fast."""
+    """One CUDA device if there is one, else the processor, or what STILLHOUSE_ENGINE_DEVICE wants; `precision: auto` is
+    bf16 where it is fast. Raises NoDevice where `cuda` is wanted and is not there."""
     torch.set_num_threads(threads)
-    has_cuda = torch.cuda.is_available()
+    has_cuda = _has_cuda(os.environ.get(_WANTED, "auto"))
     device = torch.device("cuda", 0) if has_cuda else torch.device("cpu")
     precision = training.precision
     if precision == "auto":
@@ -83,6 +89,30 @@ def hardware(compute: Compute) -> str:
     if compute.device.type == "cuda":
         return torch.cuda.get_device_name(compute.device)
     return _processor_name()
+
+
+def _has_cuda(wanted: str) -> bool:
+    has_cuda = wanted != "cpu" and torch.cuda.is_available()
+    if wanted != "cuda":
+        return has_cuda
+    if not has_cuda:
+        raise NoDevice(
+            f"{_WANTED} is cuda, and torch {torch.__version__} finds no CUDA device: a container that has lost its GPU "
+            "gets it back when it is started anew; else `nvidia-smi` says what the driver sees. With auto the job "
+            "would run on the processor."
+        )
+    try:  # that one is counted says nothing of whether it computes
+        torch.ones(1, device="cuda")
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if not is_device_lost(error):
+            raise
+        raise NoDevice(
+            f"{_WANTED} is cuda, and the device that torch {torch.__version__} finds does not compute "
+            f"({str(error).splitlines()[0]}): `nvidia-smi` and the kernel's log of the machine say more. Where there "
+            "is no kernel image for it, take a torch built for this GPU (TORCH_INDEX, where the image is built)."
+        ) from error
+    return True
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -53,6 +53,19 @@ class TestExit:
         with open("/dev/full", "wb") as log:
             assert start_engine(folder, "prlimit", "--fsize=40000", stderr=log).wait() == exit_codes.DISK_FULL
 
+    def test_a_gpu_that_is_wanted_and_not_there_has_its_own_code(self, tmp_path: Path) -> None:
+        """Harm: a machine whose GPU is lost trains on its processor, many times as long, and nobody hears of it."""
+        folder = make_run(tmp_path / "run", "kd")
+        environment = os.environ | {"STILLHOUSE_ENGINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+        engine = start_engine(folder, stderr=subprocess.PIPE, env=environment)
+        _, errors = engine.communicate()
+        assert engine.returncode == exit_codes.NO_DEVICE
+        last = events_of(folder)[-1]
+        assert (last["type"], last["code"]) == ("failed", "device_lost")
+        for said in (last["message"], errors.decode()):
+            assert "STILLHOUSE_ENGINE_DEVICE is cuda" in said
+            assert "started anew" in said
+
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         engine = start_engine(tmp_path / "nowhere", stderr=subprocess.PIPE)
         _, errors = engine.communicate()
@@ -83,7 +96,30 @@ class TestExplain:
         from worker.distill.__main__ import _explain
 
         assert _explain(RuntimeError(said)).code == "out_of_memory"
-        assert _explain(RuntimeError("CUDA error: misaligned address")).code == "internal_error"
+
+    @pytest.mark.parametrize(
+        ("said", "code", "status"),
+        [
+            ("unspecified launch failure", "device_lost", exit_codes.DEVICE_LOST),
+            ("uncorrectable ECC error encountered", "device_lost", exit_codes.DEVICE_LOST),
+            ("CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm()`", "device_lost", exit_codes.DEVICE_LOST),
+            ("device-side assert triggered", "internal_error", exit_codes.FAILED),
+        ],
+    )
+    def test_a_gpu_that_fails_is_lost_unless_its_numbers_were_wrong(
+        self, said: str, code: str, status: int, tmp_path: Path
+    ) -> None:
+        """Harm: a GPU that breaks costs the job it had; or an index out of range is tried on one GPU after another."""
+        import torch
+
+        from worker.distill.__main__ import _fail
+
+        events = EventLog(tmp_path / "events.jsonl")
+        error = torch.AcceleratorError(f"CUDA error: {said}\nCUDA kernel errors might be asynchronously reported")
+        assert _fail(error, events) == status
+        (event,) = events_of(tmp_path)
+        assert event["code"] == code
+        assert f"CUDA error: {said}" in event["message"]
 
     @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="/dev/full is Linux's")
     def test_no_space_left_is_disk_full(self) -> None:
