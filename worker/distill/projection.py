@@ -95,7 +95,17 @@ def fit_coordinates(vectors: np.ndarray) -> np.ndarray:
 def _umap(vectors: np.ndarray) -> np.ndarray:
     # Importing UMAP costs seconds (numba): only a run that projects pays for it.
     import umap
+    import umap.layouts
 
+    # UMAP has these compiled anew in every process, which takes several times as long as to fit the map. Where numba
+    # has a place for what else of UMAP it keeps, which is read at the import, it has one for them.
+    for module, name in (
+        (umap.umap_, "smooth_knn_dist"),
+        (umap.umap_, "compute_membership_strengths"),
+        (umap.layouts, "_nb_optimize_layout_euclidean_single_epoch"),
+    ):
+        if hasattr(compiled := getattr(module, name, None), "enable_caching"):
+            compiled.enable_caching()
     neighbors = min(_UMAP_NEIGHBORS, len(vectors) - 1)
     with warnings.catch_warnings():
         # It warns that a seed costs parallelism; the seed is the point.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.distill.projection import ProjectionFit
+from worker.distill.projection import ProjectionFit, fit_coordinates
 
 
 class TestFit:
@@ -29,3 +29,16 @@ class TestFit:
         assert ProjectionFit(tmp_path / "vectors.npy", tmp_path).result(lambda: None).shape == (4, 2)
         assert [told[variable] for variable in variables] == ["1"] * 4
         assert told["PATH"] == os.environ["PATH"]
+
+    def test_keeps_what_it_has_compiled_for_the_processes_to_come(self) -> None:
+        """Harm: every job compiles for ten seconds what it then uses for one."""
+        fit_coordinates(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32))
+        from umap import layouts, umap_
+
+        for compiled in (
+            umap_.smooth_knn_dist,
+            umap_.compute_membership_strengths,
+            layouts._nb_optimize_layout_euclidean_single_epoch,
+        ):
+            assert compiled.stats.cache_path, compiled
+            assert compiled.signatures, "it is no longer what the fit goes by"
