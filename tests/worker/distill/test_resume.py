@@ -19,6 +19,9 @@ from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints, load_latest
 from worker.distill.device import Compute, choose_compute
 
+# With test_runs: what these runs begin with, the map above all, is made once in a process.
+pytestmark = pytest.mark.xdist_group("engine_runs")
+
 # Long enough that kills land in the middle, small enough for seconds.
 LONG: dict[str, Any] = {"training__epochs": 12.0, "checkpoint_seconds": 0.05}
 # Thirteen batches to a round: a loss is logged after the tenth, and rounds end between two logged ones.

@@ -25,6 +25,9 @@ from worker.distill.config import JobConfig
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
 from worker.distill.evaluate import measure_quality
 
+# With test_resume: what these runs begin with, the map above all, is made once in a process.
+pytestmark = pytest.mark.xdist_group("engine_runs")
+
 Runner = Callable[[Path], Path]
 MASK = SPECIAL_TOKENS.index("[MASK]")
 ASKED = {"plain": "kd", "both": "lelp", "later": "lelp"}
