@@ -4,6 +4,7 @@
 leaves with it; the log has that, under the same request id.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import structlog
@@ -49,7 +50,7 @@ def error_response(
     message: str,
     type: str | None = None,
     param: str | None = None,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """An error in the one shape; `type` follows from the status unless it is given."""
     request_id = getattr(request.state, "request_id", "")
@@ -80,7 +81,7 @@ def _app_error(request: Request, error: Exception) -> Response:
         code=error.code,
         message=error.message,
         param=error.param,
-        headers=getattr(error, "headers", None),
+        headers=error.headers,
     )
 
 

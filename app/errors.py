@@ -4,6 +4,8 @@ Each class carries the HTTP status and the error type; each instance a code that
 for people (it names the value received, where it stood, and the way out), and the parameter to blame, if any.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -11,6 +13,7 @@ class AppError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
     default_code: ClassVar[str] = "internal_error"
+    headers: Mapping[str, str] | None = None  # of the answer, beside the usual ones
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -42,13 +45,32 @@ class Conflict(AppError):
 class TooLarge(AppError):
     status = 413
     type = "too_large"
+    default_code = "too_large"
+
+
+class UploadTooLarge(TooLarge):
     default_code = "upload_too_large"
+
+    def __init__(self, max_bytes: int, *, param: str | None = None) -> None:
+        super().__init__(
+            f"The files are larger than the {max_bytes} bytes that are taken. Send fewer rows, compress the files "
+            "with gzip, or have STILLHOUSE_MAX_UPLOAD_BYTES raised.",
+            param=param,
+        )
 
 
 class RangeNotSatisfiable(AppError):
     status = 416
     type = "invalid_request"
     default_code = "range_not_satisfiable"
+
+    def __init__(self, header: str, size_bytes: int) -> None:
+        super().__init__(
+            f"Range is {header!r}, but the file has {size_bytes} bytes. Ask for bytes 0 to {size_bytes - 1}, or leave "
+            "Range out.",
+            param="Range",
+        )
+        self.headers = {"Content-Range": f"bytes */{size_bytes}"}
 
 
 class InvalidRequest(AppError):
@@ -65,7 +87,7 @@ class Unavailable(AppError):
     status = 503
     type = "unavailable"
     default_code = "unavailable"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
+    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class JobNotFound(NotFound):
@@ -136,6 +158,3 @@ class LeaseLost(Exception):
 
     def __init__(self, kind: str, row_id: str, run_token: str) -> None:
         super().__init__(f"{kind} {row_id} is no longer leased under run token {run_token}")
-        self.kind = kind
-        self.row_id = row_id
-        self.run_token = run_token

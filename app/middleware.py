@@ -14,8 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import prometheus, tracing
-from app.errors import TooLarge
-from app.services.upload_files import upload_too_large
+from app.errors import TooLarge, UploadTooLarge
 
 # An id from outside goes into logs and headers, so only plain ones are taken over.
 REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
@@ -187,7 +186,7 @@ class BodyLimitMiddleware:
 
     def _limit(self, scope: Scope) -> tuple[int, TooLarge]:
         if scope["method"] == "POST" and scope["path"] == self.upload_path:
-            return self.upload_limit_bytes + UPLOAD_OVERHEAD_BYTES, upload_too_large(self.upload_limit_bytes)
+            return self.upload_limit_bytes + UPLOAD_OVERHEAD_BYTES, UploadTooLarge(self.upload_limit_bytes)
         error = TooLarge(
             f"The body of {scope['method']} {scope['path']} is larger than {JSON_BODY_LIMIT_BYTES} bytes. Send less.",
             code="body_too_large",

@@ -1,4 +1,4 @@
-"""Imports point one way: worker.tasks -> worker.runner -> {worker.distill, app...}; never back."""
+"""Imports point one way: worker.tasks -> worker.work_loop -> worker.runner -> {worker.distill, app...}; never back."""
 
 import ast
 import subprocess

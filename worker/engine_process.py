@@ -19,11 +19,11 @@ from typing import Any, Self
 
 import structlog
 
-import worker
 from app.prometheus import ENGINE_EXITS, ENGINE_MEMORY_BYTES, ENGINE_MEMORY_LIMIT_BYTES
 from worker.engine_outcome import Ending, EngineOutcome, describe_exit, explain
 from worker.engine_output import EngineOutput
 from worker.machine import GroupMemory, count_oom_kills
+from worker.own_programs import own_environment
 from worker.threads import logged_thread
 
 PARENT_PIPE = "STILLHOUSE_ENGINE_PARENT_PIPE"
@@ -39,8 +39,6 @@ MEMORY_LOOK_SECONDS = 0.2
 # at its memory can tell of a job that needs too much.
 _OOM_SCORE_ADJUSTMENT = 500
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-# The engine needs no secrets, and no settings but those that it is given below.
-_PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "PG")
 
 log = structlog.get_logger(__name__)
 
@@ -193,22 +191,16 @@ class EngineProcess:
 def _environment(
     inherited: Mapping[str, str], threads: int, device: str, log_context: Mapping[str, Any]
 ) -> dict[str, str]:
-    environment = {name: value for name, value in inherited.items() if not name.startswith(_PRIVATE_PREFIXES)}
-    environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    source = str(Path(worker.__file__).resolve().parent.parent)
-    environment |= {
+    environment = own_environment(inherited) | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    return environment | {
         PARENT_PIPE: "1",
         DEVICE: device,
         LOG_CONTEXT: json.dumps(log_context),
         "PYTHONUNBUFFERED": "1",
-        # Our package, and not whatever a run folder might hold under the same name.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [source, inherited.get("PYTHONPATH")])),
         # Everything it reads is in the run folder.
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
     }
-    return environment
 
 
 def _offer_to_oom_killer(pid: int) -> None:

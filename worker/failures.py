@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from app.domain.leases import Kind
 from worker.distill.errors import InvalidJob
-from worker.inputs import InputMissing
 from worker.patience import StorageUnavailable, is_disk_full
 from worker.preparation.errors import PreparationFailed
 from worker.stopping import OutOfTime
@@ -16,6 +15,10 @@ _MORE_DISK = (
     "Free some space on it, or move what fills it: run folders lie under STILLHOUSE_WORK_DIR, the embedded mode's "
     "objects and database under STILLHOUSE_HOME."
 )
+
+
+class InputMissing(Exception):
+    """The job names something that is not there any more; the message says what and what to do."""
 
 
 @dataclass(frozen=True)

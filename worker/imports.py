@@ -1,16 +1,13 @@
 """Datasets and teachers: fetched, checked and stored under a claim. The checks are in worker/preparation."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm import Session
+import structlog
 
-from app.db.session import write_session
 from app.domain.jobs import JobStatus
 from app.errors import LeaseLost
 from app.repositories import artifacts, datasets, jobs, teachers
-from app.settings import Settings
 from app.storage import keys
 from worker.files import describe_files
 from worker.preparation.datasets import prepare_dataset
@@ -25,13 +22,7 @@ from worker.work import DamagedObject, Work
 # What a compressed upload may unpack to, as a multiple of what may be uploaded.
 UNPACKED_RATIO = 8
 
-Change = Callable[[Session], Any]
-
-
-def apply(settings: Settings, change: Change) -> None:
-    """Run a change in a transaction of its own."""
-    with write_session(settings) as session:
-        change(session)
+log = structlog.get_logger(__name__)
 
 
 def run_import(work: Work) -> None:
@@ -125,7 +116,7 @@ def _bring(work: Work, source: dict[str, Any], folder: Path) -> None:
     settings = work.settings
     if source["type"] == "hub":
         token = settings.hub_token.get_secret_value() if settings.hub_token else None
-        download_teacher(
+        commit = download_teacher(
             source["repo"],
             source["revision"],
             folder,
@@ -133,6 +124,7 @@ def _bring(work: Work, source: dict[str, Any], folder: Path) -> None:
             token=token,
             tick=work.keeper.check,
         )
+        log.info("teacher_downloaded", repo=source["repo"], revision=source["revision"], commit=commit)
     elif source["type"] == "folder":
         copy_folder(Path(source["path"]), folder, allowed=settings.teacher_dirs, tick=work.keeper.check)
     else:

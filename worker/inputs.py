@@ -17,15 +17,12 @@ from app.settings import Settings
 from worker import cache_store
 from worker.distill.cache_keys import wanted
 from worker.distill.config import FORMAT_VERSION
+from worker.failures import InputMissing
 from worker.machine import count_cores
 from worker.uploads import KEEP_CHECKPOINTS
 from worker.work import DamagedObject, Work
 
 log = structlog.get_logger(__name__)
-
-
-class InputMissing(Exception):
-    """The job names something that is not there any more; the message says what and what to do."""
 
 
 def materialise(work: Work) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import structlog
@@ -42,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 class TooManyListeners(Unavailable):
     default_code = "too_many_listeners"
-    headers = {"Retry-After": "10"}  # noqa: RUF012
+    headers = MappingProxyType({"Retry-After": "10"})
 
     def __init__(self, limit: int) -> None:
         super().__init__(

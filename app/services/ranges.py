@@ -1,30 +1,17 @@
 """The Range header of a download (RFC 9110, section 14): one range of bytes, or the whole."""
 
 import re
-from typing import ClassVar
 
 from app.errors import RangeNotSatisfiable
 
 _ONE_RANGE = re.compile(r"bytes= *([0-9]{0,18})-([0-9]{0,18}) *", re.IGNORECASE)
 
 
-class RangeOutsideFile(RangeNotSatisfiable):
-    default_code: ClassVar[str] = "range_not_satisfiable"
-
-    def __init__(self, header: str, size_bytes: int) -> None:
-        super().__init__(
-            f"Range is {header!r}, but the file has {size_bytes} bytes. Ask for bytes 0 to {size_bytes - 1}, or leave "
-            "Range out.",
-            param="Range",
-        )
-        self.headers = {"Content-Range": f"bytes */{size_bytes}"}
-
-
 def parse_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     """The asked range as (start, end), `end` excluded; None for the whole file.
 
     What is not one well-formed range of bytes is ignored, as the standard allows: the answer is the whole.
-    Raises RangeOutsideFile when the range holds no byte of the file.
+    Raises RangeNotSatisfiable when the range holds no byte of the file.
     """
     match = _ONE_RANGE.fullmatch(header) if header else None
     if match is None or header is None:
@@ -39,5 +26,5 @@ def parse_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     else:
         return None
     if start >= end:
-        raise RangeOutsideFile(header, size_bytes)
+        raise RangeNotSatisfiable(header, size_bytes)
     return start, end

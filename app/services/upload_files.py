@@ -1,6 +1,6 @@
 """What an uploaded file has to be before anyone looks into it: its name, which tells the format, and its size."""
 
-from app.errors import InvalidRequest, TooLarge
+from app.errors import InvalidRequest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")
 LONGEST_NAME = 200
@@ -31,15 +31,6 @@ def check_file_name(file_name: str, *, param: str) -> str:
 def stem(file_name: str, suffix: str) -> str:
     """The name without its suffix: what a dataset is called when nobody named it."""
     return file_name[: -len(suffix)]
-
-
-def upload_too_large(max_bytes: int, *, param: str | None = None) -> TooLarge:
-    return TooLarge(
-        f"The files are larger than the {max_bytes} bytes that are taken. Send fewer rows, compress the files "
-        "with gzip, or have STILLHOUSE_MAX_UPLOAD_BYTES raised.",
-        code="upload_too_large",
-        param=param,
-    )
 
 
 def _shown(file_name: str) -> str:

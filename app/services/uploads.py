@@ -10,10 +10,10 @@ from typing import NoReturn
 
 import structlog
 
-from app.errors import InvalidRequest, Unavailable
+from app.errors import InvalidRequest, Unavailable, UploadTooLarge
 from app.logging import first_line
 from app.services.multipart import PartBegin, PartData, PartEvent
-from app.services.upload_files import check_file_name, upload_too_large
+from app.services.upload_files import check_file_name
 from app.storage import keys
 from app.storage.store import ObjectStore
 
@@ -142,7 +142,7 @@ async def _store_file(
         async with store.open_writer_async(key) as writer:
             async for data in _part_data(parts):
                 if received_bytes + writer.size_bytes + len(data) > max_bytes:
-                    raise upload_too_large(max_bytes, param=part.name)
+                    raise UploadTooLarge(max_bytes, param=part.name)
                 digest.update(data)
                 await writer.write(data)
             if writer.size_bytes == 0:

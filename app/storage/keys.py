@@ -1,4 +1,5 @@
-"""The only builder of object keys. Every path that a worker writes carries its run token.
+"""The only builder of object keys. Every path that a worker writes carries its run token, but for the cache, whose
+entries are the same whoever writes them.
 
 Functions that name a folder return it without a slash at the end.
 """

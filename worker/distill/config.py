@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from worker.distill.errors import InvalidJob
 
 FORMAT_VERSION = 1
+DATASET_FORMAT_VERSION = 1  # of dataset.json, which outlives releases
 Parameters = TypeVar("Parameters")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
+from worker.distill.config import DATASET_FORMAT_VERSION
 from worker.distill.errors import InvalidJob
 
 SPLITS = ("train", "validation", "test")
@@ -64,6 +65,11 @@ def load_dataset(folder: Path, tokenizer: Any, max_length: int) -> Dataset:
         summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidJob(f"{folder} holds no dataset.json: it is not a prepared dataset.") from None
+    if summary["format_version"] != DATASET_FORMAT_VERSION:
+        raise InvalidJob(
+            f"the dataset was prepared in format {summary['format_version']}, and this engine reads "
+            f"{DATASET_FORMAT_VERSION}: upload it again, or run the release that prepared it."
+        )
     splits, examples = {}, {}
     for name in SPLITS:
         file = folder / f"{name}.parquet"

@@ -74,7 +74,7 @@ class Run:
             parts = load_parts(folder, self.job, threads)
         self.compute, self.tokenizer, self.dataset = parts.compute, parts.tokenizer, parts.dataset
         self.teacher, self.table = parts.teacher, parts.table
-        self.parameterisation = TeacherLayersStudent(self.job.student)
+        self.student_maker = TeacherLayersStudent(self.job.student)
         known = resumed.coordinates if resumed else None
         coordinates = Coordinates(folder, self.cache, projection_key(self.job), resumed=known)
         self.checkpoints = RunCheckpoints(
@@ -172,9 +172,9 @@ class Run:
                 training.learning_rate, training.warmup_ratio, training.weight_decay, training.batch_size
             ),
             layers=self.job.student.layers,
-            trains_words=self.parameterisation.trains_words,
+            trains_words=self.student_maker.trains_words,
         )
-        student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
+        student = build_network(self.student_maker.wrap(self.teacher.model, self.compute), self.compute)
         teacher = None
         if recipe.objective.needs_teacher:
             teacher = Predictions(said.logits["train"], None)
@@ -221,7 +221,7 @@ class Run:
             self._check_stop,
         )
         teacher = measurer.measure_teacher(self.teacher)
-        student = build_network(self.parameterisation.wrap(self.teacher.model, self.compute), self.compute)
+        student = build_network(self.student_maker.wrap(self.teacher.model, self.compute), self.compute)
         measured = {
             arm: measurer.measure_student(student, weights, teacher)
             for arm, weights in self.checkpoints.finished_weights.items()
@@ -237,11 +237,11 @@ class Run:
 
     def _export(self, result: dict[str, Any]) -> None:
         self.progress.enter("exporting")
-        student = self.parameterisation.wrap(self.teacher.model, self.compute)
+        student = self.student_maker.wrap(self.teacher.model, self.compute)
         load_weights(student, self.checkpoints.finished_weights[STUDENT])
         result["content_sha256"] = write_artifact(
             self.folder / "artifact",
-            student=self.parameterisation.merge(student),
+            student=self.student_maker.merge(student),
             tokenizer=self.tokenizer,
             job=self.raw_job,
             result=result,

@@ -26,7 +26,7 @@ def chosen_layers(student_layers: int, teacher_layers: int) -> list[int]:
 
 
 class TeacherLayersStudent:
-    """Parameterisation of a student that is made of layers of the teacher.
+    """Makes a student of layers of the teacher.
 
     `wrap` builds the trainable model: with a word table of its own where that is trained, else around the teacher's
     (one tensor, not a copy). `merge` gives back the plain model that loads from token ids.

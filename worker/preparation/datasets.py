@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worker.distill.config import DATASET_FORMAT_VERSION
 from worker.preparation.checks import (
     check_classes,
     check_labels_seen,
@@ -26,7 +27,6 @@ from worker.preparation.splits import validation_mask
 from worker.preparation.staging import StagedSplit, stage_split
 from worker.preparation.tables import open_table
 
-FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 
@@ -113,7 +113,7 @@ def sort_labels(names: Sequence[str]) -> list[str]:
 
 def _description(prepared: PreparedDataset) -> dict[str, Any]:
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": DATASET_FORMAT_VERSION,
         "labels": prepared.labels,
         "has_pairs": prepared.columns.text_pair is not None,
         "rows": prepared.rows,

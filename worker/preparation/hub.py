@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import worker
+from worker.own_programs import own_environment
 from worker.preparation.errors import PreparationFailed, Tick, no_tick
 
 LOOK_SECONDS = 0.5
@@ -45,7 +45,7 @@ def start_download(**request: str | None) -> "subprocess.Popen[bytes]":
         _PROGRAM,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()},
+        env=own_environment(os.environ),
         # Ctrl-C is for us; we end it.
         start_new_session=True,
         bufsize=0,
@@ -54,11 +54,6 @@ def start_download(**request: str | None) -> "subprocess.Popen[bytes]":
     with contextlib.suppress(BrokenPipeError):  # its end says why
         process.stdin.write(json.dumps(request).encode() + b"\n")
     return process
-
-
-def _python_path() -> str:
-    source = str(Path(worker.__file__).resolve().parent.parent)
-    return os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
 
 def _has_ended(process: "subprocess.Popen[bytes]") -> bool:

@@ -1,6 +1,7 @@
 import pytest
 
-from app.services.ranges import RangeOutsideFile, parse_range
+from app.errors import RangeNotSatisfiable
+from app.services.ranges import parse_range
 
 
 class TestParseRange:
@@ -30,10 +31,10 @@ class TestParseRange:
 
     @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-11", "bytes=-0"])
     def test_refuses_a_range_without_a_byte(self, header: str) -> None:
-        with pytest.raises(RangeOutsideFile) as caught:
+        with pytest.raises(RangeNotSatisfiable) as caught:
             parse_range(header, 10)
         assert caught.value.headers == {"Content-Range": "bytes */10"}
 
     def test_finds_no_byte_in_an_empty_file(self) -> None:
-        with pytest.raises(RangeOutsideFile):
+        with pytest.raises(RangeNotSatisfiable):
             parse_range("bytes=0-", 0)

@@ -267,6 +267,22 @@ class TestDownloadTeacher:
             process.stdin.close()
             assert process.wait(60) == 1
 
+    @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at the process as Linux shows it")
+    def test_is_told_no_secrets(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: what talks to a stranger's server has the keys of the database and of the store."""
+        monkeypatch.setenv("STILLHOUSE_DATABASE_URL", "hunter2")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        hub.held = "model.safetensors"
+        folder = str(tmp_path / "teacher")
+        with start_download(repo="org/tiny", revision="main", folder=folder, endpoint=hub.url, token=None) as process:
+            while "model.safetensors" not in hub.downloads:
+                assert process.poll() is None
+                time.sleep(0.05)
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            process.kill()
+        assert b"PYTHONSAFEPATH=1" in environment
+        assert b"hunter2" not in environment
+
 
 def put_in_parts(hub: Hub, bert: Path) -> dict[str, bytes]:
     """Give the teacher's weights in two parts; returns the repository's files."""
