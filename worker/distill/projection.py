@@ -9,6 +9,7 @@ compiling UMAP takes longer than fitting it, and its libraries reset the thread 
 they are loaded into, which would change the last bits of every later training step.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -104,8 +105,8 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
         (umap.umap_, "compute_membership_strengths"),
         (umap.layouts, "_nb_optimize_layout_euclidean_single_epoch"),
     ):
-        if hasattr(compiled := getattr(module, name, None), "enable_caching"):
-            compiled.enable_caching()
+        with contextlib.suppress(AttributeError):  # another release of UMAP may call it otherwise
+            getattr(module, name).enable_caching()
     neighbors = min(_UMAP_NEIGHBORS, len(vectors) - 1)
     with warnings.catch_warnings():
         # It warns that a seed costs parallelism; the seed is the point.
