@@ -27,6 +27,17 @@ def is_database_away(error: BaseException) -> bool:
     )
 
 
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the database is away in that it cannot be reached: what it answers, such as that a lock was waited for in
+    vain, is no such error."""
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return True
+    if not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return False
+    # An attempt to connect has no statement.
+    return is_database_away(error) and (error.connection_invalidated or error.statement is None)
+
+
 def is_commit_unanswered(error: BaseException) -> bool:
     """Whether the connection was lost while a transaction was being committed: nobody knows whether it is.
 

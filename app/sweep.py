@@ -22,7 +22,7 @@ from app.budget import Budget
 from app.db.models import ObjectCleanup
 from app.db.session import CONNECT_SECONDS, read_session, write_session
 from app.logging import first_line
-from app.outages import is_database_away, is_database_behind, is_transient
+from app.outages import is_connection_lost, is_database_away, is_database_behind, is_transient
 from app.prometheus import LEASES_EXPIRED, OBJECTS_DELETED, SWEEP_LAST_SUCCESS, SWEEP_SECONDS
 from app.repositories import cleanups, idempotency, leases
 from app.repositories.leases import TakenBack
@@ -55,7 +55,7 @@ class SweepReport:
     woke: bool = False
     keys_dropped: int = 0
     objects_deleted: int = 0
-    # Prefixes that could not be cleaned and are looked at again some minutes later.
+    # Prefixes that could not be cleaned and are looked at again later.
     put_off: list[str] = field(default_factory=list)
 
 
@@ -81,10 +81,9 @@ class Grace:
     def is_over(self) -> bool:
         return self._answers_since is not None and time.monotonic() - self._answers_since >= self._seconds
 
-    def hear(self, error: Exception) -> None:
-        """Begin anew where the error says that the database is away."""
-        if is_database_away(error):
-            self._answers_since = None
+    def begin(self) -> None:
+        """Begin anew: the database is away."""
+        self._answers_since = None
 
     def hear_answer(self) -> None:
         """The database has taken a write."""
@@ -101,13 +100,18 @@ def sweep_once(
     settings = settings or get_settings()
     grace = grace or Grace(0.0, has_begun=False)
     report = SweepReport()
-    with write_session(settings) as session:
-        if grace.is_over:
-            report.expired = leases.take_back_expired(session, max_attempts=settings.max_attempts)
-        else:
-            # A server that only reads, which was demoted perhaps, is no better than none: by what it says nothing may
-            # be deleted either.
-            leases.ask_whether_written(session)
+    try:
+        with write_session(settings) as session:
+            if grace.is_over:
+                report.expired = leases.take_back_expired(session, max_attempts=settings.max_attempts)
+            else:
+                # A server that only reads, which was demoted perhaps, is no better than none: by what it says nothing
+                # may be deleted either.
+                leases.ask_whether_written(session)
+    except Exception as error:
+        if is_database_away(error):
+            grace.begin()
+        raise
     grace.hear_answer()
     _log_expired(report.expired)
     with read_session(settings) as session:
@@ -207,7 +211,8 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
             SWEEP_LAST_SUCCESS.set_to_current_time()
         except Exception as error:
             # The database may be away for a while; the sweep has to outlive that.
-            grace.hear(error)
+            if is_connection_lost(error):
+                grace.begin()
             log.warning("sweep_failed", error=first_line(error), exc_info=None if is_transient(error) else error)
         SWEEP_SECONDS.labels(outcome).observe(time.monotonic() - began)
         if time.monotonic() >= next_retention and not stopped.is_set():
@@ -220,7 +225,8 @@ def _retain(settings: Settings, stopped: threading.Event, grace: Grace) -> float
     try:
         report = retain_once(settings, seconds=RETAINING_SECONDS, stopped=stopped)
     except Exception as error:
-        grace.hear(error)
+        if is_connection_lost(error):
+            grace.begin()
         log.warning("retention_failed", error=first_line(error), exc_info=None if is_transient(error) else error)
         return RETENTION_RETRY_SECONDS
     # With more to do after the next sweep.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import worker
 
-# The database's and the store's keys among them: none of these programs asks either.
-_PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "PG")
+# The keys of the database, the store and the collector of traces among them: none of these programs asks any of them.
+_PRIVATE_PREFIXES = ("STILLHOUSE_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_", "OTEL_", "PG")
 
 
 def own_environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import structlog
 from obstore.exceptions import GenericError
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.exc import InternalError, OperationalError
 from structlog.testing import capture_logs
 
 from app import queue, sweep
+from app.db import session as session_module
 from app.db.models import ObjectCleanup
-from app.db.session import get_engine, read_session, write_session
+from app.db.session import dispose_engines, get_engine, read_session, write_session
 from app.domain.leases import Claim
 from app.prometheus import SWEEP_LAST_SUCCESS
 from app.repositories import cleanups, idempotency, imports, jobs, leases
@@ -569,9 +570,8 @@ class TestGrace:
         here = get_settings()
         away = change_settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
         grace = Grace(0.3, has_begun=False)
-        with pytest.raises(OperationalError) as refused:
+        with pytest.raises(OperationalError):
             sweep_once(away, grace=grace)
-        grace.hear(refused.value)
         time.sleep(0.4)
         change_settings(database_url=here.database_url)
         job_id = add_job()
@@ -588,6 +588,31 @@ class TestGrace:
         )
         assert sweep._retain(away, threading.Event(), grace) == sweep.RETENTION_RETRY_SECONDS
         assert not grace.is_over
+
+    @pytest.mark.usefixtures("folder_object_store")
+    def test_is_not_begun_by_a_later_step_that_the_database_refuses_each_time(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: dead workers' jobs wait for as long as somebody holds a row of another table."""
+        monkeypatch.setattr(session_module, "LOCK_SECONDS", 0.1)
+        monkeypatch.setattr(sweep, "CONNECT_SECONDS", 0.0)
+        settings = change_settings(heartbeat_seconds=0.2, sweep_seconds=0.05)
+        dispose_engines()
+        scheduled(keys.job_root("held"), delay_seconds=-3600)
+        job_id = add_job()
+        expire(claimed())
+        sweeper = SweepThread(settings)
+        try:
+            with get_engine().connect() as connection, connection.begin():
+                connection.execute(select(ObjectCleanup.object_prefix).with_for_update())
+                sweeper.start()
+                deadline = time.monotonic() + 10
+                while read_job(job_id).status != "queued" and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                sweeper.stop()
+            assert read_job(job_id).status == "queued"
+        finally:
+            dispose_engines()
 
     def test_of_the_start_is_not_for_the_embedded_mode(self, change_settings: ChangeSettings) -> None:
         """Harm: `stillhouse up`, started again, goes on with its jobs a quarter of a minute later than it could."""

@@ -270,8 +270,8 @@ class TestDownloadTeacher:
     @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at the process as Linux shows it")
     def test_is_told_no_secrets(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Harm: what talks to a stranger's server has the keys of the database and of the store."""
-        monkeypatch.setenv("STILLHOUSE_DATABASE_URL", "hunter2")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        for name in ("STILLHOUSE_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS"):
+            monkeypatch.setenv(name, "hunter2")
         hub.held = "model.safetensors"
         folder = str(tmp_path / "teacher")
         with start_download(repo="org/tiny", revision="main", folder=folder, endpoint=hub.url, token=None) as process:
