@@ -1,9 +1,6 @@
 """A program run to its end, measured from outside: the same clock and the same memory reading for every system."""
 
-import ctypes
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from tests.fixtures.parent import die_with_parent
+
 _POLL_SECONDS = 0.1
 _LOG_TAIL_CHARACTERS = 3_000
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def run_measured(
             env={**environment},
             cwd=cwd,
             stdin=subprocess.PIPE,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,
         ) as process:
             try:
                 while True:
@@ -64,10 +62,6 @@ def run_measured(
         tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:]
         raise RuntimeError(f"{' '.join(command)} ended with status {status}:\n{tail}")
     return Measured(seconds, peak, started_at, total_peak)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _peak_rss_bytes(pid: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, delete, exists, func, inspect, select, type_coerce, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, inspect, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -292,15 +292,6 @@ def switch_status(
             cleanups.schedule(session, keys.job_root(row.id))
             after_commit(session, partial(count_end, "job", new, row.error_code))
     return [_claim(row) for row in rows]
-
-
-def uncounted_attempt() -> dict[str, Any]:
-    """Values that take back the counting of a claim that was handed back."""
-    return {
-        "fruitless_attempts": case(
-            (Job.fruitless_attempts > 0, Job.fruitless_attempts - 1), else_=Job.fruitless_attempts
-        ),
-    }
 
 
 _CLAIM_COLUMNS = (

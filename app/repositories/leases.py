@@ -109,14 +109,14 @@ def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None
     """
     if claim.kind != "job":
         return _release_import(session, claim)
-    return _release_job(session, claim, {} if failure else jobs.uncounted_attempt(), failure)
+    return _release_job(session, claim, {} if failure else _uncounted(Job), failure)
 
 
 def release_unbegun(session: Session, claim: Claim, why: AttemptEnd) -> bool:
     """Hand back a job that this worker could not begin: it waits as if nobody had claimed it, since when it did, and
     nothing of its time is used up. Returns as `release`."""
     values = {"queued_at": Job.queued_at, "run_seconds": claim.run_seconds}
-    return _release_job(session, claim, jobs.uncounted_attempt() | values, why)
+    return _release_job(session, claim, _uncounted(Job) | values, why)
 
 
 def ask_whether_written(session: Session) -> None:
@@ -227,8 +227,12 @@ def _release_job(session: Session, claim: Claim, values: dict[str, Any], end: At
 
 def _release_import(session: Session, claim: Claim) -> bool:
     model: Any = MODELS[claim.kind]
-    fruitless = case((model.fruitless_attempts > 0, model.fruitless_attempts - 1), else_=0)
-    return _free(session, model, held_by(claim), fruitless_attempts=fruitless)
+    return _free(session, model, held_by(claim), **_uncounted(model))
+
+
+def _uncounted(model: Any) -> dict[str, Any]:
+    """Values that take back the counting of a claim that was handed back."""
+    return {"fruitless_attempts": case((model.fruitless_attempts > 0, model.fruitless_attempts - 1), else_=0)}
 
 
 def _free(session: Session, model: Any, held: Any, **values: Any) -> bool:

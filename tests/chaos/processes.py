@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures.servers import _die_with_parent
+from tests.fixtures.parent import die_with_parent
 
 MARK = "CHAOS_RUN"  # not STILLHOUSE_...: the worker keeps those from its engine
 ENGINE_MODULE = "worker.distill"
@@ -112,7 +112,7 @@ class Program:
                 cwd=self.folder,
                 start_new_session=True,
                 # A run that is killed leaves nothing behind. Dies with the thread that starts it: the main one.
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
                 **identity,
             )
         self.started_at = time.monotonic()

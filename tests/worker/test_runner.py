@@ -176,13 +176,7 @@ class TestFailedJob:
         assert len(resumed) == 1
 
     def test_an_engine_that_is_killed_each_time_ends_the_job(self, local_bench: Bench) -> None:
-        job_id = local_bench.add_job()
-        statuses = []
-        for _ in range(local_bench.settings.max_attempts):
-            local_bench.run("killed")
-            statuses.append(local_bench.job(job_id).status)
-        assert statuses == ["queued", "queued", "failed"]
-        job = local_bench.job(job_id)
+        job = self.job_that_ends_each_time(local_bench, "killed")
         assert job.error_code == "engine_died"
         assert "out of memory" in str(job.error_message)
 
@@ -204,18 +198,22 @@ class TestFailedJob:
 
     def test_a_gpu_that_fails_each_time_ends_the_job(self, local_bench: Bench, hints: list[int]) -> None:
         """Harm: a job that makes every GPU fail goes from one to the next for ever."""
-        job_id = local_bench.add_job()
-        statuses = []
-        for _ in range(local_bench.settings.max_attempts):
-            local_bench.run("losing_device")
-            statuses.append(local_bench.job(job_id).status)
-        assert statuses == ["queued", "queued", "failed"]
-        job = local_bench.job(job_id)
+        job = self.job_that_ends_each_time(local_bench, "losing_device")
         assert (job.error_code, job.error_message) == (
             "device_lost",
             "The GPU failed; look at the log of its machine.",
         )
         assert hints[:2] == [1, 1]
+
+    def job_that_ends_each_time(self, bench: Bench, part: str) -> Job:
+        """A job whose engine plays that part as often as it may, and that has then failed."""
+        job_id = bench.add_job()
+        statuses = []
+        for _ in range(bench.settings.max_attempts):
+            bench.run(part)
+            statuses.append(bench.job(job_id).status)
+        assert statuses == ["queued", "queued", "failed"]
+        return bench.job(job_id)
 
     def test_engine_over_its_memory(self, local_bench: Bench, change_settings: ChangeSettings) -> None:
         change_settings(engine_memory_limit_bytes=300 * 1024**2)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -257,12 +258,7 @@ class TestDownloadTeacher:
 
     def test_ends_with_the_worker_that_started_it(self, hub: Hub, tmp_path: Path) -> None:
         """Harm: of a worker that was killed, a download stays behind."""
-        hub.held = "model.safetensors"
-        folder = str(tmp_path / "teacher")
-        with start_download(repo="org/tiny", revision="main", folder=folder, endpoint=hub.url, token=None) as process:
-            while "model.safetensors" not in hub.downloads:
-                assert process.poll() is None
-                time.sleep(0.05)
+        with held_download(hub, tmp_path) as process:
             assert process.stdin is not None
             process.stdin.close()
             assert process.wait(60) == 1
@@ -272,16 +268,23 @@ class TestDownloadTeacher:
         """Harm: what talks to a stranger's server has the keys of the database and of the store."""
         for name in ("STILLHOUSE_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS"):
             monkeypatch.setenv(name, "hunter2")
-        hub.held = "model.safetensors"
-        folder = str(tmp_path / "teacher")
-        with start_download(repo="org/tiny", revision="main", folder=folder, endpoint=hub.url, token=None) as process:
-            while "model.safetensors" not in hub.downloads:
-                assert process.poll() is None
-                time.sleep(0.05)
+        with held_download(hub, tmp_path) as process:
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
             process.kill()
         assert b"PYTHONSAFEPATH=1" in environment
         assert b"hunter2" not in environment
+
+
+@contextmanager
+def held_download(hub: Hub, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A download under way, whose weights do not come."""
+    hub.held = "model.safetensors"
+    request = {"repo": "org/tiny", "revision": "main", "folder": str(folder / "teacher"), "endpoint": hub.url}
+    with start_download(**request, token=None) as process:
+        while "model.safetensors" not in hub.downloads:
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield process
 
 
 def put_in_parts(hub: Hub, bert: Path) -> dict[str, bytes]:
