@@ -6,6 +6,9 @@ and `redis_broker` name one. All point the settings of the test at what they giv
 processes that a test starts find the same.
 """
 
+import os
+from collections.abc import Generator
+
 import pytest
 
 pytest_plugins = [
@@ -20,3 +23,11 @@ pytest_plugins = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-methods", action="store_true", help="every method and every pair, not a sample of them")
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than there are processors: the tests wait for a third of their time, for servers, leases and
+    engines."""
+    processors = yield
+    return processors if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else processors + 1

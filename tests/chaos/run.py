@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,11 +89,18 @@ def run(options: Options, console: Console, *, afterwards: Callable[["Run"], Non
         ) as cluster:
             progress.say(f"the service answers after {cluster.start_seconds:.1f} s")
             progress.say(f"{len(options.specs)} undisturbed runs to compare with; known ones are in {KEPT}")
-            expected = references.compute(
-                options.specs, materials, cluster.settings, folder / "references", KEPT / "references"
-            )
             watch = Watch(cluster, progress)
-            inputs = _import_inputs(options, cluster, materials, watch)
+            with ThreadPoolExecutor(1) as beside:
+                computed = beside.submit(
+                    references.compute,
+                    options.specs,
+                    materials,
+                    cluster.settings,
+                    folder / "references",
+                    KEPT / "references",
+                )
+                inputs = _import_inputs(options, cluster, materials, watch)
+                expected = computed.result()
             this = Run(options, cluster, materials, expected, inputs, watch, progress)
             try:
                 this.disturb()

@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
@@ -48,12 +46,6 @@ from tests.fixtures.servers import free_port
 
 # The oldest that k8s/base/kustomization.yaml names, and the newest that the validator knows.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
-# Kinds that Kubernetes itself has not.
-DEFINED_ELSEWHERE: dict[str, Any] = {
-    "ScaledObject": ScaledObject,
-    "TriggerAuthentication": TriggerAuthentication,
-    "PodMonitor": PodMonitor,
-}
 COMPONENTS = ("api", "migrate", "scheduler", "worker")
 COMPONENT = "app.kubernetes.io/component"
 # Of the end of a process that has used up STILLHOUSE_SHUTDOWN_SECONDS.
@@ -72,10 +64,19 @@ def main_container(component: str) -> Manifest:
     return dict(container)
 
 
+def defined_elsewhere() -> dict[str, Any]:
+    """The kinds that Kubernetes itself has not. They take seconds to import, which every process that collects the
+    tests would do."""
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+
+    return {kind.__name__: kind for kind in (ScaledObject, TriggerAuthentication, PodMonitor)}
+
+
 def validate(manifest: Manifest) -> None:
     """By the schemas of Kubernetes or of the kind's own makers; unknown fields are refused."""
-    if manifest["kind"] in DEFINED_ELSEWHERE:
-        DEFINED_ELSEWHERE[manifest["kind"]].model_validate(manifest, extra="forbid")
+    if manifest["kind"] in (elsewhere := defined_elsewhere()):
+        elsewhere[manifest["kind"]].model_validate(manifest, extra="forbid")
         return
     for version in KUBERNETES_VERSIONS:
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -99,6 +100,8 @@ def let_through(component: str, direction: str) -> set[int | str]:
     return {port["port"] for rule in rules for port in rule["ports"]}
 
 
+# In one process: see defined_elsewhere.
+@pytest.mark.xdist_group("schemas")
 class TestSchemas:
     @pytest.mark.parametrize("manifest", base_manifests(), ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
     def test_take_the_base(self, manifest: Manifest) -> None:

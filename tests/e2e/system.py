@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,3 +185,18 @@ class Client:
             if not page["has_more"]:
                 return found
             after = f"&after={page['next']}"
+
+
+@dataclass
+class Embedded:
+    """A running `stillhouse up` with a teacher and a dataset that are ready."""
+
+    up: Up
+    client: Client
+    teacher: str = ""
+    dataset: str = ""
+
+    def start_again(self) -> None:
+        self.client.http.close()
+        self.up = Up(self.up.home, self.up.env)
+        self.client = Client(self.up.address)

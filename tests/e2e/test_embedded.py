@@ -5,52 +5,24 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.e2e import student, tiny
-from tests.e2e.system import Client, Json, Up, engines_of, environment, wait_for
+from tests.e2e.system import Embedded, Json, Up, engines_of, environment, wait_for
 
-# One running system serves the module, so its tests stay in one process.
+# One running system serves them and those of test_methods, so they stay in one process.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
 
 
-@dataclass
-class Embedded:
-    """A running system with a finished job in it, to compare the others with."""
-
-    up: Up
-    client: Client
-    teacher: str = ""
-    dataset: str = ""
-    job: Json = field(default_factory=dict)
-
-    def start_again(self) -> None:
-        self.client.http.close()
-        self.up = Up(self.up.home, self.up.env)
-        self.client = Client(self.up.address)
-
-
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Iterator[Embedded]:
-    home = tmp_path_factory.mktemp("home")
-    up = Up(home, environment(home, teacher_dirs=teacher_folder.parent))
-    system = Embedded(up, Client(up.address))
-    try:
-        client = system.client
-        system.dataset, system.teacher = client.upload_dataset(), client.register_teacher(teacher_folder)
-        client.wait_until_ready("datasets", system.dataset, process=up)
-        client.wait_until_ready("teachers", system.teacher, process=up)
-        job_id = client.post_job(teacher=system.teacher, dataset=system.dataset)["id"]
-        system.job = client.wait_until_succeeded(job_id, process=up)
-        yield system
-    finally:
-        system.client.http.close()
-        system.up.end()
+def finished(embedded: Embedded) -> Json:
+    """A job that nothing has disturbed, to compare the others with."""
+    job_id = embedded.client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
+    return embedded.client.wait_until_succeeded(job_id, process=embedded.up)
 
 
 class TestPostToDownload:
@@ -73,32 +45,32 @@ class TestPostToDownload:
         assert json.loads(Path("student/metrics.json").read_text())["labels"] == sorted(tiny.WORDS)
 
     def test_student_loads_with_plain_transformers_and_scores_as_reported(
-        self, embedded: Embedded, tmp_path: Path
+        self, embedded: Embedded, finished: Json, tmp_path: Path
     ) -> None:
-        manifest = student.unpack(student.download(embedded.client.http, embedded.job["id"]), tmp_path)
-        result = embedded.job["result"]
+        manifest = student.unpack(student.download(embedded.client.http, finished["id"]), tmp_path)
+        result = finished["result"]
         assert manifest["content_sha256"] == result["content_sha256"]
         assert student.accuracy(tmp_path, "test") == pytest.approx(result["student"]["test"]["accuracy"])
         assert student.accuracy(tmp_path, "validation") == pytest.approx(result["student"]["validation"]["accuracy"])
 
-    def test_student_has_learnt(self, embedded: Embedded) -> None:
-        result = embedded.job["result"]
+    def test_student_has_learnt(self, finished: Json) -> None:
+        result = finished["result"]
         assert result["teacher"]["test"]["accuracy"] > 0.6  # chance: 0.25
         assert result["student"]["test"]["accuracy"] > 0.6
         assert set(result["baselines"]) == {"fine_tune"}
         assert result["student"]["parameters"] < result["teacher"]["parameters"]
 
-    def test_job_tells_what_happened(self, embedded: Embedded) -> None:
-        assert embedded.job["terminal"]
-        assert embedded.job["progress"] == 1.0
-        assert embedded.job["attempt"] == 1
-        phases = {event["payload"]["phase"] for event in embedded.client.events(embedded.job["id"], "phase")}
+    def test_job_tells_what_happened(self, embedded: Embedded, finished: Json) -> None:
+        assert finished["terminal"]
+        assert finished["progress"] == 1.0
+        assert finished["attempt"] == 1
+        phases = {event["payload"]["phase"] for event in embedded.client.events(finished["id"], "phase")}
         assert {"teacher_tuning", "projection", "training", "baseline", "exporting"} <= phases
-        assert embedded.client.get(f"/jobs/{embedded.job['id']}/metrics")
+        assert embedded.client.get(f"/jobs/{finished['id']}/metrics")
 
 
 class TestKilledWorker:
-    def test_engine_dies_and_the_job_ends_with_the_same_student(self, embedded: Embedded) -> None:
+    def test_engine_dies_and_the_job_ends_with_the_same_student(self, embedded: Embedded, finished: Json) -> None:
         client, up = embedded.client, embedded.up
         job_id = client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
         wait_for(lambda: client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
@@ -111,12 +83,12 @@ class TestKilledWorker:
         job = client.wait_until_succeeded(job_id, process=up)
         assert job["attempt"] == 2
         assert client.events(job_id, "resumed")
-        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+        assert job["result"]["content_sha256"] == finished["result"]["content_sha256"]
         assert up.worker().pid != worker.pid
 
 
 class TestCtrlC:
-    def test_stops_everything_and_the_next_start_finishes_the_job(self, embedded: Embedded) -> None:
+    def test_stops_everything_and_the_next_start_finishes_the_job(self, embedded: Embedded, finished: Json) -> None:
         up = embedded.up
         job_id = embedded.client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
         wait_for(lambda: embedded.client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
@@ -128,7 +100,7 @@ class TestCtrlC:
         embedded.start_again()
         job = embedded.client.wait_until_succeeded(job_id, process=embedded.up)
         assert embedded.client.events(job_id, "resumed")
-        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+        assert job["result"]["content_sha256"] == finished["result"]["content_sha256"]
 
     def test_a_killed_up_leaves_no_process_behind(self, tmp_path: Path, teacher_folder: Path) -> None:
         up = Up(tmp_path, environment(tmp_path, teacher_dirs=teacher_folder.parent))
@@ -198,7 +170,9 @@ class TestDemo:
         with Api(embedded.up.address) as api:
             assert _register_teacher(api, shipped())["id"] == "tch_demo"
 
-    def test_tells_the_whole_story(self, embedded: Embedded, teacher_folder: Path, tmp_path: Path) -> None:
+    def test_tells_the_whole_story(
+        self, embedded: Embedded, finished: Json, teacher_folder: Path, tmp_path: Path
+    ) -> None:
         import io
 
         from rich.console import Console
@@ -224,7 +198,7 @@ class TestDemo:
             job = tell(console, api, materials, tmp_path / "out")
         assert isinstance(console.file, io.StringIO)
         text = console.file.getvalue()
-        assert job["result"]["content_sha256"] == embedded.job["result"]["content_sha256"]
+        assert job["result"]["content_sha256"] == finished["result"]["content_sha256"]
         assert "the otter met a crow  →  animal" in text
         assert "student, 2 layers, SAGE" in text
         assert "fine-tuned alone" in text

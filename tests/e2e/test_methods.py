@@ -3,7 +3,6 @@
 `make test-methods` does it for every method and every pair that may meet; `make test` for some of them.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ import pytest
 from app.schemas.methods.combinations import lacks_rounds, why_not
 from app.schemas.methods.registry import METHODS
 from tests.e2e import student
-from tests.e2e.system import Client, Up, environment
+from tests.e2e.system import Embedded
 from tests.e2e.tiny import JOB
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("methods")]
+# With test_embedded, whose running system serves them too.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
 
 SAMPLE = [
     ("taid",),
@@ -42,55 +42,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("methods", chosen, ids=["+".join(methods) for methods in chosen])
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Iterator[Up]:
-    home = tmp_path_factory.mktemp("home")
-    started = Up(home, environment(home, teacher_dirs=teacher_folder.parent))
-    try:
-        yield started
-    finally:
-        started.end()
-
-
-@pytest.fixture(scope="module")
-def client(up: Up) -> Iterator[Client]:
-    opened = Client(up.address)
-    yield opened
-    opened.http.close()
-
-
-@pytest.fixture(scope="module")
-def inputs(up: Up, client: Client, teacher_folder: Path) -> dict[str, str]:
-    dataset, teacher = client.upload_dataset(), client.register_teacher(teacher_folder)
-    client.wait_until_ready("datasets", dataset, process=up)
-    client.wait_until_ready("teachers", teacher, process=up)
-    return {"dataset": dataset, "teacher": teacher}
-
-
 def entry(name: str) -> dict[str, object]:
     return {"type": name, **{key: value for key, value in FEW_ROUNDS.items() if key in METHODS[name].model_fields}}
 
 
 class TestFewSteps:
     def test_of_a_job_end_in_a_student_that_scores_as_reported(
-        self, methods: tuple[str, ...], up: Up, client: Client, inputs: dict[str, str], tmp_path: Path
+        self, methods: tuple[str, ...], embedded: Embedded, tmp_path: Path
     ) -> None:
         main, *others = methods
         if lacks_rounds([METHODS[name].model_validate({}) for name in methods]):
             others.append("oversample")
+        client = embedded.client
         posted = client.post_job(
-            **inputs, method=entry(main), combine=[entry(name) for name in others], training=TRAINING, baselines=[]
+            teacher=embedded.teacher,
+            dataset=embedded.dataset,
+            method=entry(main),
+            combine=[entry(name) for name in others],
+            training=TRAINING,
+            baselines=[],
         )
-        job = client.wait_until_succeeded(posted["id"], process=up)
+        job = client.wait_until_succeeded(posted["id"], process=embedded.up)
         assert [job["method"]["type"], *(method["type"] for method in job["combine"])][: len(methods)] == [*methods]
         student.unpack(student.download(client.http, job["id"]), tmp_path)
         assert student.accuracy(tmp_path, "test") == pytest.approx(job["result"]["student"]["test"]["accuracy"])
 
 
 class TestMethodsPage:
-    def test_names_what_cannot_meet_and_a_job_that_tries_is_refused_with_the_reason(
-        self, client: Client, inputs: dict[str, str]
-    ) -> None:
+    def test_names_what_cannot_meet_and_a_job_that_tries_is_refused_with_the_reason(self, embedded: Embedded) -> None:
+        client, inputs = embedded.client, {"teacher": embedded.teacher, "dataset": embedded.dataset}
         described = {method["type"]: method for method in client.get("/methods")["data"]}
         reason = described["taid"]["not_with"]["pld"]
         body = {**JOB, **inputs, "method": {"type": "pld"}, "combine": [{"type": "opdf"}, {"type": "taid"}]}

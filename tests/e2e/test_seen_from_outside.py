@@ -1,4 +1,5 @@
-"""One job through a whole cluster, as an operator follows it: by its metrics, its log lines and its trace."""
+"""One job through a whole cluster, PostgreSQL, Redis and S3 between its processes: as its user gets the student, and as
+an operator follows it, by its metrics, its log lines and its trace."""
 
 import contextlib
 import itertools
@@ -17,7 +18,7 @@ import yaml
 from app.db import migrate
 from app.db.session import dispose_engines
 from app.settings import Settings
-from tests.e2e import tiny
+from tests.e2e import student, tiny
 from tests.e2e.system import START_SECONDS, Client, Json, Process, environment, is_ready, wait_for
 from tests.fixtures.collector import Collector, trace_collector
 from tests.fixtures.database import new_postgres_database
@@ -33,11 +34,12 @@ RULES = Path(__file__).parents[2] / "k8s" / "alerts" / "prometheus-rules.yaml"
 
 @dataclass
 class Seen:
-    """A cluster in which one job has succeeded, posted under REQUEST_ID."""
+    """A cluster, told by URLs in its environment, in which one job has succeeded, posted under REQUEST_ID."""
 
     processes: dict[str, Process]
     addresses: dict[str, str]
     collector: Collector
+    client: Client
     job: Json
 
     def lines(self, service: str) -> list[dict[str, Any]]:
@@ -76,6 +78,7 @@ def seen(
         processes = {}
         for service, command in commands.items():
             more = {} if service == "api" else {"STILLHOUSE_METRICS_PORT": str(ports[service])}
+            # Different homes: nothing may pass from one to the other through a folder.
             env = environment(home / service, teacher_dirs=teacher_folder.parent, **shared, **more)
             log = home / f"{service}.log"
             processes[service] = Process([sys.executable, "-P", "-m", "app.cli", *command], env, log)
@@ -90,8 +93,7 @@ def seen(
         dataset, teacher = client.upload_dataset(), client.register_teacher(teacher_folder)
         client.wait_until_ready("datasets", dataset, process=processes["worker"])
         client.wait_until_ready("teachers", teacher, process=processes["worker"])
-        # Without a projection, whose compilation would take most of the time.
-        body = {**tiny.JOB, "method": {"type": "kd"}, "teacher": teacher, "dataset": dataset}
+        body = {**tiny.JOB, "teacher": teacher, "dataset": dataset}
         response = client.http.post("/jobs", json=body, headers={"X-Request-ID": REQUEST_ID})
         assert response.status_code == httpx.codes.ACCEPTED, response.text
         job = client.wait_until_succeeded(response.json()["id"], process=processes["worker"])
@@ -102,7 +104,15 @@ def seen(
             "end of the attempt in the metrics",
             process=processes["worker"],
         )
-        yield Seen(processes, addresses, collector, job)
+        yield Seen(processes, addresses, collector, client, job)
+
+
+class TestPostToDownload:
+    def test_student_loads_with_plain_transformers_and_scores_as_reported(self, seen: Seen, tmp_path: Path) -> None:
+        manifest = student.unpack(student.download(seen.client.http, seen.job["id"]), tmp_path)
+        result = seen.job["result"]
+        assert manifest["content_sha256"] == result["content_sha256"]
+        assert student.accuracy(tmp_path, "test") == pytest.approx(result["student"]["test"]["accuracy"])
 
 
 class TestLogs:

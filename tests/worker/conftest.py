@@ -26,6 +26,7 @@ from tests.fixtures.exposition import Scrape
 from tests.fixtures.factories import claimed, read_dataset, read_job, read_teacher
 from tests.fixtures.tiny_models import write_classifier
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY
+from worker import reporter
 from worker.files import file_sha256
 from worker.runner import run_claim
 from worker.stopping import Shutdown
@@ -189,8 +190,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(teacher_folder: Path, change_settings: ChangeSettings) -> Iterator[Bench]:
+def bench(teacher_folder: Path, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Needs a database and an object store; the test names which."""
+    # Nearly every test waits for what its engine has reported.
+    monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
     settings = change_settings(
         teacher_dirs=teacher_folder.parent, heartbeat_seconds=0.5, lease_seconds=5, engine_threads=1
     )

@@ -1,10 +1,13 @@
-"""A worker as operators start it, whose Celery does not get as far as listening to signals:
-`python -m tests.worker.slow_worker`.
+"""A worker as operators start it, but for its engine, which is scripted, and its Celery, which does not get as far as
+listening to signals: `python -m tests.worker.slow_worker`.
 """
 
+import sys
 import time
 
 from celery.apps.worker import Worker
+
+from worker import engine_process
 
 
 def hang(*_: object) -> None:
@@ -16,6 +19,8 @@ def hang(*_: object) -> None:
 
 if __name__ == "__main__":
     Worker.install_platform_tweaks = hang
+    # Before the modules are loaded that take it over.
+    engine_process.ENGINE = (sys.executable, "-m", "tests.worker.scripted_engine", "endless")
     from worker.__main__ import main
 
     main()

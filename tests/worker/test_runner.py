@@ -29,7 +29,7 @@ from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
 from tests.worker.conftest import Bench, wait_for, wait_until_over
-from worker import job_run, lease_keeper, reporter
+from worker import job_run, lease_keeper
 from worker.machine import engine_memory_limit_bytes
 from worker.runner import run_claim
 from worker.stopping import Shutdown
@@ -136,7 +136,6 @@ class TestSucceededJob:
         self, local_bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before_checkpoint_files(monkeypatch, lambda: time.sleep(0.2))
-        monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
         job_id = local_bench.add_job()
         local_bench.run("pausing_student")
         assert local_bench.job(job_id).status == "succeeded"
@@ -519,11 +518,8 @@ class TestTimeLimit:
 
 
 class TestTroubles:
-    def test_store_that_is_away_for_a_while_costs_nothing(
-        self, local_bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_store_that_is_away_for_a_while_costs_nothing(self, local_bench: Bench) -> None:
         """A folder in the place of the store's stands for a mount that has gone and comes back."""
-        monkeypatch.setattr(reporter, "FLUSH_SECONDS", 0.1)
         local_bench.shutdown = Shutdown(seconds=30.0)
         job_id = local_bench.add_job()
         claim, thread = local_bench.start("endless")

@@ -31,7 +31,7 @@ class TestHearing:
         wait_for(lambda: bench.dataset(dataset_id).status == "ready")
 
     def test_work_that_nobody_announced_is_found(self, local_bench: Bench, start_worker: StartWorker) -> None:
-        start_worker().wait_until_ready()
+        start_worker(HASTY_WORKER).wait_until_ready()
         dataset_id = local_bench.add_dataset({"train.csv": CSV})
         wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
 

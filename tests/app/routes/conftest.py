@@ -50,7 +50,8 @@ def logging_of_the_service(home: Path) -> Iterator[None]:  # noqa: ARG001
 @pytest.fixture
 def server() -> Iterator[str]:
     """The application behind uvicorn on a free port. Gives its address."""
-    config = uvicorn.Config(create_app(get_settings()), log_config=None, lifespan="on")
+    # A connection that was answered in the middle of its request is closed only then.
+    config = uvicorn.Config(create_app(get_settings()), log_config=None, lifespan="on", timeout_keep_alive=1)
     running = uvicorn.Server(config)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

@@ -127,6 +127,8 @@ class TestBegin:
                 np.testing.assert_array_equal(whole.synthetic.splices, in_parts.synthetic.splices)
 
 
+# With test_runs: their map is made once.
+@pytest.mark.xdist_group("engine_runs")
 class TestWholeRuns:
     @pytest.mark.parametrize("leader", [[], [METHODS["rad"]]])
     def test_no_map_is_fitted_for_rows_that_are_looked_at_one_by_one(

@@ -1,8 +1,8 @@
 """The engine as its parent sees it: exit codes, the last event, and how it ends when nobody is left."""
 
 import os
+import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -10,16 +10,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.distill.forked_engine import fork_engine
 from tests.worker.distill.tiny_runs import events_of, make_run, start_engine
 from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints
 from worker.distill.events import EventLog
+
+# With test_resume: the process that engines are forked from is started once.
+pytestmark = pytest.mark.xdist_group("engine_runs")
 
 
 def wait_for(folder: Path, event: str, engine: "subprocess.Popen[bytes]") -> None:
     while not events_of(folder, event):
         assert engine.poll() is None, f"the engine ended before its first {event}"
         time.sleep(0.01)
+
+
+def exit_code_of_fork(folder: Path) -> int | None:
+    """Where the seconds in which a program starts are not the subject."""
+    engine = fork_engine(folder)
+    engine.join()
+    return engine.exitcode
 
 
 class TestExit:
@@ -32,17 +43,20 @@ class TestExit:
 
     def test_a_failure_has_its_code_and_a_sentence(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "kd", student__layers=9)
-        assert start_engine(folder, stderr=subprocess.PIPE).wait() == exit_codes.FAILED
+        assert exit_code_of_fork(folder) == exit_codes.FAILED
         last = events_of(folder)[-1]
         assert (last["type"], last["code"]) == ("failed", "invalid_job")
         assert "choose 1 to 4" in last["message"]
 
-    @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is part of util-linux")
+    @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
     def test_a_full_disk_has_its_own_code(self, tmp_path: Path) -> None:
         """A limit on file size makes the same system call fail as a full disk does."""
         folder = make_run(tmp_path / "run", "kd")
-        engine = start_engine(folder, "prlimit", "--fsize=40000", stderr=subprocess.PIPE)
-        assert engine.wait() == exit_codes.DISK_FULL
+        engine = fork_engine(folder)
+        assert engine.pid is not None
+        resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))
+        engine.join()
+        assert engine.exitcode == exit_codes.DISK_FULL
         last = events_of(folder)[-1]
         assert (last["type"], last["code"]) == ("failed", "disk_full")
         assert "then retry the job" in last["message"]
@@ -146,14 +160,14 @@ class TestParent:
 
     def test_the_projection_dies_with_its_engine(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "sage", training__epochs=500.0)
-        engine = start_engine(folder, start_new_session=True)
+        engine = fork_engine(folder)
         try:
             while not (found := _processes_with(str(folder / "projection-"))):
-                assert engine.poll() is None
+                assert engine.is_alive()
                 time.sleep(0.01)
         finally:
-            engine.send_signal(signal.SIGKILL)  # the engine alone, not its group
-        engine.wait()
+            engine.kill()  # the engine alone, not its group
+        engine.join()
         deadline = time.monotonic() + 10
         while _processes_with(str(folder / "projection-")):
             assert time.monotonic() < deadline, f"{found} outlived the engine"
@@ -163,13 +177,13 @@ class TestParent:
 class TestCheckpointFolder:
     def test_only_the_last_two_are_kept(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "kd", checkpoint_seconds=0.0)
-        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
+        assert exit_code_of_fork(folder) == exit_codes.SUCCEEDED
         assert len(events_of(folder, "checkpoint")) > 5
         assert len(list_checkpoints(folder / "checkpoints")) == 2
 
     def test_numbers_rise_across_stages_so_the_newest_is_the_last(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "run", "kd", tuned=True, checkpoint_seconds=0.0)
-        assert start_engine(folder).wait() == exit_codes.SUCCEEDED
+        assert exit_code_of_fork(folder) == exit_codes.SUCCEEDED
         numbers = [event["step"] for event in events_of(folder, "checkpoint")]
         assert len(numbers) > 5
         assert numbers == sorted(set(numbers))

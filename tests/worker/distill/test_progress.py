@@ -13,6 +13,9 @@ from worker.distill.events import EventLog
 from worker.distill.loop import distil
 from worker.distill.progress import Progress
 
+# With test_runs: most of these runs stand on the same map.
+pytestmark = pytest.mark.xdist_group("engine_runs")
+
 Runner = Callable[[Path], Path]
 # Ten full batches in each round, so that every step is worth the same.
 EVEN: dict[str, Any] = {"training__batch_size": 15, "train_rows": 150, "training__epochs": 3.0}
