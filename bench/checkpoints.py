@@ -16,6 +16,7 @@ from app.settings import Settings
 from bench import engine
 from bench.report import CHECKOUT
 from worker.distill.config import FORMAT_VERSION
+from worker.distill.run_folder import CHECKPOINTS, JOB
 from worker.machine import count_cores
 from worker.preparation.datasets import prepare_dataset
 from worker.preparation.lines import Upload
@@ -32,7 +33,7 @@ def main() -> int:
         prepare(folder, teacher)
         measured, events = engine.run(folder)
         seconds = [event["seconds"] for event in events if event["type"] == "checkpoint"]
-        newest = max((folder / "checkpoints").iterdir())
+        newest = max((folder / CHECKPOINTS).iterdir())
         size_bytes = sum(file.stat().st_size for file in newest.iterdir())
     print(
         f"{len(seconds)} checkpoints (the last one {size_bytes / 1e6:.0f} MB) took {sum(seconds):.2f} s of "
@@ -56,7 +57,7 @@ def prepare(folder: Path, teacher: Path) -> None:
         "threads": count_cores(),
         "checkpoint": {"every_seconds": Settings().checkpoint_seconds, "keep": KEEP_CHECKPOINTS},
     }
-    (folder / "job.json").write_text(json.dumps(job))
+    (folder / JOB).write_text(json.dumps(job))
 
 
 if __name__ == "__main__":

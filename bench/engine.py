@@ -18,7 +18,7 @@ from bench.process import Measured, run_measured
 from bench.report import CHECKOUT
 from bench.results import hash_files
 from worker.distill.config import FORMAT_VERSION
-from worker.engine_process import PARENT_PIPE
+from worker.distill.run_folder import CACHE, EVENTS, JOB, PARENT_PIPE
 from worker.uploads import KEEP_CHECKPOINTS
 
 # The engine's phases, in the words that the peers' programs use; "start" and "exit" are added around them.
@@ -68,7 +68,7 @@ def write_run(
     (folder / "dataset").symlink_to(dataset.folder.resolve())
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        (folder / "cache").symlink_to(cache.resolve())
+        (folder / CACHE).symlink_to(cache.resolve())
     job = {
         "format_version": FORMAT_VERSION,
         "job_id": "job_bench",
@@ -88,7 +88,7 @@ def write_run(
         "threads": threads,
         "checkpoint": {"every_seconds": Settings().checkpoint_seconds, "keep": KEEP_CHECKPOINTS},
     }
-    (folder / "job.json").write_text(json.dumps(job, indent=1))
+    (folder / JOB).write_text(json.dumps(job, indent=1))
 
 
 def run(folder: Path, *, with_children: bool = False, device: str = "cpu") -> tuple[Measured, list[dict[str, Any]]]:
@@ -100,7 +100,7 @@ def run(folder: Path, *, with_children: bool = False, device: str = "cpu") -> tu
     log = folder / "engine.log"
     environment = machine.environment(device) | {PARENT_PIPE: "1"}
     measured = run_measured(command, log=log, environment=environment, cwd=CHECKOUT, with_children=with_children)
-    return measured, [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return measured, [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
 
 
 def phase_seconds(events: list[dict[str, Any]], measured: Measured) -> dict[str, float]:

@@ -12,7 +12,6 @@ from app.schemas.jobs import JobCreate
 from app.schemas.methods.combinations import has_objective, is_whole, weight_of, why_not
 from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill import families as taught
-from worker.distill.batches import Predictions
 from worker.distill.config import MethodConfig, StudentConfig, TeacherTuningConfig, TrainingConfig, read_fields
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.rad import RobustMargins
@@ -20,6 +19,7 @@ from worker.distill.methods.registry import METHODS as BUILT
 from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.methods.taid import InterpolatedTarget
 from worker.distill.objectives import Answers, KnowledgeDistillation
+from worker.distill.rows import Predictions
 from worker.distill.strategies.guided import Guided
 from worker.distill.strategies.guides import HighLoss, RowLoss
 from worker.preparation import families as taken

@@ -20,17 +20,13 @@ from typing import Any, Self
 import structlog
 
 from app.prometheus import ENGINE_EXITS, ENGINE_MEMORY_BYTES, ENGINE_MEMORY_LIMIT_BYTES
+from worker.distill.run_folder import DEVICE, LOG_CONTEXT, PARENT_PIPE
 from worker.engine_outcome import Ending, EngineOutcome, describe_exit, explain
 from worker.engine_output import EngineOutput
 from worker.machine import GroupMemory, count_oom_kills
 from worker.own_programs import own_environment
 from worker.threads import logged_thread
 
-PARENT_PIPE = "STILLHOUSE_ENGINE_PARENT_PIPE"
-# On what it computes; nothing else of the settings is for it.
-DEVICE = "STILLHOUSE_ENGINE_DEVICE"
-# The ids under which the engine runs, for the first line of its log.
-LOG_CONTEXT = "STILLHOUSE_ENGINE_LOG_CONTEXT"
 ENGINE = (sys.executable, "-m", "worker.distill")
 # An allocation as large as what worker/machine.py spares takes about as long as this to be touched.
 MEMORY_LOOK_SECONDS = 0.2

@@ -17,6 +17,7 @@ from app.settings import Settings
 from worker import cache_store
 from worker.distill.cache_keys import wanted
 from worker.distill.config import FORMAT_VERSION
+from worker.distill.run_folder import CACHE, CHECKPOINTS, JOB
 from worker.failures import InputMissing
 from worker.machine import count_cores
 from worker.uploads import KEEP_CHECKPOINTS
@@ -32,9 +33,9 @@ def materialise(work: Work) -> dict[str, Any]:
     _fetch(work, teacher, f"teacher {teacher.id}", work.folder / "teacher")
     _fetch(work, dataset, f"dataset {dataset.id}", work.folder / "dataset")
     spec = describe_job(job, teacher, dataset, work.settings)
-    (work.folder / "job.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    (work.folder / JOB).write_text(json.dumps(spec, indent=1), encoding="utf-8")
     step = _fetch_checkpoint(work)
-    cached = cache_store.fetch_entries(work, wanted(spec), work.folder / "cache")
+    cached = cache_store.fetch_entries(work, wanted(spec), work.folder / CACHE)
     log.info("inputs_ready", checkpoint_step=step, cached=cached)
     return spec
 
@@ -97,7 +98,7 @@ def _fetch_checkpoint(work: Work) -> int | None:
             if incomplete.exists():
                 shutil.rmtree(incomplete)
             continue
-        target = work.folder / "checkpoints" / f"{row.step:08d}"
+        target = work.folder / CHECKPOINTS / f"{row.step:08d}"
         target.parent.mkdir(exist_ok=True)
         incomplete.rename(target)
         return row.step

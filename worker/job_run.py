@@ -12,6 +12,7 @@ from app.repositories import jobs, leases
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.attempts import AttemptEnd
 from app.storage import keys
+from worker.distill.run_folder import ARCHIVE, ARTIFACT
 from worker.engine_outcome import STOPPED_BY_OTHERS, EngineEnd, EngineOutcome
 from worker.engine_process import ENGINE, EngineProcess
 from worker.failures import Failure
@@ -32,7 +33,6 @@ ENGINE_SHARE_OF_STOP = 0.6
 SAVE_SECONDS = 120.0
 # How long a run that has failed waits for its last checkpoint to be stored.
 SETTLE_SECONDS = 30.0
-ARCHIVE = "artifact.tar.gz"
 ARCHIVE_NAME = "student.tar.gz"
 
 log = structlog.get_logger(__name__)
@@ -145,7 +145,7 @@ def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> bool:
 def _store_artifacts(work: Work) -> list[ArtifactRow]:
     """Store the student's files and the archive of them all; they become visible with the job's success."""
     check = work.keeper.check_until_deadline
-    folder = work.folder / "artifact"
+    folder = work.folder / ARTIFACT
     paths = {file["path"]: (folder / file["path"], file) for file in describe_files(folder)}
     archive = work.folder / ARCHIVE
     paths[ARCHIVE_NAME] = (archive, describe_file(archive, work.folder))

@@ -13,7 +13,7 @@ from app.db.session import write_session
 from app.outages import is_transient
 from app.repositories import jobs, metrics
 from app.repositories.checkpoints import CheckpointFacts
-from worker.distill.events import EVENTS_FILE
+from worker.distill.run_folder import EVENTS
 from worker.event_tail import EventTail
 from worker.patience import DiskFull, is_disk_full
 from worker.uploads import Uploads
@@ -37,7 +37,7 @@ class Reporter:
         self._work = work
         self._uploads = uploads
         self._run_dir = run_dir
-        self._tail = EventTail(run_dir / EVENTS_FILE)
+        self._tail = EventTail(run_dir / EVENTS)
         self._next_flush = 0.0
         self._points: list[tuple[str, int, float]] = []
         self._events = EventQueue(work.claim)

@@ -15,8 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker.distill import exit_codes
+from worker.distill.run_folder import DEVICE, PARENT_PIPE
 from worker.engine_outcome import EngineEnd
-from worker.engine_process import DEVICE, PARENT_PIPE, EngineProcess
+from worker.engine_process import EngineProcess
 
 ROOM = 2 * 1024**3
 MEBIBYTE = 1024**2

@@ -27,8 +27,9 @@ from worker.distill.errors import (
     is_device_lost,
     is_out_of_memory,
 )
-from worker.distill.events import EVENTS_FILE, EventLog
+from worker.distill.events import EventLog
 from worker.distill.parent import die_with_parent
+from worker.distill.run_folder import EVENTS, LOG_CONTEXT, PARENT_PIPE
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Of the failures with which a parent has to know whose fault they are; all others are FAILED.
@@ -45,7 +46,7 @@ def main() -> int:
     folder: Path = parser.parse_args().run_dir
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if os.environ.get("STILLHOUSE_ENGINE_PARENT_PIPE") == "1":
+    if os.environ.get(PARENT_PIPE) == "1":
         die_with_parent()
     # A step enters hundreds of short parallel regions. Threads that sleep between them cost a quarter of it; threads
     # that spin for long starve whoever else has work (the projection), and are starved in turn, many times over. So
@@ -58,9 +59,8 @@ def main() -> int:
     if not folder.is_dir():
         print(f"{folder} is not a folder: pass the run folder that holds job.json.", file=sys.stderr)
         return exit_codes.FAILED
-    events = EventLog(folder / EVENTS_FILE)
-    # Under which ids a worker runs this, at the head of what it will find in its log.
-    context = json.loads(os.environ.get("STILLHOUSE_ENGINE_LOG_CONTEXT", "{}"))
+    events = EventLog(folder / EVENTS)
+    context = json.loads(os.environ.get(LOG_CONTEXT, "{}"))
     with contextlib.suppress(OSError):  # a log on a full disk must not decide how the engine ends
         print("engine started", *(f"{name}={value}" for name, value in sorted(context.items())), file=sys.stderr)
     try:

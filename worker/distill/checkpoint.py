@@ -18,7 +18,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.distill.batches import SyntheticRows
+from worker.distill.rows import SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
 _FORMAT_VERSION = 6

@@ -13,9 +13,7 @@ import torch
 
 from worker.distill.config import TrainingConfig
 from worker.distill.errors import NoDevice, is_device_lost
-
-# `auto`, `cpu` or `cuda`.
-_WANTED = "STILLHOUSE_ENGINE_DEVICE"
+from worker.distill.run_folder import DEVICE
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def choose_compute(training: TrainingConfig, threads: int) -> Compute:
     """One CUDA device if there is one, else the processor, or what STILLHOUSE_ENGINE_DEVICE wants; `precision: auto` is
     bf16 where it is fast. Raises NoDevice where `cuda` is wanted and is not there."""
     torch.set_num_threads(threads)
-    has_cuda = _has_cuda(os.environ.get(_WANTED, "auto"))
+    has_cuda = _has_cuda(os.environ.get(DEVICE, "auto"))
     device = torch.device("cuda", 0) if has_cuda else torch.device("cpu")
     precision = training.precision
     if precision == "auto":
@@ -97,7 +95,7 @@ def _has_cuda(wanted: str) -> bool:
         return has_cuda
     if not has_cuda:
         raise NoDevice(
-            f"{_WANTED} is cuda, and torch {torch.__version__} finds no CUDA device: a container that has lost its GPU "
+            f"{DEVICE} is cuda, and torch {torch.__version__} finds no CUDA device: a container that has lost its GPU "
             "gets it back when it is started anew; else `nvidia-smi` says what the driver sees. With auto the job "
             "would run on the processor."
         )
@@ -108,7 +106,7 @@ def _has_cuda(wanted: str) -> bool:
         if not is_device_lost(error):
             raise
         raise NoDevice(
-            f"{_WANTED} is cuda, and the device that torch {torch.__version__} finds does not compute "
+            f"{DEVICE} is cuda, and the device that torch {torch.__version__} finds does not compute "
             f"({str(error).splitlines()[0]}): `nvidia-smi` and the kernel's log of the machine say more. Where there "
             "is no kernel image for it, take a torch built for this GPU (TORCH_INDEX, where the image is built)."
         ) from error

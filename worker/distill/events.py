@@ -1,7 +1,6 @@
 """The engine's only voice: one JSON object per line, appended to RUN_DIR/events.jsonl.
 
-The worker tails the file while the engine runs, so each line is flushed whole. Torch-free: the
-worker imports the names below without loading the engine.
+The worker tails the file while the engine runs, so each line is flushed whole.
 """
 
 import json
@@ -9,8 +8,6 @@ import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-EVENTS_FILE = "events.jsonl"
 
 
 class EventLog:

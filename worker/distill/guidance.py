@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worker.distill.batches import Predictions, SyntheticRows
 from worker.distill.config import TrainingConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
 from worker.distill.device import Compute
-from worker.distill.evaluate import predict_logits
 from worker.distill.families import count_layers
 from worker.distill.labelling import label_rows, predict_synthetic
 from worker.distill.methods.registry import Recipe
 from worker.distill.network import Network
 from worker.distill.objectives import Answers, Objective
+from worker.distill.predict import predict_logits
 from worker.distill.progress import Progress, forward_work
 from worker.distill.projection import Projection
+from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.splicing import Splices
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import StrategyContext

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from worker.distill.batches import Predictions, SyntheticRows, collate
+from worker.distill.batches import collate
 from worker.distill.data import Split
-from worker.distill.evaluate import predict_batches
 from worker.distill.network import Network
+from worker.distill.predict import predict_batches
+from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from worker.distill.arms import STUDENT, baseline, methods_by_arm
-from worker.distill.batches import Predictions
 from worker.distill.cache_keys import projection_key
 from worker.distill.checkpoint import load_latest
 from worker.distill.config import JobConfig, MethodConfig, read_job
@@ -36,8 +35,10 @@ from worker.distill.network import Network
 from worker.distill.networks import build_network
 from worker.distill.progress import Progress, training_work
 from worker.distill.results import Measurer
+from worker.distill.rows import Predictions
 from worker.distill.run_cache import RunCache
 from worker.distill.run_checkpoints import RunCheckpoints
+from worker.distill.run_folder import ARCHIVE, ARTIFACT, CHECKPOINTS, JOB
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.student import TeacherLayersStudent
 from worker.distill.teacher import doubt_order
@@ -66,9 +67,9 @@ class Run:
         self.progress = Progress(events)
         self.progress.enter("preparing")
         with self.watch.on("loading"):
-            self.raw_job = read_job(folder / "job.json")
+            self.raw_job = read_job(folder / JOB)
             self.job = JobConfig.parse(self.raw_job)
-            resumed = load_latest(folder / "checkpoints")
+            resumed = load_latest(folder / CHECKPOINTS)
             self.is_resumed = resumed is not None
             threads = resumed.environment["threads"] if resumed else self.job.threads
             parts = load_parts(folder, self.job, threads)
@@ -78,7 +79,7 @@ class Run:
         known = resumed.coordinates if resumed else None
         coordinates = Coordinates(folder, self.cache, projection_key(self.job), resumed=known)
         self.checkpoints = RunCheckpoints(
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             self.job.checkpoint,
             resumed,
             is_deterministic=self.compute.is_deterministic,
@@ -240,11 +241,11 @@ class Run:
         student = self.student_maker.wrap(self.teacher.model, self.compute)
         load_weights(student, self.checkpoints.finished_weights[STUDENT])
         result["content_sha256"] = write_artifact(
-            self.folder / "artifact",
+            self.folder / ARTIFACT,
             student=self.student_maker.merge(student),
             tokenizer=self.tokenizer,
             job=self.raw_job,
             result=result,
             records=self.checkpoints.finished,
         )
-        pack(self.folder / "artifact", self.folder / "artifact.tar.gz")
+        pack(self.folder / ARTIFACT, self.folder / ARCHIVE)

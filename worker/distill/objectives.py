@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from worker.distill.batches import Predictions
+from worker.distill.rows import Predictions
 
 
 @dataclass(frozen=True)

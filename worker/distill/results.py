@@ -8,9 +8,10 @@ import torch
 
 from worker.distill.data import Dataset
 from worker.distill.errors import NanLoss
-from worker.distill.evaluate import agreement, measure_latency, measure_quality, predict_logits, rows_not_finite
+from worker.distill.evaluate import agreement, measure_latency, measure_quality
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
+from worker.distill.predict import predict_logits, rows_not_finite
 
 HELD_OUT_SPLITS = ("validation", "test")
 

@@ -9,12 +9,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from worker.distill.events import EventLog
+from worker.distill.run_folder import CACHE
 
 
 class RunCache:
     def __init__(self, run_folder: Path, events: EventLog) -> None:
         self._run_folder = run_folder
-        self._folder = run_folder / "cache"
+        self._folder = run_folder / CACHE
         self._events = events
 
     def find(self, kind: str, key: str, file: str) -> Path | None:

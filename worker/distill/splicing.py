@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.distill.batches import SyntheticRows
 from worker.distill.data import Split
+from worker.distill.rows import SyntheticRows
 
 
 @dataclass(frozen=True)

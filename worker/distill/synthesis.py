@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.index import MapIndex
 from worker.distill.projection import Projection
+from worker.distill.rows import SyntheticRows, weighted_means
 from worker.distill.selection import Region
 
 _KEEP_DISTANCE_QUANTILE = 0.99

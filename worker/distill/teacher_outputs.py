@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import load_file
 
-from worker.distill.batches import Predictions
 from worker.distill.cache_keys import TEACHER_OUTPUTS, teacher_outputs_key
 from worker.distill.config import JobConfig
 from worker.distill.data import Dataset
 from worker.distill.device import Compute
 from worker.distill.errors import TeacherNotFinite
-from worker.distill.evaluate import predict, rows_not_finite
 from worker.distill.export import sha256_of
 from worker.distill.families import count_layers
 from worker.distill.network import Network
+from worker.distill.predict import predict, rows_not_finite
 from worker.distill.progress import Progress, forward_work
+from worker.distill.rows import Predictions
 from worker.distill.run_cache import RunCache
 
 PHASE = "teacher_outputs"

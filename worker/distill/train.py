@@ -12,18 +12,21 @@ import numpy as np
 import torch
 
 from worker.distill import seed as seeds
-from worker.distill.batches import Predictions, arrange, collate
+from worker.distill.batches import collate
 from worker.distill.checkpoint import ArmPosition, ArmState
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.errors import NanLoss
-from worker.distill.evaluate import Quality, measure_quality, predict_logits, rows_not_finite
+from worker.distill.evaluate import Quality, measure_quality
 from worker.distill.events import EventLog
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
 from worker.distill.objectives import Answers, Objective
+from worker.distill.order import arrange
 from worker.distill.parameterisation import Parameterisation
+from worker.distill.predict import predict_logits, rows_not_finite
 from worker.distill.progress import Progress, training_work
+from worker.distill.rows import Predictions
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import DataStrategy, RoundPlan, StrategyContext
 

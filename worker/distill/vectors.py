@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.distill.batches import Batch, collate, in_length_order
+from worker.distill.batches import Batch, collate
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import family_of, word_table
+from worker.distill.order import in_length_order
 
 _TOLERANCE = 1e-5
 _CHECK_ROWS = 16

@@ -12,17 +12,17 @@ import torch
 
 from tests.worker.distill.test_vectors import load
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run
-from worker.distill.batches import Predictions
 from worker.distill.config import JobConfig, MethodConfig
 from worker.distill.coordinates import Coordinates
-from worker.distill.evaluate import predict_logits
 from worker.distill.events import EventLog
 from worker.distill.families import word_table
 from worker.distill.guidance import Guidance
 from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network
+from worker.distill.predict import predict_logits
 from worker.distill.progress import Progress
+from worker.distill.rows import Predictions
 from worker.distill.run_cache import RunCache
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import RoundPlan

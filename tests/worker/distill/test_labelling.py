@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from tests.worker.distill.test_vectors import load
-from worker.distill.batches import SyntheticRows, collate
+from worker.distill.batches import collate
 from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.families import word_table
 from worker.distill.labelling import label_rows, predict_synthetic
 from worker.distill.network import Network
 from worker.distill.networks import build_network
+from worker.distill.rows import SyntheticRows
 from worker.distill.splicing import Splices, splice
 
 NO_VECTORS = np.empty((0, 32), np.float32)  # spliced rows are not made of any; a feature is as wide

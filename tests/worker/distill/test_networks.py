@@ -10,7 +10,7 @@ import torch
 
 from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.distill.test_vectors import load
-from worker.distill.batches import Batch, SyntheticRows, collate
+from worker.distill.batches import Batch, collate
 from worker.distill.config import StudentConfig
 from worker.distill.data import Dataset
 from worker.distill.device import Compute
@@ -22,6 +22,7 @@ from worker.distill.packed.functions import Attention, FirstAttention, fused_att
 from worker.distill.packed.layout import Grid, Packing, TokenGrid, grid_length
 from worker.distill.packed.network import PackedNetwork, can_pack
 from worker.distill.packed.weights import FlatWeights
+from worker.distill.rows import SyntheticRows
 from worker.distill.student import TeacherLayersStudent
 
 

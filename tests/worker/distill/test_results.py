@@ -5,9 +5,9 @@ import pytest
 
 from tests.worker.distill.test_vectors import load
 from worker.distill.errors import NanLoss, Stopped
-from worker.distill.evaluate import predict_logits
 from worker.distill.network import Network
 from worker.distill.networks import build_network
+from worker.distill.predict import predict_logits
 from worker.distill.results import Measurer
 from worker.distill.teacher import load_tokenizer
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from tests.worker.distill.test_vectors import load
-from worker.distill.batches import SyntheticRows, collate
+from worker.distill.batches import collate
 from worker.distill.data import Split
+from worker.distill.rows import SyntheticRows
 from worker.distill.splicing import Splices, splice
 
 SPECIAL = 1

@@ -6,13 +6,13 @@ import pytest
 
 from app.schemas.methods.combinations import is_whole
 from tests.worker.distill.tiny_runs import METHODS
-from worker.distill.batches import SyntheticRows
 from worker.distill.config import MethodConfig
 from worker.distill.data import Split
 from worker.distill.methods.registry import METHODS as REGISTERED
 from worker.distill.methods.registry import build_recipe
 from worker.distill.objectives import Objective
 from worker.distill.projection import Projection
+from worker.distill.rows import SyntheticRows
 from worker.distill.splicing import Splices
 from worker.distill.strategies.base import StrategyContext
 from worker.distill.synthesis import Points, Synthesizer

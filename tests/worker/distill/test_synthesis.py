@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from worker.distill import projection as projections
-from worker.distill.batches import SyntheticRows, weighted_means
 from worker.distill.projection import Projection, fit_coordinates
+from worker.distill.rows import SyntheticRows, weighted_means
 from worker.distill.selection import Region, uniform_region
 from worker.distill.synthesis import Points, Synthesizer
 

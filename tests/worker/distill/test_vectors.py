@@ -6,12 +6,13 @@ import torch
 
 from tests.fixtures.tiny_models import FAMILIES
 from tests.worker.distill.tiny_runs import LABELS, make_run
-from worker.distill.batches import SyntheticRows, collate
+from worker.distill.batches import collate
 from worker.distill.config import JobConfig
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import Compute, choose_compute
 from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import word_table
+from worker.distill.rows import SyntheticRows
 from worker.distill.teacher import load_teacher, load_tokenizer
 from worker.distill.vectors import check_vector_interface, embed, forward_ids, forward_vectors, write_pooled_vectors
 

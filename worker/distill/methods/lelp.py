@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as functional
 from threadpoolctl import threadpool_limits
 
-from worker.distill.batches import Predictions
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import Answers, KnowledgeDistillation, Objective, teacher_logits
+from worker.distill.rows import Predictions
 
 _CHUNK_ROWS = 8_192
 _INITIAL_DEVIATION = 0.02  # as transformers begins a classifier

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.distill.batches import Predictions
 from worker.distill.methods.base import Method, Part
 from worker.distill.objectives import Answers, Objective, known_class
+from worker.distill.rows import Predictions
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worker.distill.batches import SyntheticRows
 from worker.distill.data import Split
 from worker.distill.objectives import Objective
+from worker.distill.rows import SyntheticRows
 from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points, Synthesizer
 

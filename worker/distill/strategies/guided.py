@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from worker.distill import seed as seeds
-from worker.distill.batches import SyntheticRows
 from worker.distill.objectives import Objective
+from worker.distill.rows import SyntheticRows
 from worker.distill.selection import Region, highest
 from worker.distill.splicing import Splices, splice
 from worker.distill.strategies.base import Questions, RoundPlan, StrategyContext, budget_rows, split_evenly

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.distill.batches import stream_of_rows
+from worker.distill.order import stream_of_rows
 from worker.distill.strategies.base import Questions, RoundPlan, StrategyContext, budget_rows
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as functional
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.worker.distill.methods.answers import some_answers
-from worker.distill.batches import Predictions
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.lelp import Lelp, Subclasses, _principal_directions, subclass_projection
 from worker.distill.objectives import Answers, Combined, KnowledgeDistillation
+from worker.distill.rows import Predictions
 
 CLASSES, WIDTH, SUBCLASSES = 3, 12, 4
 

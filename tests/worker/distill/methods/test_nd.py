@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.worker.distill.methods.answers import some_answers
-from worker.distill.batches import Predictions
 from worker.distill.methods.nd import NormAndDirection
 from worker.distill.objectives import Answers
+from worker.distill.rows import Predictions
 
 # Two classes, along the first axis and along the second.
 FEATURES = np.array([[2.0, 1.0, 0.0], [2.0, -1.0, 0.0], [0.0, 3.0, 0.0], [0.0, 1.0, 0.0]], np.float32)

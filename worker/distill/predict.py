@@ -1,0 +1,128 @@
+"""What a network says to real or made rows, in evaluation mode."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+
+from worker.distill.batches import Batch, collate
+from worker.distill.data import Split
+from worker.distill.network import Network, Outputs
+from worker.distill.packed.layout import grid_length
+from worker.distill.rows import Predictions
+
+# A processor works fastest on batches whose activations stay in its cache; a GPU wants as much at once as its memory
+# holds by a wide margin, here counted with the padding. Scores of attention in memory would grow by the square.
+_PROCESSOR_BATCH_ROWS = 32
+_GPU_BATCH_TOKENS = 32_768
+_GPU_BATCH_PAIRS_OF_TOKENS = 2**23
+
+
+def predict_logits(
+    network: Network,
+    split: Split,
+    device: torch.device,
+    *,
+    rows: np.ndarray | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """(rows, classes) float32 in evaluation mode, of all rows of the split where none are named; `after_batch` hears
+    how many rows each batch had."""
+    return predict(network, split, device, rows=rows, after_batch=after_batch).logits
+
+
+def predict(
+    network: Network,
+    split: Split,
+    device: torch.device,
+    *,
+    rows: np.ndarray | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
+    keeps_features: bool = False,
+) -> Predictions:
+    """As `predict_logits`, and the features where they are kept."""
+    rows = np.arange(len(split)) if rows is None else rows
+    return predict_batches(
+        network,
+        split.lengths[rows],
+        lambda which: collate(rows[which], split, device),
+        device,
+        after_batch=after_batch,
+        keeps_features=keeps_features,
+    )
+
+
+def predict_batches(
+    network: Network,
+    lengths: np.ndarray,
+    make: Callable[[np.ndarray], Batch],
+    device: torch.device,
+    *,
+    after_batch: Callable[[int], None],
+    keeps_features: bool,
+) -> Predictions:
+    """As `predict`, for rows of any kind: at least one, of `lengths` (rows,), of which `make` makes batches by their
+    positions."""
+    logits: np.ndarray | None = None
+    features: np.ndarray | None = None
+    for which, answer in _ask(network, _batches(lengths, device), make, keeps_features):
+        if logits is None:
+            logits = np.empty((len(lengths), answer.logits.shape[1]), np.float32)
+            if answer.features is not None:
+                features = np.empty((len(lengths), answer.features.shape[1]), np.float32)
+        logits[which] = answer.logits
+        if features is not None:
+            features[which] = answer.features
+        after_batch(len(which))
+    assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
+    return Predictions(logits, features)
+
+
+def _batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
+    """Positions of `lengths` (rows,) for passes without a gradient, in batches that suit `device`; longest first, so
+    that the first batch shows the peak memory."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = _PROCESSOR_BATCH_ROWS
+        if device.type == "cuda":
+            longest = grid_length(int(lengths[order[start]]), device.type)
+            rows = max(1, min(_GPU_BATCH_TOKENS // longest, _GPU_BATCH_PAIRS_OF_TOKENS // longest**2))
+        yield order[start : start + rows]
+        start += rows
+
+
+def _ask(
+    network: Network, batches: Iterable[np.ndarray], make: Callable[[np.ndarray], Batch], keeps_features: bool
+) -> Iterator[tuple[np.ndarray, Predictions]]:
+    """Each of `batches` with what `network` says to what `make` makes of it; a GPU has the next one to work on when the
+    answer to one is waited for."""
+    waiting: tuple[np.ndarray, _Answer] | None = None
+    for which in batches:
+        answer = _Answer(network.outputs(make(which)), keeps_features)
+        if waiting is not None:
+            yield waiting[0], waiting[1].read()
+        waiting = which, answer
+    if waiting is not None:
+        yield waiting[0], waiting[1].read()
+
+
+class _Answer:
+    """Outputs on their way to the processor."""
+
+    def __init__(self, outputs: Outputs, keeps_features: bool) -> None:
+        self._logits = outputs.logits.to("cpu", non_blocking=True)
+        self._features = outputs.features.to("cpu", non_blocking=True) if keeps_features else None
+        self._is_there = torch.cuda.Event() if outputs.logits.is_cuda else None
+        if self._is_there is not None:
+            self._is_there.record()
+
+    def read(self) -> Predictions:
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return Predictions(self._logits.numpy(), None if self._features is None else self._features.numpy())
+
+
+def rows_not_finite(logits: np.ndarray) -> np.ndarray:
+    """Those rows of `logits` (rows, classes) that are not all finite numbers: nothing can be measured by them."""
+    return np.flatnonzero(~np.isfinite(logits).all(1))
