@@ -8,6 +8,7 @@ hand. STILLHOUSE_ENGINE_DEVICE says on what it computes (device.py). How it ends
 import argparse
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -64,8 +65,15 @@ def main() -> int:
     with contextlib.suppress(OSError):  # a log on a full disk must not decide how the engine ends
         print("engine started", *(f"{name}={value}" for name, value in sorted(context.items())), file=sys.stderr)
     try:
-        from worker.distill.loop import distil  # torch: seconds, so after the signal handler stands
+        # Seconds, so after the signal handler stands. What is imported stays to the end: to look it through for garbage
+        # again and again, meanwhile and ever after, would take a quarter more.
+        gc.disable()
+        import transformers.modeling_utils  # noqa: F401 - what the models of all families have in common
 
+        from worker.distill.loop import distil
+
+        gc.freeze()
+        gc.enable()
         distil(folder, events, stop.is_set)
     except Stopped:
         return exit_codes.STOPPED

@@ -10,8 +10,10 @@ they are loaded into, which would change the last bits of every later training s
 """
 
 import contextlib
+import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worker.distill.errors import OutOfMemory
 from worker.distill.index import NeighborIndex
-from worker.distill.parent import die_with_parent
+from worker.distill.parent import leave_only_with_parent
 
 # A job's own seed would make every job fit its own map; one map serves all jobs on the same vectors.
 _UMAP_SEED = 0
@@ -70,6 +73,13 @@ class ProjectionFit:
             while self._process.poll() is None:
                 check_stop()
                 time.sleep(0.05)
+            if self._process.returncode:
+                check_stop()  # who was told to leave together with this one has not failed
+            if self._process.returncode == -signal.SIGKILL:
+                raise OutOfMemory(
+                    "the process that lays the map was killed by the system, as where memory runs out: run on a worker "
+                    "with more memory, or take a method without a map."
+                )
             if self._process.returncode:
                 tail = self._errors.read_text(encoding="utf-8", errors="replace")[-2_000:]
                 raise RuntimeError(f"the projection ended with status {self._process.returncode}: {tail}")
@@ -161,6 +171,7 @@ def _fit(vectors_file: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    leave_only_with_parent()
     os.nice(19)  # the training has the cores, this what it leaves over
+    gc.disable()  # it ends with its map: what it imports need not be looked through for garbage again and again
     _fit(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -30,6 +30,8 @@ def download_teacher(
     try:
         while not _has_ended(process):
             tick()
+        if process.returncode:
+            tick()  # who was told to leave together with it has not failed
         return _read_answer(process)
     finally:
         process.kill()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker.distill.parent import die_with_parent
+from worker.distill.parent import leave_only_with_parent
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.safetensors_header import missing_part, read_index
 from worker.preparation.teacher_checks import check_family, read_config
@@ -62,7 +62,7 @@ class _HubUnreachable(Exception):
 
 def main() -> None:
     request = json.loads(sys.stdin.buffer.readline())
-    die_with_parent()
+    leave_only_with_parent()
     # The line of the answer alone goes to standard output, whatever a library prints.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
