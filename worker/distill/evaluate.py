@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 _CALIBRATION_BINS = 15
+# What is computed of them takes several times their memory, which is much where there are many classes.
+_LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,12 @@ class Quality:
 def measure_quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
     """By `logits` (rows, classes), all of them finite, and `labels` (rows,)."""
     predicted = logits.argmax(1)
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    of_label, of_choice = _log_probabilities(logits, labels)
     return Quality(
         accuracy=float((predicted == labels).mean()),
         macro_f1=_macro_f1(predicted, labels),
-        loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        calibration_error=_calibration_error(np.exp(log_probabilities.max(1)), predicted == labels),
+        loss=float(-of_label.mean()),
+        calibration_error=_calibration_error(np.exp(of_choice), predicted == labels),
     )
 
 
@@ -67,6 +68,19 @@ def measure_latency(
         "p50": round(statistics.median(counted), 3),
         "p95": round(statistics.quantiles(counted, n=20, method="inclusive")[-1], 3),
     }
+
+
+def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) of each row's label and of its likeliest class, in float64."""
+    of_label, of_choice = np.empty(len(labels)), np.empty(len(labels))
+    rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
+    for start in range(0, len(labels), rows):
+        part = slice(start, start + rows)
+        shifted = logits[part].astype(np.float64) - logits[part].max(1, keepdims=True)
+        log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        of_label[part] = log_probabilities[np.arange(len(shifted)), labels[part]]
+        of_choice[part] = log_probabilities.max(1)
+    return of_label, of_choice
 
 
 def _macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -117,10 +117,10 @@ class Run:
         if any(recipe.strategy.needs_projection for recipe in unfinished):
             shifts = any(recipe.strategy.needs_vectors for recipe in unfinished)
             self.guidance.begin(self.table, self.folder, shifts=shifts)
-        self.tuned_teacher.bring(lambda arm: self._run_arm(arm, self.teacher, teacher=None))
+        tuned = self.tuned_teacher.bring(lambda arm: self._run_arm(arm, self.teacher, teacher=None))
         with self.watch.on(TEACHER_OUTPUTS_PHASE):
             needs_features = any(recipe.objective.needs_features for recipe in unfinished)
-            said = self.teacher_pass.outputs(needs_features=needs_features)
+            said = self.teacher_pass.outputs(tuned, needs_features=needs_features)
         for name, sha256 in said.inputs.items():
             self.checkpoints.goes_on_with(name, sha256)
         quality = measure_quality(said.logits["validation"], self.dataset.splits["validation"].labels)

@@ -60,6 +60,10 @@ class RunCheckpoints:
         """Whether the checkpoint that is not announced yet has read an input of that name."""
         return self._resumed is not None and input_name in self._resumed.inputs
 
+    def has_begun(self, arm: str) -> bool:
+        """Whether the arm is under way, and nobody has taken it yet."""
+        return arm in self._begun
+
     def take(self, arm: str) -> ArmState | None:
         """Where the arm goes on, if it was begun: from here on it says so itself."""
         return self._begun.pop(arm, None)

@@ -47,11 +47,14 @@ class TeacherPass:
         """Foresee asking about the rows of these splits."""
         self.progress.plan(PHASE, self._work(sum(len(self.dataset.splits[name]) for name in splits)))
 
-    def outputs(self, *, needs_features: bool) -> TeacherOutputs:
-        """One pass gives logits and features. Raises TeacherNotFinite where some logits are not finite."""
+    def outputs(self, tuned: str | None, *, needs_features: bool) -> TeacherOutputs:
+        """One pass gives logits and features; `tuned` is the hash of the tuned weights that the teacher has, if it has
+        any. Raises TeacherNotFinite where some logits are not finite."""
         key = teacher_outputs_key(self.job)
-        logits_file = f"logits-{self.compute.precision}.safetensors"
-        features_file = f"features-{self.compute.precision}.safetensors"
+        # The key knows how the teacher was tuned, and not on which machine: two that do it at once have two teachers.
+        teacher = "" if tuned is None else f"-of-{tuned[:16]}"
+        logits_file = f"logits-{self.compute.precision}{teacher}.safetensors"
+        features_file = f"features-{self.compute.precision}{teacher}.safetensors"
         logits_at = self.cache.find(TEACHER_OUTPUTS, key, logits_file)
         features_at = self.cache.find(_TEACHER_FEATURES, key, features_file)
         asks_features = needs_features and features_at is None

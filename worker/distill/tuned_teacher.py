@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from safetensors.numpy import load_file
@@ -36,11 +37,11 @@ class TunedTeacher:
     def plan(self, progress: Progress, rows: int) -> None:
         """Foresee the tuning on that many training rows, where it is to be done."""
         tuning = self.job.teacher_tuning
-        if tuning is not None and self.cache.find(TUNED_TEACHERS, self._key, _FILE) is None:
+        if tuning is not None and self._find() is None:
             progress.plan(TUNING, training_work(count_layers(self.teacher.model), tuning.epochs * rows))
 
-    def bring(self, train: Callable[[Arm], ArmResult]) -> None:
-        """Put them into the teacher, if the job asks for them; `train` trains it.
+    def bring(self, train: Callable[[Arm], ArmResult]) -> str | None:
+        """Put them into the teacher, if the job asks for them; `train` trains it. Returns their content hash.
 
         Where the cache has lost them since an arm began to learn from the tuned teacher, it is tuned again, on the same
         machine to the same bits. That arm waits meanwhile, in the checkpoints of the tuning too; and what it began with
@@ -48,8 +49,8 @@ class TunedTeacher:
         """
         tuning = self.job.teacher_tuning
         if tuning is None:
-            return
-        found = self.cache.find(TUNED_TEACHERS, self._key, _FILE)
+            return None
+        found = self._find()
         if found is None:
             is_again = self.checkpoints.began_with(_INPUT)
             if not is_again:
@@ -62,7 +63,16 @@ class TunedTeacher:
             found = self.cache.share(TUNED_TEACHERS, self._key, _FILE, arrays)
         self.checkpoints.take(TUNING)  # where the cache has more than the checkpoint
         put_weights(self.teacher, {name: torch.from_numpy(array) for name, array in load_file(found).items()})
-        self.checkpoints.goes_on_with(_INPUT, sha256_of(found))
+        sha256 = sha256_of(found)
+        self.checkpoints.goes_on_with(_INPUT, sha256)
+        return sha256
+
+    def _find(self) -> Path | None:
+        """Those that the cache has. A tuning that has begun goes on all the same: what another run has left there
+        meanwhile may have come about on another machine, to other bits."""
+        if self.checkpoints.has_begun(TUNING) and not self.checkpoints.began_with(_INPUT):
+            return None
+        return self.cache.find(TUNED_TEACHERS, self._key, _FILE)
 
     @property
     def _key(self) -> str:

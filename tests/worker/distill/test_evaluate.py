@@ -44,6 +44,20 @@ class TestQuality:
         assert quality.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
         assert quality.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), rel=1e-5)
 
+    def test_of_many_classes_is_computed_in_parts_to_the_same_bits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: what has trained for hours runs out of memory when it is measured, and so does each retry."""
+        generator = np.random.default_rng(0)
+        logits = generator.normal(size=(50, 7)).astype(np.float32)
+        labels = generator.integers(7, size=50)
+        whole = measure_quality(logits, labels)
+        monkeypatch.setattr("worker.distill.evaluate._LOGITS_AT_ONCE", 40)
+        assert measure_quality(logits, labels) == whole
+        most = []
+        exp = np.exp
+        monkeypatch.setattr("worker.distill.evaluate.np.exp", lambda values: most.append(values.size) or exp(values))
+        measure_quality(logits, labels)
+        assert max(most) <= 50
+
 
 class TestCalibrationError:
     def test_is_the_gap_between_confidence_and_accuracy_in_each_bin(self) -> None:

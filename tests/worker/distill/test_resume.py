@@ -423,6 +423,7 @@ class TestTunedAgain:
         whole = {"tuned": True, "checkpoint_seconds": 0.0}
         artifact = undisturbed("kd", **whole)
         folder = make_killed("kd", **whole)
+        die_without_the_tuned_teacher(folder)
         dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
         shutil.copytree(artifact.parent / "cache/tuned_teachers", folder / "cache/tuned_teachers")
         assert content_of(run_engine(folder)) == content_of(artifact)
@@ -431,11 +432,42 @@ class TestTunedAgain:
         assert kept is not None
         assert not kept.begun()
 
+    def test_a_tuning_that_has_begun_ends_whatever_another_job_has_left_meanwhile(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: a student of another machine's teacher, which is said to be the one of a single run."""
+        whole = {"tuned": True, "checkpoint_seconds": 0.0}
+        artifact = undisturbed("kd", **whole)
+        folder = make_killed("kd", **whole)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
+        shutil.copytree(artifact.parent / "cache/tuned_teachers", folder / "cache/tuned_teachers")
+        shift_weights(folder)
+        assert content_of(run_engine(folder)) == content_of(artifact)
+        assert exactness_of_resumes(folder) == [True]
+
+    def test_what_it_says_is_not_taken_from_one_that_was_tuned_elsewhere(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: two workers tune at once, one's weights are kept, and what the other's said: for good."""
+        whole = {"tuned": True, "checkpoint_seconds": 0.0}
+        artifact = undisturbed("kd", **whole)
+        folder = make_killed("kd", **whole)
+        shutil.copytree(artifact.parent / "cache", folder / "cache", dirs_exist_ok=True)
+        shift_weights(folder)
+        run_engine(folder)
+        assert len(list((folder / "cache/teacher_outputs").glob("*/logits-*"))) == 2
+
 
 def dies_at(folder: Path, instant: Instant) -> None:
     engine = fork_engine(folder, instant)
     engine.join()
     assert engine.exitcode == -signal.SIGKILL
+
+
+def shift_weights(folder: Path) -> None:
+    """The tuned teacher that the run's cache has becomes another one."""
+    (file,) = (folder / "cache/tuned_teachers").glob("*/*")
+    save_file({name: value * 1.01 if value.ndim > 1 else value for name, value in load_file(file).items()}, file)
 
 
 def die_without_the_tuned_teacher(folder: Path) -> None:
