@@ -61,7 +61,7 @@ class SweepReport:
 
 class Grace:
     """The time in which leases that ran out are left to their workers: from when the database was away, or may have
-    been, until it has taken writes for `seconds`.
+    been, or time has leapt, until it has taken writes for `seconds`.
 
     Nobody could renew meanwhile. Without it the sweep, which asks as often as they do, would take the work of all of
     them away in the moment that the database is back.
@@ -82,7 +82,7 @@ class Grace:
         return self._answers_since is not None and time.monotonic() - self._answers_since >= self._seconds
 
     def begin(self) -> None:
-        """Begin anew: the database is away."""
+        """Begin anew: the database is away, or time has leapt."""
         self._answers_since = None
 
     def hear_answer(self) -> None:
@@ -203,7 +203,13 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
     settings = settings or get_settings()
     grace = Grace.at_start(settings)
     next_retention = 0.0
+    lead = _wall_clock_lead()
     while not stopped.is_set():
+        last_lead, lead = lead, _wall_clock_lead()
+        if lead - last_lead > settings.heartbeat_seconds:
+            # The machine was suspended, with its workers perhaps, or its clock was set.
+            log.warning("time_leapt", seconds=round(lead - last_lead, 1))
+            grace.begin()
         began, outcome = time.monotonic(), "failed"
         try:
             sweep_once(settings, grace=grace, stopped=stopped)
@@ -218,6 +224,12 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
         if time.monotonic() >= next_retention and not stopped.is_set():
             next_retention = time.monotonic() + _retain(settings, stopped, grace)
         stopped.wait(settings.sweep_seconds)
+
+
+def _wall_clock_lead() -> float:
+    """By how much the clock that leases run out by is ahead of the one that the waits of sweep and workers go by, which
+    stands still while the machine is suspended."""
+    return time.time() - time.monotonic()
 
 
 def _retain(settings: Settings, stopped: threading.Event, grace: Grace) -> float:

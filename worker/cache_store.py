@@ -17,11 +17,13 @@ import structlog
 from app.domain.files import StoredFile
 from app.storage import keys
 from app.storage.store import ObjectMissing
+from worker.distill.cache_keys import TUNED_TEACHERS
 from worker.files import describe_files
-from worker.patience import StorageUnavailable, patiently
+from worker.patience import STORAGE_PATIENCE_SECONDS, StorageUnavailable, patiently
 from worker.work import Check, DamagedObject, Work
 
-# Recomputing an entry costs minutes at most: not worth waiting longer for the store.
+# To compute most entries costs minutes, and an entry that could not be stored is tried again after the checkpoints
+# that wait meanwhile.
 PATIENCE_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
@@ -35,8 +37,10 @@ def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -
     found = []
     for kind, key in wanted:
         target = folder / kind / key
+        # To tune a teacher again costs hours, and no checkpoint has what an earlier attempt made of it.
+        patience_seconds = STORAGE_PATIENCE_SECONDS if kind == TUNED_TEACHERS else PATIENCE_SECONDS
         try:
-            files = _read_index(work, kind, key, work.keeper.check)
+            files = _read_index(work, kind, key, work.keeper.check, patience_seconds)
             if not files:
                 continue
             work.download_folder(keys.cache_folder(kind, key), files, target)
@@ -55,7 +59,7 @@ def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -
 
 def store_entry(work: Work, kind: str, key: str, folder: Path, *, check: Check) -> None:
     """Store the files of an entry that are not stored yet."""
-    stored = {file["path"]: file for file in _read_index(work, kind, key, check)}
+    stored = {file["path"]: file for file in _read_index(work, kind, key, check, PATIENCE_SECONDS)}
     new = [file for file in describe_files(folder) if file["path"] not in stored]
     if not new:
         return
@@ -71,14 +75,14 @@ def store_entry(work: Work, kind: str, key: str, folder: Path, *, check: Check) 
     log.info("cache_entry_stored", kind=kind, key=key, files=[file["path"] for file in new])
 
 
-def _read_index(work: Work, kind: str, key: str, check: Check) -> list[StoredFile]:
+def _read_index(work: Work, kind: str, key: str, check: Check, patience_seconds: float) -> list[StoredFile]:
     index_key = keys.cache_file(kind, key, keys.CACHE_INDEX)
     try:
         content = patiently(
             lambda: work.store.get_bytes(index_key),
             what=f"fetching {index_key}",
             check=check,
-            patience_seconds=PATIENCE_SECONDS,
+            patience_seconds=patience_seconds,
         )
         files: Any = json.loads(content)["files"]
         return [

@@ -1,5 +1,6 @@
 """A job's run under a claim: its inputs fetched, the engine started and followed, the student stored."""
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.domain.attempts import OUTCOME_BY_STATUS, AttemptOutcome
+from app.domain.jobs import JobStatus
 from app.repositories import jobs, leases
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.attempts import AttemptEnd
@@ -21,7 +23,9 @@ from worker.inputs import materialise
 from worker.last_word import leave_to_the_sweep, mark_failed
 from worker.machine import engine_memory_limit_bytes, memory_bytes
 from worker.observation import FETCHING, STARTING, STORING
+from worker.patience import DatabaseUnreachable
 from worker.reporter import Reporter
+from worker.stopping import HandedBack
 from worker.uploads import Uploads
 from worker.work import Work
 
@@ -33,6 +37,9 @@ ENGINE_SHARE_OF_STOP = 0.6
 SAVE_SECONDS = 120.0
 # How long a run that has failed waits for its last checkpoint to be stored.
 SETTLE_SECONDS = 30.0
+# How long a student that is complete waits for a database that cannot be reached. Without it the worker could do
+# nothing else.
+DATABASE_AWAY_SECONDS = 24 * 3600.0
 ARCHIVE_NAME = "student.tar.gz"
 
 log = structlog.get_logger(__name__)
@@ -96,16 +103,9 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
         outcome = STOPPED_BY_OTHERS
     log.info("engine_outcome", end=outcome.end, code=outcome.code)
     if outcome.end is EngineEnd.SUCCEEDED:
-        # No checkpoint is needed any more; what other jobs can use is.
-        uploads.drop_checkpoints()
+        uploads.put_checkpoints_last()
         work.seen.enter(STORING)
-        artifacts = _store_artifacts(work)
-        reporter.flush(check)
-        uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
-        status = work.conclude(
-            lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
-            check=check,
-        )
+        status = _succeed(work, reporter, uploads, outcome, _store_artifacts(work))
         work.seen.outcome = OUTCOME_BY_STATUS[status]
         return None
     is_told = work.keeper.is_told_to_stop and (outcome.end is EngineEnd.STOPPED or reporter.outcome is None)
@@ -128,6 +128,27 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
         return outcome.failure if is_fruitless else None
     work.conclude(lambda session: mark_failed(session, work.claim, outcome.failure), check=check)
     return outcome.failure
+
+
+def _succeed(
+    work: Work, reporter: Reporter, uploads: Uploads, outcome: EngineOutcome, artifacts: Sequence[ArtifactRow]
+) -> JobStatus:
+    """Write that the job has succeeded; returns its status. A database that cannot be reached does not fail the job: it
+    is asked again, and in the end the job is handed back, to go on from its checkpoint."""
+    check = work.keeper.check_until_deadline
+    deadline = time.monotonic() + DATABASE_AWAY_SECONDS
+    while True:
+        try:
+            reporter.flush(check)
+            uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
+            return work.conclude(
+                lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
+                check=check,
+            )
+        except DatabaseUnreachable as error:
+            log.warning("success_not_written", error=str(error))
+            if time.monotonic() >= deadline:
+                raise HandedBack from error
 
 
 def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> bool:

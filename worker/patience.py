@@ -9,7 +9,7 @@ import obstore.exceptions
 import structlog
 
 from app.logging import first_line
-from app.outages import is_transient
+from app.outages import is_connection_lost, is_transient
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
@@ -27,6 +27,10 @@ class DiskFull(Exception):
 
 class StorageUnavailable(Exception):
     """The database or the object store stayed away for longer than a run can wait."""
+
+
+class DatabaseUnreachable(StorageUnavailable):
+    """It was the database, and not an answer of it: no connection could be had."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -52,8 +56,8 @@ def patiently(
     """Call `ask` until it works. `check` is called before every try and raises when nobody wants it any more;
     `check_again` takes its place once a try has failed: what is worth a try need not be worth another.
 
-    Raises DiskFull at once, StorageUnavailable after `patience_seconds` of transient errors; any other
-    error passes through. `what` names the call in logs and messages.
+    Raises DiskFull at once, StorageUnavailable after `patience_seconds` of transient errors, and DatabaseUnreachable
+    where the last one says so; any other error passes through. `what` names the call in logs and messages.
     """
     deadline = time.monotonic() + patience_seconds
     pause = FIRST_PAUSE_SECONDS
@@ -67,7 +71,8 @@ def patiently(
             if not is_transient(error):
                 raise
             if time.monotonic() + pause > deadline:
-                raise StorageUnavailable(
+                unavailable = DatabaseUnreachable if is_connection_lost(error) else StorageUnavailable
+                raise unavailable(
                     f"{what} failed for {patience_seconds:.0f} seconds; the last error was: {first_line(error)}"
                 ) from error
             log.warning("retrying", what=what, error=first_line(error), pause_seconds=round(pause, 1))

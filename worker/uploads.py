@@ -3,8 +3,9 @@
 The engine and the reports on it go on while the object store is slow or away. What is to be stored is linked
 aside at once, because the engine removes old checkpoints; of several waiting checkpoints only the newest and
 the best matter. One that is being stored is stored to its end, however many come meanwhile: a store that takes longer
-than the engine takes from one checkpoint to the next would else never hold one. Nothing here fails a run, except a
-full disk.
+than the engine takes from one checkpoint to the next would else never hold one. For the same reason checkpoints and
+cache entries take turns, in the order in which they came. An entry that could not be stored waits again: a tuned
+teacher, which took hours, is in no checkpoint. Nothing here fails a run, except a full disk.
 
 What the run said before a checkpoint is written before the checkpoint is recorded (`release`): a run that goes on
 from there does not say it again. The same holds for a cache entry, which spares the next attempt the work.
@@ -14,7 +15,7 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -25,6 +26,7 @@ from app.repositories import checkpoints
 from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
 from worker import cache_store
+from worker.distill.cache_keys import TUNED_TEACHERS
 from worker.files import describe_files
 from worker.observation import checkpoint_upload
 from worker.patience import DiskFull, StorageUnavailable, is_disk_full
@@ -57,7 +59,7 @@ class _Superseded(Exception):
 
 
 class Uploads:
-    """Takes folders from the run and stores them, one at a time, checkpoints first."""
+    """Takes folders from the run and stores them, one at a time."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -68,7 +70,9 @@ class Uploads:
         self._staged = 0
         # The number of the last one staged that may be stored.
         self._released = 0
-        self._is_busy = False
+        # What is being stored.
+        self._current: _Checkpoint | _CacheEntry | None = None
+        self._are_checkpoints_last = False
         self._is_closed = False
         self._changed = threading.Condition()
         # Set where the run cannot go on because of it.
@@ -101,16 +105,17 @@ class Uploads:
             self._released = self._staged
             self._changed.notify_all()
 
-    def drop_checkpoints(self) -> None:
-        """Forget the checkpoints that still wait: the run has ended well."""
+    def put_checkpoints_last(self) -> None:
+        """The run has ended well. Until that is written somebody may have to go on from a checkpoint all the same, but
+        what other jobs can use comes first, and `settle` waits for that alone."""
         with self._changed:
-            self._checkpoints = []
+            self._are_checkpoints_last = True
 
     def settle(self, seconds: float) -> bool:
         """Wait until everything released is stored, up to `seconds`, or until nobody wants it; True when it is."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._is_busy or self._first_released() is not None:
+            while any(map(self._is_awaited, (self._current, self._first_released()))):
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._thread.is_alive() or self._work.keeper.is_interrupted:
                     return False
@@ -123,7 +128,7 @@ class Uploads:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            return self._is_busy
+            return self._current is not None
 
     def wait_until_over(self) -> None:
         """After `close`: wait for the call under way, for as long as the worker may."""
@@ -148,6 +153,7 @@ class Uploads:
 
     def _store_all(self) -> None:
         while (task := self._next()) is not None:
+            again: list[_CacheEntry] = []
             try:
                 if isinstance(task, _Checkpoint):
                     self._store_checkpoint(task)
@@ -165,12 +171,17 @@ class Uploads:
                 return
             except StorageUnavailable as error:
                 log.warning("upload_failed", task=str(task), error=str(error))
+                if isinstance(task, _CacheEntry):
+                    # This run does not make it anew. After what may be stored by now: perhaps only it is refused.
+                    again = [replace(task, number=self._released)]
             except Exception:
                 log.exception("upload_failed", task=str(task))
             finally:
-                shutil.rmtree(task.folder, ignore_errors=True)
+                if not again:
+                    shutil.rmtree(task.folder, ignore_errors=True)
                 with self._changed:
-                    self._is_busy = False
+                    self._cache_entries += again
+                    self._current = None
                     self._changed.notify_all()
 
     def _next(self) -> _Checkpoint | _CacheEntry | None:
@@ -180,14 +191,26 @@ class Uploads:
                 if task is not None:
                     self._checkpoints = [waiting for waiting in self._checkpoints if waiting is not task]
                     self._cache_entries = [waiting for waiting in self._cache_entries if waiting is not task]
-                    self._is_busy = True
+                    self._current = task
                     return task
                 self._changed.wait()
         return None
 
     def _first_released(self) -> _Checkpoint | _CacheEntry | None:
         waiting: list[_Checkpoint | _CacheEntry] = [*self._checkpoints, *self._cache_entries]
-        return next((task for task in waiting if task.number <= self._released), None)
+        return min((task for task in waiting if task.number <= self._released), key=self._turn, default=None)
+
+    def _turn(self, task: _Checkpoint | _CacheEntry) -> tuple[bool, int]:
+        if self._are_checkpoints_last:
+            can_wait = isinstance(task, _Checkpoint)
+        else:
+            # A run that is stopped has little time left: first what costs more than minutes to make anew.
+            is_cheap = isinstance(task, _CacheEntry) and task.kind != TUNED_TEACHERS
+            can_wait = is_cheap and self._work.keeper.is_told_to_stop
+        return can_wait, task.number
+
+    def _is_awaited(self, task: _Checkpoint | _CacheEntry | None) -> bool:
+        return task is not None and not (self._are_checkpoints_last and isinstance(task, _Checkpoint))
 
     def _store_checkpoint(self, checkpoint: _Checkpoint) -> None:
         """Objects first, then the row that names them, in one transaction with the end of older ones."""

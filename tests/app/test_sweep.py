@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from app.repositories.checkpoints import CheckpointFacts, drop_older, list_for_j
 from app.settings import get_settings
 from app.storage import keys
 from app.storage.store import ObjectStore, StoredObject
-from app.sweep import Grace, SweepThread, clean, sweep_once
+from app.sweep import Grace, SweepThread, clean, sweep_once, sweep_until
 from tests.app.test_queue import take_messages
 from tests.fixtures.database import Primary
 from tests.fixtures.environment import ChangeSettings
@@ -618,6 +619,48 @@ class TestGrace:
         """Harm: `stillhouse up`, started again, goes on with its jobs a quarter of a minute later than it could."""
         assert not Grace.at_start(get_settings()).is_over
         assert Grace.at_start(change_settings(database_url="")).is_over
+
+
+class Between(threading.Event):
+    """What a sweep waits on: acts between two sweeps, and has it stop after the last act."""
+
+    def __init__(self, *acts: Callable[[], None]) -> None:
+        super().__init__()
+        self._acts = list(acts)
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+        self._acts.pop(0)()
+        if not self._acts:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+class TestTimeThatLeaps:
+    @pytest.mark.parametrize(("seconds", "statuses"), [(60.0, ["running", "queued"]), (0.1, ["queued", "queued"])])
+    def test_leaves_workers_the_time_to_renew(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch, seconds: float, statuses: list[str]
+    ) -> None:
+        """Harm: the lid of a laptop is closed for a minute, and once it is open the sweep takes away the job of a
+        worker that is well."""
+        monkeypatch.setattr(sweep, "CONNECT_SECONDS", 0.0)
+        settings = change_settings(heartbeat_seconds=0.3)
+        job_id, ahead, seen = add_job(), 0.0, list[str]()
+        claim = claimed()
+        clocks = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + ahead)
+        monkeypatch.setattr(sweep, "time", clocks)
+
+        def leap() -> None:
+            nonlocal ahead
+            ahead += seconds
+            expire(claim)
+
+        def look() -> None:
+            seen.append(read_job(job_id).status)
+            time.sleep(0.7)  # longer than the grace
+
+        sweep_until(Between(leap, look, look), settings)
+        assert seen == statuses
 
 
 @pytest.mark.usefixtures("filesystem_broker")

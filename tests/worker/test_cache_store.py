@@ -6,9 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from app.storage import keys
+from app.storage.store import ObjectStore
+from tests.fixtures.factories import add_job, claimed
 from tests.worker.conftest import Bench
+from worker import cache_store
+from worker.distill.cache_keys import TEACHER_OUTPUTS, TUNED_TEACHERS
+from worker.lease_keeper import LeaseKeeper
+from worker.observation import observed
+from worker.work import Work
 
 DAY_SECONDS = 24 * 3600.0
 
@@ -60,3 +68,38 @@ class TestTornIndex:
         assert not run_job(local_bench, inputs)
         assert json.loads(index.read_bytes()) == json.loads(content)
         assert run_job(local_bench, inputs)
+
+
+class HaltingStore(ObjectStore):
+    """A folder that has no answer when it is first asked for an object."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._asked = set[str]()
+
+    def get_bytes(self, key: str) -> bytes:
+        if key not in self._asked:
+            self._asked.add(key)
+            raise GenericError("503")
+        return super().get_bytes(key)
+
+
+class TestStoreThatIsAway:
+    def test_is_waited_for_where_a_tuned_teacher_is_to_be_fetched(
+        self, local_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a teacher is tuned again for hours because the store was away for a minute."""
+        add_job()
+        claim, settings, shutdown = claimed(lease_seconds=60), local_bench.settings, local_bench.shutdown
+        entries = [(TEACHER_OUTPUTS, "key"), (TUNED_TEACHERS, "key")]
+        (tmp_path / "entry").mkdir()
+        (tmp_path / "entry" / "weights.bin").write_text("weights")
+        with observed(claim) as seen, LeaseKeeper(claim, settings, shutdown) as keeper:
+            work = Work(claim, settings, local_bench.store, keeper, shutdown, tmp_path, seen)
+            for kind, key in entries:
+                cache_store.store_entry(work, kind, key, tmp_path / "entry", check=keeper.check)
+            monkeypatch.setattr(cache_store, "PATIENCE_SECONDS", 0.0)
+            halting = HaltingStore(settings.object_store_url)
+            work = Work(claim, settings, halting, keeper, shutdown, tmp_path, seen)
+            assert cache_store.fetch_entries(work, entries, tmp_path / "cache") == [TUNED_TEACHERS]
+        assert (tmp_path / "cache" / TUNED_TEACHERS / "key" / "weights.bin").read_text() == "weights"

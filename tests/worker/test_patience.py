@@ -8,8 +8,9 @@ import sqlalchemy.exc
 
 from app.storage.store import ObjectMissing
 from worker import patience
-from worker.patience import DiskFull, StorageUnavailable, patiently
+from worker.patience import DatabaseUnreachable, DiskFull, StorageUnavailable, patiently
 
+UNREACHABLE = sqlalchemy.exc.OperationalError(None, None, ConnectionRefusedError())
 AWAY = sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("the database system is starting up"))
 
 
@@ -62,6 +63,21 @@ class TestPatiently:
     def test_gives_up_in_the_end_and_says_what_failed(self) -> None:
         with pytest.raises(StorageUnavailable, match=r"fetching x failed .* starting up"):
             patiently(Flaky(*[AWAY] * 50), what="fetching x", check=nobody_minds, patience_seconds=0.1)
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (UNREACHABLE, DatabaseUnreachable),
+            (AWAY, StorageUnavailable),
+            (obstore.exceptions.GenericError("503"), StorageUnavailable),
+        ],
+    )
+    def test_tells_a_database_that_cannot_be_reached_from_the_rest(
+        self, error: Exception, expected: type[Exception]
+    ) -> None:
+        with pytest.raises(StorageUnavailable) as raised:
+            patiently(Flaky(*[error] * 50), what="asking", check=nobody_minds, patience_seconds=0.1)
+        assert raised.type is expected
 
     def test_what_is_worth_a_try_may_not_be_worth_another(self) -> None:
         flaky = Flaky(AWAY)

@@ -6,16 +6,20 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 
 from app import queue
 from app.db.models import Job, ObjectCleanup
 from app.db.session import dispose_engines, read_session, write_session
 from app.db.types import db_now
+from app.domain.jobs import JobStatus
 from app.repositories import artifacts, checkpoints, jobs, leases, metrics
 from app.repositories.checkpoints import CheckpointFacts
 from app.settings import Settings
@@ -29,8 +33,9 @@ from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import claim_next, claimed, expire
 from tests.worker import scripted_engine
 from tests.worker.conftest import Bench, wait_for, wait_until_over
-from worker import job_run, lease_keeper
+from worker import job_run, lease_keeper, work
 from worker.machine import engine_memory_limit_bytes
+from worker.patience import patiently
 from worker.runner import run_claim
 from worker.stopping import Shutdown
 
@@ -542,6 +547,45 @@ class TestTroubles:
         assert local_bench.job(job_id).status == "queued"
         assert local_bench.checkpoint_steps(job_id) == [scripted_engine.STEP]
         assert local_bench.objects(f"jobs/{job_id}/{claim.run_token}") != []
+
+    @pytest.fixture
+    def unreachable_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """A database that takes everything but a success, for as often as the list's number says; and a worker whose
+        patience ends at the first error."""
+        monkeypatch.setattr(work, "patiently", partial(patiently, patience_seconds=0.0))
+        finish_succeeded, left = jobs.finish_succeeded, [2]
+
+        def finish(*given: Any, **named: Any) -> JobStatus:
+            if left[0] > 0:
+                left[0] -= 1
+                raise OperationalError(None, None, ConnectionRefusedError())
+            return finish_succeeded(*given, **named)
+
+        monkeypatch.setattr(jobs, "finish_succeeded", finish)
+        return left
+
+    def test_database_that_is_away_when_the_student_is_complete_costs_nothing(
+        self, local_bench: Bench, unreachable_at_the_end: list[int]
+    ) -> None:
+        """Harm: a job fails of which nothing is missing, and its student is thrown away."""
+        job_id = local_bench.add_job()
+        local_bench.run("student")
+        assert unreachable_at_the_end == [0]
+        assert local_bench.job(job_id).status == "succeeded"
+        assert attempts_of(job_id) == [(1, "succeeded", None)]
+
+    def test_database_that_does_not_come_back_has_the_job_handed_back(
+        self, local_bench: Bench, unreachable_at_the_end: list[int], monkeypatch: pytest.MonkeyPatch, hints: list[int]
+    ) -> None:
+        """Harm: somebody has to retry a job that nothing is wrong with."""
+        monkeypatch.setattr(job_run, "DATABASE_AWAY_SECONDS", 0.0)
+        job_id = local_bench.add_job()
+        local_bench.run("student")
+        assert unreachable_at_the_end == [1]
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code, job.fruitless_attempts) == ("queued", None, 0)
+        assert attempts_of(job_id) == [(1, "handed_back", None)]
+        assert hints == [1]
 
     @pytest.mark.usefixtures("postgres_database", "folder_object_store")
     def test_database_that_drops_every_connection_costs_nothing(self, bench: Bench) -> None:

@@ -16,6 +16,8 @@ from app.repositories.checkpoints import CheckpointFacts
 from app.storage.store import ObjectStore
 from tests.fixtures.factories import add_job, claimed
 from tests.worker.conftest import Bench, wait_for
+from worker import cache_store
+from worker.distill.cache_keys import TEACHER_OUTPUTS, TUNED_TEACHERS
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
 from worker.uploads import Uploads
@@ -57,6 +59,7 @@ class Run:
         self.store = store
         self.keeper = work.keeper
         self.claim = work.claim
+        self.shutdown = work.shutdown
         self.uploads = Uploads(work)
         self._bench = bench
         self._folder = work.folder
@@ -83,6 +86,20 @@ class Run:
             (folder / name).write_text(str(step))
         self.uploads.add_checkpoint(CheckpointFacts(step=step, is_best=is_best), folder)
         self.uploads.release()
+
+    def cache_entry(self, kind: str) -> None:
+        folder = self._folder / "cache" / kind / "key"
+        folder.mkdir(parents=True)
+        (folder / "weights.bin").write_text(kind)
+        self.uploads.add_cache_entry(kind, "key", folder)
+        self.uploads.release()
+
+    @property
+    def asked(self) -> list[str]:
+        """What the store was asked to take, in that order: steps of checkpoints and kinds of cache entries."""
+        return [
+            str(int(key.split("/")[-2])) if "/checkpoints/" in key else key.split("/")[1] for key in self.store.asked
+        ]
 
 
 @pytest.fixture
@@ -155,6 +172,50 @@ class TestFailingStore:
         assert run.stored == [1]
 
 
+class TestCacheEntries:
+    def test_take_turns_with_checkpoints(self, run: Run) -> None:
+        """Harm: with a store that takes longer than the time between two checkpoints a teacher's tuning is never
+        stored, and a worker that dies loses its hours."""
+        run.checkpoint(1)
+        run.store.wait_until_asked()
+        run.checkpoint(2)
+        run.cache_entry(TUNED_TEACHERS)
+        run.checkpoint(3)  # for which 2 is passed over
+        run.store.let()
+        assert run.uploads.settle(30.0)
+        assert run.asked == ["1", TUNED_TEACHERS, "3"]
+
+    def test_one_that_failed_waits_again_behind_what_came_meanwhile(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: a store that is away for a minute costs the hours of a teacher's tuning."""
+        monkeypatch.setattr(cache_store, "PATIENCE_SECONDS", 0.0)
+        run.cache_entry(TUNED_TEACHERS)
+        run.store.wait_until_asked()
+        run.checkpoint(1)
+        run.store.fail()
+        run.store.let(1)
+        run.store.fail()
+        run.store.let()
+        assert run.uploads.settle(30.0)
+        assert run.asked == [TUNED_TEACHERS, "1", TUNED_TEACHERS, TUNED_TEACHERS]
+        assert run.store.exists(f"cache/{TUNED_TEACHERS}/key/index.json")
+        assert run.staged == 0
+
+    def test_that_are_cheap_wait_for_the_checkpoint_of_a_run_that_is_stopped(self, run: Run) -> None:
+        """Harm: the seconds that a stopping worker has go to what is computed in minutes."""
+        run.checkpoint(1)
+        run.store.wait_until_asked()
+        run.cache_entry(TEACHER_OUTPUTS)
+        run.cache_entry(TUNED_TEACHERS)
+        run.checkpoint(2)
+        run.shutdown.seconds = 30.0
+        run.shutdown.request()
+        run.store.let()
+        assert run.uploads.settle(30.0)
+        assert run.asked == ["1", TUNED_TEACHERS, "2", TEACHER_OUTPUTS]
+
+
 def cancel(claim: Claim) -> None:
     with write_session() as session:
         jobs.request_cancel(session, claim.id)
@@ -185,6 +246,20 @@ class TestEndOfTheRun:
         run.store.let()
         run.uploads.wait_until_over()
         assert run.steps == []
+
+    def test_checkpoints_of_one_that_ended_well_come_last_and_nobody_waits_for_them(self, run: Run) -> None:
+        """Harm: where the student cannot be handed over, its job goes on from further back than it could."""
+        run.checkpoint(1)
+        run.store.wait_until_asked()
+        run.checkpoint(2)
+        run.cache_entry(TEACHER_OUTPUTS)
+        run.uploads.put_checkpoints_last()
+        run.store.let(2)
+        assert run.uploads.settle(30.0)
+        run.store.wait_until_asked(3)
+        assert run.asked == ["1", TEACHER_OUTPUTS, "2"]
+        run.store.let()
+        wait_for(lambda: run.steps == [2, 1])
 
     def test_close_of_idle_uploads_says_so(self, run: Run) -> None:
         assert not run.uploads.close()
