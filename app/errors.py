@@ -4,9 +4,17 @@ Each class carries the HTTP status and the error type; each instance a code that
 for people (it names the value received, where it stood, and the way out), and the parameter to blame, if any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
+
+# Of several ids a message names no more.
+NAMED_AT_MOST = 5
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """The ids for a message: the first ones where there are many, and that there are more."""
+    return ", ".join(ids[:NAMED_AT_MOST]) + (" and more" if len(ids) > NAMED_AT_MOST else "")
 
 
 class AppError(Exception):

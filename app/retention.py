@@ -1,7 +1,8 @@
 """Forget what has been kept for long enough. Run it every hour or so, anywhere, any number of times.
 
 1. The checkpoints of jobs that failed long ago: a retry would start from the beginning.
-2. Jobs that have been over for long, with everything that hangs on them; kept for ever unless a setting says so.
+2. Jobs that have been over for long, with everything that hangs on them; kept for ever unless a setting says so, and
+   while a teacher made of the student is pending.
 3. Cache entries that no job has used for long: the next job that wants one computes it.
 
 Rows go at once, their objects with a later sweep.
@@ -82,12 +83,13 @@ def _forget_checkpoints(settings: Settings, days: float, budget: Budget, report:
 def _forget_jobs(settings: Settings, days: float, budget: Budget, report: RetentionReport) -> None:
     while True:
         with read_session(settings) as session:
-            job_ids = jobs.finished_before(session, days=days, limit=BATCH)
+            job_ids = jobs.deletable(session, days=days, limit=BATCH)
         for job_id in job_ids:
-            # One by one: each locks its row and looks again whether the job is over.
+            # One by one: each locks its row and looks again whether the job may go.
             with write_session(settings) as session:
-                jobs.delete_terminal(session, job_id)
-            report.jobs += 1
+                result = jobs.delete_terminal(session, job_id)
+            if result is not None and result.is_deleted:
+                report.jobs += 1
             if budget.is_used_up:
                 report.has_more = True
                 return

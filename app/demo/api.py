@@ -88,7 +88,9 @@ class Api:
                 error = found["error"] or {}
                 raise DemoError(f"{path} is {found['status']}: {error.get('message', 'no reason given')}")
             if time.monotonic() > deadline:
-                raise DemoError(f"{path} is still {found['status']} after {seconds:.0f} s. Is a worker running?")
+                raise DemoError(
+                    f"{path} is still {found['status']} after {seconds:.0f} s. Is a worker running, or are all busy?"
+                )
             time.sleep(0.2)
 
     def _checked(self, send: Callable[[], httpx.Response], *, is_repeatable: bool = True) -> Json:

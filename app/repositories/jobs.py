@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, inspect, select, type_coerce, update
+from sqlalchemy import JSON, ColumnElement, Row, and_, delete, exists, func, inspect, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.dialects import is_postgres
-from app.db.models import IdempotencyKey, Job
+from app.db.models import IdempotencyKey, Job, Teacher
 from app.db.session import after_commit
 from app.db.types import clean_json, db_now
 from app.domain.attempts import OUTCOME_BY_STATUS
+from app.domain.imports import ImportStatus
 from app.domain.jobs import LIVE, RETRYABLE, TERMINAL, JobStatus, check_transition, sources
 from app.domain.leases import Claim
+from app.errors import NAMED_AT_MOST
 from app.prometheus import count_end
 from app.repositories import artifacts as artifact_rows
 from app.repositories import attempts, checkpoints, cleanups, events
@@ -42,6 +44,18 @@ class RequestResult:
     status: JobStatus
     # False when the call changed nothing: the job was over, or was asked before.
     changed: bool
+
+
+@dataclass(frozen=True)
+class DeleteResult:
+    # The job's, now or when it was deleted.
+    status: JobStatus
+    # Up to one more than a message names: pending teachers made of the job's student, which is still to be copied.
+    teacher_ids: Sequence[str]
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.status in TERMINAL and not self.teacher_ids
 
 
 def create(
@@ -91,6 +105,11 @@ def get(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id, populate_existing=True)
 
 
+def lock(session: Session, job_id: str) -> Job | None:
+    """The row, locked until the transaction ends: making a teacher of its student and deleting it cannot cross."""
+    return session.get(Job, job_id, populate_existing=True, with_for_update=True)
+
+
 def list_by_ids(session: Session, job_ids: Sequence[str]) -> Sequence[JobRow]:
     """The rows of these jobs, in no order; those that are gone are missing."""
     wanted = rows_parameter(session, [[job_id] for job_id in job_ids])
@@ -115,13 +134,13 @@ def list_page(
 
 
 def live_using(session: Session, *, dataset_id: str | None = None, teacher_id: str | None = None) -> Sequence[str]:
-    """The ids of up to five jobs that are not over and use the dataset or the teacher, for a message."""
+    """The ids of jobs that are not over and use the dataset or the teacher: up to one more than a message names."""
     query = select(Job.id).where(Job.status.in_(LIVE))
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
     if teacher_id is not None:
         query = query.where(Job.teacher_id == teacher_id)
-    return session.scalars(query.order_by(Job.created_at, Job.id).limit(5)).all()
+    return session.scalars(query.order_by(Job.created_at, Job.id).limit(NAMED_AT_MOST + 1)).all()
 
 
 def request_cancel(session: Session, job_id: str) -> RequestResult | None:
@@ -169,23 +188,27 @@ def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult |
     return RequestResult(JobStatus.QUEUED, changed=True)
 
 
-def delete_terminal(session: Session, job_id: str) -> JobStatus | None:
-    """Delete a job that is over, with all that hangs on it; the sweep removes its objects.
-
-    Returns the job's status: if it is not terminal, nothing was deleted. None when there is no such job.
-    """
+def delete_terminal(session: Session, job_id: str) -> DeleteResult | None:
+    """Delete a job that is over and whose student no teacher waits for, with all that hangs on it; the sweep removes
+    its objects. None when there is no such job."""
     status = _locked_status(session, job_id)
-    if status in TERMINAL:
+    if status is None:
+        return None
+    # Only once the row is locked: no further teacher is made of its student then.
+    waiting = select(Teacher.id).where(_waits_for_student_of(job_id)).order_by(Teacher.created_at, Teacher.id)
+    result = DeleteResult(status, session.scalars(waiting.limit(NAMED_AT_MOST + 1)).all())
+    if result.is_deleted:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.job_id == job_id))
         session.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
         cleanups.schedule(session, keys.job_root(job_id))
-    return status
+    return result
 
 
-def finished_before(session: Session, *, days: float, limit: int) -> Sequence[str]:
-    """Jobs that have been over for longer than `days`, up to `limit`."""
+def deletable(session: Session, *, days: float, limit: int) -> Sequence[str]:
+    """Jobs that have been over for longer than `days` and whose student no teacher waits for, up to `limit`."""
     is_old = and_(Job.status.in_(sorted(TERMINAL)), Job.finished_at < db_now(-days * 86400))
-    return session.scalars(select(Job.id).where(is_old).limit(limit)).all()
+    is_awaited = exists().where(_waits_for_student_of(Job.id))
+    return session.scalars(select(Job.id).where(is_old, ~is_awaited).limit(limit)).all()
 
 
 def update_progress(
@@ -348,6 +371,13 @@ def _status_event(status: JobStatus, attempt: int = 0, error_code: str | None = 
     if error_code is not None:
         payload["error_code"] = error_code
     return {"type": "status", "payload": payload}
+
+
+def _waits_for_student_of(job_id: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Whether a teacher is still to be copied from this job's artifacts, which are the only ones until then."""
+    # Of the other sources none has a job.
+    source_job = type_coerce(Teacher.source, JSON)["job"].as_string()
+    return and_(Teacher.status == ImportStatus.PENDING, source_job == job_id)
 
 
 def _metadata_matches(session: Session, key: str, value: str | None) -> ColumnElement[bool]:

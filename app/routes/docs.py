@@ -77,8 +77,8 @@ def _drop_frameworks_errors(schema: dict[str, Any]) -> None:
 
 
 def _add_examples(schema: dict[str, Any], examples: Examples) -> None:
-    """Reading operations name ids that exist, those that pause, resume and retry a job that can be, if any, and
-    POST /teachers a folder.
+    """Reading operations name ids that exist, those that pause, resume and retry a job that can be, if any,
+    POST /jobs a teacher and a dataset that are ready, and POST /teachers a folder.
 
     Operations that delete or cancel get none: that has to be meant.
     """
@@ -88,11 +88,23 @@ def _add_examples(schema: dict[str, Any], examples: Examples) -> None:
         verb = path.rpartition("/")[2]
         if verb in examples.control_job_ids:
             _name_ids(operations.get("post", {}), {"job_id": examples.control_job_ids[verb]})
+    for example in schema["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"].values():
+        _name_parts(example["value"], examples)
     if examples.teacher_folder is not None:
         content = schema["paths"]["/teachers"]["post"]["requestBody"]["content"]["application/json"]
         source = {"type": "folder", "path": str(examples.teacher_folder)}
         folder = {"summary": "From an allowed folder", "value": {"source": source}}
         content["examples"] = {"folder": folder, **content["examples"]}
+
+
+def _name_parts(job: dict[str, Any], examples: Examples) -> None:
+    dataset, teacher = examples.ready_dataset, examples.ready_teacher
+    if dataset is not None:
+        job["dataset"] = dataset.id
+    if teacher is not None:
+        job["teacher"] = teacher.id
+        if teacher.layers is not None:
+            job["student"]["layers"] = min(job["student"]["layers"], teacher.layers)
 
 
 def _name_ids(operation: dict[str, Any], ids: Mapping[str, str | None]) -> None:

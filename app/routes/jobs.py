@@ -46,7 +46,7 @@ def create_job(
             openapi_examples={
                 "sage": {
                     "summary": "SAGE with a baseline",
-                    "description": "The demo teacher is a pretrained encoder: `teacher_tuning` fine-tunes it first.",
+                    "description": "`teacher_tuning` fine-tunes the teacher first, which a pretrained encoder needs.",
                     "value": JOB_EXAMPLE,
                 },
                 "kd": {"summary": "Plain distillation, short", "value": KD_EXAMPLE},
@@ -92,7 +92,8 @@ async def get_job(job_id: JobId, reader: JobReaderDep) -> Response:
     responses=error_responses("DELETE /jobs/{job_id}", 404, 409),
 )
 def delete_job(job_id: JobId, settings: SettingsDep) -> None:
-    """The job, its events, metrics and artifacts. Only when it is over; cancel it first if it is not."""
+    """The job, its events, metrics and artifacts. Only when it is over; cancel it first if it is not. Refused while a
+    teacher made of its student is pending."""
     jobs.delete(settings, job_id)
 
 

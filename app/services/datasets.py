@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from app.db.models import Dataset
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
-from app.errors import Conflict, DatasetNotFound, InvalidRequest
+from app.errors import Conflict, DatasetNotFound, InvalidRequest, some_of
 from app.outages import is_commit_unanswered
 from app.queue import wake
 from app.repositories import cleanups, datasets, imports, jobs
@@ -102,7 +102,7 @@ def delete(settings: Settings, dataset_id: str) -> None:
         users = jobs.live_using(session, dataset_id=dataset_id)
         if users:
             raise Conflict(
-                f"Dataset {dataset_id!r} is used by {', '.join(users)}, not finished yet. Cancel "
+                f"Dataset {dataset_id!r} is used by {some_of(users)}, not finished yet. Cancel "
                 "them or wait until they end.",
                 code="dataset_in_use",
                 param="dataset_id",

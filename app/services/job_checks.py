@@ -18,8 +18,11 @@ _LABELS_SHOWN = 5
 def check_ready(kind: str, row: Dataset | Teacher) -> None:
     """Refuse a dataset or teacher that no worker has found good yet, or ever."""
     if row.status == ImportStatus.PENDING:
+        state = "it is being checked"
+        if row.run_token is None:
+            state = "no worker has taken it yet. If it stays so, all are busy or none runs"
         raise Conflict(
-            f"{kind.capitalize()} {row.id!r} is still pending: it is being checked. "
+            f"{kind.capitalize()} {row.id!r} is still pending: {state}. "
             f"Poll GET /{kind}s/{row.id} until terminal is true, then send the job again.",
             code=f"{kind}_not_ready",
             param=kind,

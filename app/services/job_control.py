@@ -75,10 +75,10 @@ def retry(settings: Settings, job_id: str, *, from_start: bool) -> Job:
         teacher, dataset = teachers.lock(session, job.teacher_id), datasets.lock(session, job.dataset_id)
         outcome = _found(jobs.retry(session, job_id, from_start=from_start), job_id)
         if not outcome.changed:
-            again = "A job that succeeded needs no retry." if outcome.status is JobStatus.SUCCEEDED else "Wait for it."
             retryable = " or ".join(sorted(RETRYABLE))
             raise Conflict(
-                f"Job {job_id!r} is {outcome.status}; only a job that is {retryable} can be tried again. {again}",
+                f"Job {job_id!r} is {outcome.status}; only a job that is {retryable} can be tried again. "
+                f"{_instead_of_retry(job_id, outcome.status)}",
                 code="job_not_retryable",
                 param="job_id",
             )
@@ -113,6 +113,16 @@ def _already_finished(job_id: str, status: JobStatus, verb: str) -> Conflict:
         code="job_already_finished",
         param="job_id",
     )
+
+
+def _instead_of_retry(job_id: str, status: JobStatus) -> str:
+    if status is JobStatus.SUCCEEDED:
+        return "A job that succeeded needs no retry."
+    if status is JobStatus.PAUSED:
+        return f"POST /jobs/{job_id}/resume lets it go on."
+    if status is JobStatus.PAUSING:
+        return f"Once it is paused, POST /jobs/{job_id}/resume lets it go on."
+    return "Wait for it."
 
 
 def _way_to_run_again(job_id: str, status: JobStatus) -> str:

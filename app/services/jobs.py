@@ -12,8 +12,16 @@ from app import tracing
 from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
-from app.domain.jobs import TERMINAL, JobStatus
-from app.errors import Conflict, DatasetNotFound, IdempotencyKeyReused, InvalidRequest, JobNotFound, TeacherNotFound
+from app.domain.jobs import TERMINAL
+from app.errors import (
+    Conflict,
+    DatasetNotFound,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    JobNotFound,
+    TeacherNotFound,
+    some_of,
+)
 from app.queue import wake
 from app.repositories import datasets, idempotency, jobs, teachers
 from app.repositories.pages import Page
@@ -91,16 +99,23 @@ def list_page(
 
 
 def delete(settings: Settings, job_id: str) -> None:
-    """Delete a job that is over; its objects go with the next sweep."""
+    """Delete a job that is over and whose student no teacher waits for; its objects go with the next sweep."""
     with write_session(settings) as session:
-        status = jobs.delete_terminal(session, job_id)
-    if status is None:
+        result = jobs.delete_terminal(session, job_id)
+    if result is None:
         raise JobNotFound(job_id, param="job_id")
-    if JobStatus(status) not in TERMINAL:
+    if result.status not in TERMINAL:
         raise Conflict(
-            f"Job {job_id!r} is {status} and can't be deleted yet. POST /jobs/{job_id}/cancel, wait until "
+            f"Job {job_id!r} is {result.status} and can't be deleted yet. POST /jobs/{job_id}/cancel, wait until "
             "terminal is true, then delete it.",
             code="job_not_finished",
+            param="job_id",
+        )
+    if not result.is_deleted:
+        raise Conflict(
+            f"Job {job_id!r} is used by {some_of(result.teacher_ids)}, still pending: its student has yet to be "
+            "copied. Wait until they are ready, or delete them with DELETE /teachers/{teacher_id}.",
+            code="job_in_use",
             param="job_id",
         )
 

@@ -11,7 +11,7 @@ from app.db.models import Teacher
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
 from app.domain.jobs import JobStatus
-from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound
+from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound, some_of
 from app.queue import wake
 from app.repositories import imports, jobs, teachers
 from app.repositories.pages import Page
@@ -66,7 +66,7 @@ def delete(settings: Settings, teacher_id: str) -> None:
         users = jobs.live_using(session, teacher_id=teacher_id)
         if users:
             raise Conflict(
-                f"Teacher {teacher_id!r} is used by {', '.join(users)}, not finished yet. Cancel "
+                f"Teacher {teacher_id!r} is used by {some_of(users)}, not finished yet. Cancel "
                 "them or wait until they end.",
                 code="teacher_in_use",
                 param="teacher_id",
@@ -117,7 +117,8 @@ def _why_no_folder(path: Path) -> str | None:
 
 
 def _check_job(session: Session, job_id: str) -> None:
-    job = jobs.get(session, job_id)
+    # Locked until the commit: its student cannot be deleted while a teacher is made of it.
+    job = jobs.lock(session, job_id)
     if job is None:
         raise JobNotFound(job_id, param="source.job")
     if job.status != JobStatus.SUCCEEDED:

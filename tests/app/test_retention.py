@@ -20,7 +20,7 @@ from app.storage.store import ObjectStore
 from app.sweep import sweep_once
 from tests.app.test_sweep import hold
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import SHA256, add_job, claimed, make_cleanups_due
+from tests.fixtures.factories import SHA256, add_job, add_teacher, claimed, make_cleanups_due, ready_teacher
 
 DAY_SECONDS = 86400
 
@@ -114,6 +114,39 @@ class TestJobs:
             assert jobs.get(session, job_id) is None
             assert artifacts.list_for_job(session, job_id) == []
             assert jobs.get(session, waiting) is not None
+
+    def test_stay_while_a_teacher_made_of_the_student_is_pending(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: the teacher's files are gone before a worker reads them; or the same job is tried for ever."""
+        settings = change_settings(job_retention_days=30)
+        # As many as are looked for at once.
+        monkeypatch.setattr(retention, "BATCH", 1)
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.finish_succeeded(session, claim, result={}, artifacts=[])
+            session.execute(update(Job).values(finished_at=db_now(-31 * DAY_SECONDS)))
+        add_teacher(source={"type": "job", "job": job_id})
+        assert retain_once(settings) == RetentionReport()
+        with read_session() as session:
+            assert jobs.get(session, job_id) is not None
+        ready_teacher(claimed())
+        assert retain_once(settings) == RetentionReport(jobs=1)
+
+    def test_stay_where_such_a_teacher_was_made_just_now(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = change_settings(job_retention_days=30)
+        job_id = add_job()
+        claim = claimed()
+        with write_session() as session:
+            jobs.finish_succeeded(session, claim, result={}, artifacts=[])
+        add_teacher(source={"type": "job", "job": job_id})
+        monkeypatch.setattr(jobs, "deletable", lambda *_, **__: [job_id])
+        assert retain_once(settings) == RetentionReport()
+        with read_session() as session:
+            assert jobs.get(session, job_id) is not None
 
 
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")

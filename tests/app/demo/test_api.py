@@ -90,7 +90,7 @@ class TestApi:
 
     def test_gives_up_on_a_dataset_that_nobody_checks(self, api: Api, train: Path) -> None:
         dataset = api.upload("/datasets", {}, {"train": train})
-        with pytest.raises(DemoError, match="Is a worker running"):
+        with pytest.raises(DemoError, match=r"Is a worker running, or are all busy\?"):
             api.wait_until_ready(f"/datasets/{dataset['id']}", seconds=0.0)
 
 

@@ -8,11 +8,12 @@ from app.db.models import Job
 from app.db.session import read_session, write_session
 from app.domain.jobs import IllegalTransition, JobStatus
 from app.domain.leases import Claim
-from app.errors import LeaseLost
+from app.errors import NAMED_AT_MOST, LeaseLost
 from app.repositories import artifacts, checkpoints, events, idempotency, jobs, metrics
 from app.repositories.artifacts import ArtifactRow
 from app.repositories.checkpoints import CheckpointFacts
-from tests.fixtures.factories import SHA256, add_job, claim_next, claimed, read_job
+from app.repositories.jobs import DeleteResult
+from tests.fixtures.factories import SHA256, add_job, add_teacher, claim_next, claimed, read_job
 from tests.fixtures.racing import race
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -118,6 +119,11 @@ class TestLiveUsing:
         with read_session() as session:
             assert jobs.live_using(session, dataset_id="dts_a") == [live]
             assert jobs.live_using(session, teacher_id="tch_a") == []
+
+    def test_gives_one_more_than_a_message_names(self) -> None:
+        live = [add_job(dataset_id="dts_a") for _ in range(NAMED_AT_MOST + 2)]
+        with read_session() as session:
+            assert jobs.live_using(session, dataset_id="dts_a") == live[: NAMED_AT_MOST + 1]
 
 
 class TestRequestCancel:
@@ -287,7 +293,7 @@ class TestDeleteTerminal:
         fail(claim)
         with write_session() as session:
             artifacts.add(session, job_id, [STUDENT])
-            assert jobs.delete_terminal(session, job_id) is JobStatus.FAILED
+            assert jobs.delete_terminal(session, job_id) == DeleteResult(JobStatus.FAILED, [])
         with read_session() as session:
             left = {
                 table.name: session.scalar(select(func.count()).select_from(table))
@@ -299,12 +305,27 @@ class TestDeleteTerminal:
     def test_leaves_a_job_that_is_not_over(self) -> None:
         job_id = add_job()
         with write_session() as session:
-            assert jobs.delete_terminal(session, job_id) is JobStatus.QUEUED
+            assert jobs.delete_terminal(session, job_id) == DeleteResult(JobStatus.QUEUED, [])
         assert read_job(job_id).status == "queued"
 
     def test_knows_no_such_job(self) -> None:
         with write_session() as session:
             assert jobs.delete_terminal(session, "job_unknown") is None
+
+    def test_leaves_a_job_whose_student_a_pending_teacher_waits_for(self) -> None:
+        """Harm: the only copy of the student is gone before a worker reads it."""
+        job_id, other = add_job(), add_job()
+        for _ in range(2):
+            succeed(claimed())
+        add_teacher(source={"type": "hub", "repo": job_id, "revision": "main"})
+        made = add_teacher(source={"type": "job", "job": job_id})
+        with write_session() as session:
+            assert jobs.delete_terminal(session, job_id) == DeleteResult(JobStatus.SUCCEEDED, [made])
+        assert read_job(job_id).status == "succeeded"
+        with write_session() as session:
+            result = jobs.delete_terminal(session, other)
+            assert result is not None
+            assert result.is_deleted
 
 
 class TestSwitchStatus:

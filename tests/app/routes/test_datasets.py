@@ -269,8 +269,16 @@ class TestDeleteDataset:
         job_id = add_job(dataset_id=dataset_id)
         response = client.delete(f"/datasets/{dataset_id}")
         check_error(response, status=409, code="dataset_in_use", param="dataset_id", message=[dataset_id, job_id])
+        assert "more" not in response.json()["error"]["message"]
         client.post(f"/jobs/{job_id}/cancel")
         assert client.delete(f"/datasets/{dataset_id}").status_code == 204
+
+    def test_says_that_there_are_more_jobs_than_it_names(self, client: TestClient) -> None:
+        """Harm: whoever cancels the five that were named is refused again."""
+        dataset_id = add_dataset()
+        users = [add_job(dataset_id=dataset_id) for _ in range(6)]
+        message = client.delete(f"/datasets/{dataset_id}").json()["error"]["message"]
+        assert f"used by {', '.join(users[:5])} and more, not finished" in message
 
     def test_names_an_id_that_is_not_there(self, client: TestClient) -> None:
         response = client.delete("/datasets/dts_unknown")

@@ -7,11 +7,12 @@ from fastapi.testclient import TestClient
 
 from app.db.session import write_session
 from app.main import create_app
-from app.repositories import jobs
+from app.repositories import datasets, jobs, teachers
+from app.schemas.jobs import JOB_EXAMPLE, KD_EXAMPLE
 from app.settings import get_settings
 from tests.app.routes.helpers import add_demo, failed_job, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import add_job
+from tests.fixtures.factories import add_dataset, add_job, add_teacher, claimed, ready_dataset, ready_teacher
 
 pytestmark = pytest.mark.usefixtures("sqlite_database")
 
@@ -37,6 +38,11 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 def path_parameters(client: TestClient, path: str) -> list[dict[str, Any]]:
     operation = client.get("/openapi.json").json()["paths"][path]["post"]
     return [parameter for parameter in operation["parameters"] if parameter["in"] == "path"]
+
+
+def job_examples(client: TestClient) -> list[dict[str, Any]]:
+    body = client.get("/openapi.json").json()["paths"]["/jobs"]["post"]["requestBody"]
+    return [example["value"] for example in body["content"]["application/json"]["examples"].values()]
 
 
 def paused_job() -> str:
@@ -154,6 +160,43 @@ class TestExamples:
                 assert response.status_code == 202, response.text
                 sent += 1
         assert sent == 4
+
+    @pytest.mark.parametrize("has_pending_demo", [False, True])
+    def test_of_post_jobs_name_ready_ones_where_the_demo_s_are_not(
+        self, client: TestClient, has_pending_demo: bool
+    ) -> None:
+        """Harm: in a service without the demo the first job that one tries out is answered 404."""
+        dataset_id = add_dataset()
+        ready_dataset(claimed())
+        teacher_id = add_teacher()
+        ready_teacher(claimed(), layers=2)
+        add_dataset()
+        add_teacher()
+        if has_pending_demo:
+            with write_session() as session:
+                datasets.create(session, dataset_id="dts_demo", name=None, uploads=[], size_bytes=1)
+                teachers.create(session, teacher_id="tch_demo", name=None, source={"type": "folder", "path": "/t"})
+        examples = job_examples(client)
+        assert [example["student"]["layers"] for example in examples] == [2, 2]
+        for example in examples:
+            assert (example["teacher"], example["dataset"]) == (teacher_id, dataset_id)
+            response = client.post("/jobs", json=example)
+            assert response.status_code == 202, response.text
+        [parameter] = client.get("/openapi.json").json()["paths"]["/datasets/{dataset_id}"]["get"]["parameters"]
+        assert parameter["example"] == dataset_id
+
+    def test_of_post_jobs_name_the_demo_s_where_nothing_is_ready(self, client: TestClient) -> None:
+        add_dataset()
+        add_teacher()
+        assert job_examples(client) == [JOB_EXAMPLE, KD_EXAMPLE]
+
+    def test_of_post_jobs_name_the_demo_s_where_newer_ones_are_ready_too(self, client: TestClient) -> None:
+        add_demo()
+        add_dataset()
+        ready_dataset(claimed())
+        add_teacher()
+        ready_teacher(claimed())
+        assert job_examples(client) == [JOB_EXAMPLE, KD_EXAMPLE]
 
     def test_of_get_name_what_exists(self, client: TestClient) -> None:
         add_demo()

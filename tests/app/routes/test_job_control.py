@@ -147,6 +147,18 @@ class TestRetry:
             message=[f"is {status}", "cancelled or failed"],
         )
 
+    @pytest.mark.parametrize("status", ["pausing", "paused"])
+    def test_refuses_a_paused_job_with_the_way_out(self, client: TestClient, status: str) -> None:
+        """Harm: told to wait, one waits for ever: nothing but a resume leads on."""
+        job_id = running_job() if status == "pausing" else add_job()
+        assert post(client, job_id, "pause") == status
+        way_out = f"POST /jobs/{job_id}/resume lets it go on."
+        if status == "pausing":
+            way_out = f"Once it is paused, {way_out}"
+        response = client.post(f"/jobs/{job_id}/retry")
+        message = [f"is {status}", f"can be tried again. {way_out}"]
+        check_error(response, status=409, code="job_not_retryable", param="job_id", message=message)
+
     def test_refuses_a_job_whose_dataset_was_deleted(self, client: TestClient) -> None:
         add_demo()
         job_id = failed_job()

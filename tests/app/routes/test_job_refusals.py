@@ -160,8 +160,16 @@ class TestMisfit:
             status=409,
             code="dataset_not_ready",
             param="dataset",
-            message=[dataset_id, "still pending", "Poll"],
+            message=[dataset_id, "still pending: no worker has taken it yet", "all are busy or none runs", "Poll"],
         )
+
+    def test_dataset_that_is_being_checked(self, client: TestClient) -> None:
+        add_demo()
+        dataset_id = add_dataset()
+        claimed()
+        response = client.post("/jobs", json=job_body(dataset=dataset_id))
+        message = ["still pending: it is being checked. Poll"]
+        check_error(response, status=409, code="dataset_not_ready", param="dataset", message=message)
 
     def test_pending_teacher(self, client: TestClient) -> None:
         add_demo()

@@ -5,7 +5,7 @@ from app.db.session import read_session
 from app.repositories import events
 from tests.app.routes.helpers import add_demo, check_error, failed_job, job_body, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import add_job, read_job
+from tests.fixtures.factories import add_job, add_teacher, claimed, read_job, ready_teacher
 from tests.fixtures.servers import free_port
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -134,6 +134,28 @@ class TestDeleteJob:
             message=["is running", f"POST /jobs/{job_id}/cancel"],
         )
         assert client.get(f"/jobs/{job_id}").status_code == 200
+
+    def test_refuses_a_job_whose_student_is_still_to_become_a_teacher(self, client: TestClient) -> None:
+        """Harm: the teacher was accepted, and the only copy of its files is gone."""
+        job_id = succeeded_job()
+        teacher_id = add_teacher(source={"type": "job", "job": job_id})
+        claim = claimed()
+        check_error(
+            client.delete(f"/jobs/{job_id}"),
+            status=409,
+            code="job_in_use",
+            param="job_id",
+            message=[job_id, f"used by {teacher_id}, still pending", "Wait until they are ready", "DELETE /teachers/"],
+        )
+        assert client.get(f"/jobs/{job_id}").status_code == 200
+        ready_teacher(claim)
+        assert client.delete(f"/jobs/{job_id}").status_code == 204
+
+    def test_goes_on_once_that_teacher_is_deleted(self, client: TestClient) -> None:
+        job_id = succeeded_job()
+        teacher_id = add_teacher(source={"type": "job", "job": job_id})
+        paths = (f"/jobs/{job_id}", f"/teachers/{teacher_id}", f"/jobs/{job_id}")
+        assert [client.delete(path).status_code for path in paths] == [409, 204, 204]
 
     def test_names_an_id_that_is_not_there(self, client: TestClient) -> None:
         response = client.delete("/jobs/job_unknown")

@@ -178,6 +178,14 @@ class TestDeleteTeacher:
         job_id = add_job(teacher_id=teacher_id)
         response = client.delete(f"/teachers/{teacher_id}")
         check_error(response, status=409, code="teacher_in_use", param="teacher_id", message=[teacher_id, job_id])
+        assert "more" not in response.json()["error"]["message"]
+
+    def test_says_that_there_are_more_jobs_than_it_names(self, client: TestClient) -> None:
+        """Harm: whoever cancels the five that were named is refused again."""
+        teacher_id = add_teacher()
+        users = [add_job(teacher_id=teacher_id) for _ in range(6)]
+        message = client.delete(f"/teachers/{teacher_id}").json()["error"]["message"]
+        assert f"used by {', '.join(users[:5])} and more, not finished" in message
 
 
 def test_no_folder_is_allowed_by_default(home: Path) -> None:  # noqa: ARG001

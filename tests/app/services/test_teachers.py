@@ -1,15 +1,24 @@
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+
 import pytest
 
+from app.db.session import read_session, write_session
+from app.errors import Conflict, JobNotFound
+from app.repositories import jobs
+from app.repositories import teachers as teacher_rows
+from app.services import jobs as job_service
 from app.services import teachers
 from app.settings import get_settings
+from tests.app.routes.helpers import succeeded_job
 from tests.app.test_queue import take_messages
-from tests.fixtures.factories import read_teacher
-
-pytestmark = pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+from tests.fixtures.factories import read_job, read_teacher
+from tests.fixtures.racing import race
 
 SOURCE = {"type": "hub", "repo": "org/name", "revision": "main"}
 
 
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestRegister:
     def test_takes_an_id_of_the_caller_s_choice(self) -> None:
         teachers.register(get_settings(), source=SOURCE, teacher_id="tch_demo", name="demo")
@@ -20,3 +29,47 @@ class TestRegister:
             teacher = teachers.register(get_settings(), source=SOURCE, teacher_id="tch_demo", name=name)
         assert teacher.name == "first"
         assert len(take_messages()) == 1
+
+
+@pytest.mark.usefixtures("filesystem_broker")
+class TestRegisterAndTheDeletionOfTheJob:
+    """Harm: a teacher that was accepted, and no file of it is left anywhere."""
+
+    @pytest.mark.usefixtures("database")
+    def test_do_not_cross(self) -> None:
+        for job_id in [succeeded_job() for _ in range(5)]:
+            registered, deleted = race(2, partial(_register_or_delete, job_id))
+            assert registered is not deleted
+
+    @pytest.mark.usefixtures("postgres_database")  # on SQLite one transaction writes at a time
+    def test_one_waits_for_the_other(self) -> None:
+        job_id = succeeded_job()
+        with ThreadPoolExecutor(1) as pool:
+            with write_session() as session:
+                jobs.delete_terminal(session, job_id)
+                registered = pool.submit(_register_or_delete, job_id, 0)
+                assert not wait([registered], timeout=0.5).done
+            assert registered.result() is False
+        with read_session() as session:
+            assert teacher_rows.list_page(session).rows == []
+        job_id = succeeded_job()
+        with ThreadPoolExecutor(1) as pool:
+            with write_session() as session:
+                jobs.lock(session, job_id)
+                teacher_rows.create(session, teacher_id="tch_new", name=None, source={"type": "job", "job": job_id})
+                deleted = pool.submit(_register_or_delete, job_id, 1)
+                assert not wait([deleted], timeout=0.5).done
+            assert deleted.result() is False
+        assert read_job(job_id).status == "succeeded"
+
+
+def _register_or_delete(job_id: str, number: int) -> bool:
+    """Whether it was not refused."""
+    try:
+        if number == 1:
+            job_service.delete(get_settings(), job_id)
+        else:
+            teachers.register(get_settings(), source={"type": "job", "job": job_id})
+    except (Conflict, JobNotFound):
+        return False
+    return True
