@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from worker.distill.rows import parts_by_logits
+
 _CALIBRATION_BINS = 15
-# What is computed of them takes several times their memory, which is much where there are many classes.
-_LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def measure_latency(
 def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows,) of each row's label and of its likeliest class, in float64."""
     of_label, of_choice = np.empty(len(labels)), np.empty(len(labels))
-    rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
-    for start in range(0, len(labels), rows):
-        part = slice(start, start + rows)
+    for part in parts_by_logits(*logits.shape):
         shifted = logits[part].astype(np.float64) - logits[part].max(1, keepdims=True)
         log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         of_label[part] = log_probabilities[np.arange(len(shifted)), labels[part]]

@@ -22,7 +22,7 @@ from worker.distill.objectives import Answers, Objective
 from worker.distill.predict import predict_logits
 from worker.distill.progress import Progress, forward_work
 from worker.distill.projection import Projection
-from worker.distill.rows import Predictions, SyntheticRows
+from worker.distill.rows import Predictions, SyntheticRows, parts_by_logits
 from worker.distill.splicing import Splices
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.strategies.base import StrategyContext
@@ -30,7 +30,6 @@ from worker.distill.synthesis import Points, Synthesizer
 from worker.distill.vectors import write_pooled_vectors
 
 _VECTORS_FILE = "vectors.npy"
-_LOGITS_AT_ONCE = 2**24
 
 
 @dataclass
@@ -153,11 +152,9 @@ class Guidance:
                 student, synthetic, self.split, self.vectors, self.compute.device, after_batch=answered
             )
             labels = self.split.labels[synthetic.anchors]
-            # A loss makes several arrays of the size of the logits, which are large where there are many classes.
-            rows = max(1, _LOGITS_AT_ONCE // self.classes)
             losses = [
                 _losses(objective, said.logits[part], synthetic.teacher_logits[part], labels[part], have_labels=False)
-                for part in (slice(start, start + rows) for start in range(0, max(len(labels), 1), rows))
+                for part in parts_by_logits(len(labels), self.classes)
             ]
             return np.concatenate(losses)
 

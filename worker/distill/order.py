@@ -1,6 +1,6 @@
 """In which order rows are taken, and which of them make a batch: drawn again from the seed wherever a run goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -40,9 +40,12 @@ def arrange(rows: np.ndarray, lengths: np.ndarray, batch_size: int, generator: n
     return [rows[batches[i]] for i in generator.permutation(len(batches))]
 
 
-def in_length_order(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Positions of `lengths` (rows,), longest first, for passes without a gradient: the first batch shows the peak
-    memory."""
+def in_length_order(lengths: np.ndarray, batch_rows: Callable[[int], int]) -> Iterator[np.ndarray]:
+    """Positions of `lengths` (rows,) in batches for passes without a gradient, longest first: the first batch shows the
+    peak memory. `batch_rows` says how many rows a batch has whose longest one has so many tokens."""
     order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        rows = batch_rows(int(lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

@@ -8,6 +8,7 @@ import torch
 from worker.distill.batches import Batch, collate
 from worker.distill.data import Split
 from worker.distill.network import Network, Outputs
+from worker.distill.order import in_length_order
 from worker.distill.packed.layout import grid_length
 from worker.distill.rows import Predictions
 
@@ -65,7 +66,8 @@ def predict_batches(
     positions."""
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
-    for which, answer in _ask(network, _batches(lengths, device), make, keeps_features):
+    batches = in_length_order(lengths, lambda longest: _batch_rows(longest, device))
+    for which, answer in _ask(network, batches, make, keeps_features):
         if logits is None:
             logits = np.empty((len(lengths), answer.logits.shape[1]), np.float32)
             if answer.features is not None:
@@ -78,18 +80,12 @@ def predict_batches(
     return Predictions(logits, features)
 
 
-def _batches(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
-    """Positions of `lengths` (rows,) for passes without a gradient, in batches that suit `device`; longest first, so
-    that the first batch shows the peak memory."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = _PROCESSOR_BATCH_ROWS
-        if device.type == "cuda":
-            longest = grid_length(int(lengths[order[start]]), device.type)
-            rows = max(1, min(_GPU_BATCH_TOKENS // longest, _GPU_BATCH_PAIRS_OF_TOKENS // longest**2))
-        yield order[start : start + rows]
-        start += rows
+def _batch_rows(longest: int, device: torch.device) -> int:
+    """How many rows a batch has that suits `device`, where the longest of them has so many tokens."""
+    if device.type != "cuda":
+        return _PROCESSOR_BATCH_ROWS
+    length = grid_length(longest, device.type)
+    return max(1, min(_GPU_BATCH_TOKENS // length, _GPU_BATCH_PAIRS_OF_TOKENS // length**2))
 
 
 def _ask(

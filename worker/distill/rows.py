@@ -1,8 +1,12 @@
 """What is known of rows beside their text: what a model says to them, and how those were made that no text has."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+
+# What is computed of logits takes several times their memory, which is much where there are many classes.
+_LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,10 @@ class SyntheticRows:
 def weighted_means(vectors: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(points, width) of `vectors` (rows, width) the mean over each point's `rows`, by its `weights` (points, k)."""
     return np.einsum("pk,pkd->pd", weights, vectors[rows])
+
+
+def parts_by_logits(rows: int, classes: int) -> Iterator[slice]:
+    """So many rows in parts, at least one, for what is computed of their logits (rows, classes)."""
+    at_once = max(1, _LOGITS_AT_ONCE // classes)
+    for start in range(0, max(rows, 1), at_once):
+        yield slice(start, start + at_once)

@@ -13,6 +13,7 @@ from worker.distill.config import CheckpointConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.errors import Stopped
 from worker.distill.events import EventLog
+from worker.distill.run_folder import CHECKPOINTS
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.train import ArmResult
 
@@ -133,7 +134,7 @@ class RunCheckpoints:
         with self._watch.on("checkpoints"):
             folder = save_checkpoint(self._folder, checkpoint, keep=self._config.keep)
         self._last_saved = time.monotonic()
-        facts = {"path": f"checkpoints/{folder.name}", "seconds": self._last_saved - began, **facts}
+        facts = {"path": f"{CHECKPOINTS}/{folder.name}", "seconds": self._last_saved - began, **facts}
         self._events.emit("checkpoint", step=checkpoint.number, **facts)
 
 

@@ -50,7 +50,7 @@ class TestQuality:
         logits = generator.normal(size=(50, 7)).astype(np.float32)
         labels = generator.integers(7, size=50)
         whole = measure_quality(logits, labels)
-        monkeypatch.setattr("worker.distill.evaluate._LOGITS_AT_ONCE", 40)
+        monkeypatch.setattr("worker.distill.rows._LOGITS_AT_ONCE", 40)
         assert measure_quality(logits, labels) == whole
         most = []
         exp = np.exp

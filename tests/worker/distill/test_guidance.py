@@ -115,7 +115,7 @@ class TestBegin:
         """Harm: with thousands of classes their losses take all memory at once, or, in parts, are other rows'."""
         plans = []
         for logits in (2**24, 20):
-            monkeypatch.setattr("worker.distill.guidance._LOGITS_AT_ONCE", logits)
+            monkeypatch.setattr("worker.distill.rows._LOGITS_AT_ONCE", logits)
             guidance, recipe = bench.make(), recipe_of("sage")
             guidance.begin(bench.table, bench.folder, shifts=False)
             plans.append(bench.plans(guidance, recipe))
