@@ -233,6 +233,15 @@ class TestBind:
                     names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
                     assert [accepted.getsockopt(socket.IPPROTO_TCP, name) for name in names] == [60, 15, 4, 60_000]
 
+    def test_sends_a_body_without_waiting_for_word_of_its_head(self) -> None:
+        """Harm: each answer on a connection that stays open takes 44 ms instead of one."""
+        with bind("127.0.0.1", 0) as listener:
+            listener.listen()
+            with socket.create_connection(listener.getsockname()):
+                accepted, _ = listener.accept()
+                with accepted:
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
 
 class TestUvicornConfig:
     def test_follows_the_settings(self, change_settings: ChangeSettings) -> None:
