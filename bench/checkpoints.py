@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.schemas.jobs import JobCreate
+from app.schemas.job_bodies import JobCreate
 from app.seeds import HOW_TO_GET_THE_TEACHER, demo_dataset_files, demo_teacher_folder
 from app.settings import Settings
 from bench import engine

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from app.schemas.jobs import JobCreate
+from app.schemas.job_bodies import JobCreate
 from app.schemas.methods.combinations import has_objective, is_whole, weight_of, why_not
 from app.schemas.methods.registry import METHODS as OFFERED
 from worker.distill import families as taught

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.domain import older_jobs
 from app.schemas.base import RequestModel
-from app.schemas.jobs import JobCreate, StudentConfig
+from app.schemas.job_bodies import JobCreate, StudentConfig
 from app.schemas.methods.sage import Sage
 from app.schemas.teachers import TeacherCreate
 from app.settings import Settings

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.schemas.base import RequestModel
-from app.schemas.jobs import JobCreate
+from app.schemas.job_bodies import JobCreate
 from app.schemas.teachers import TeacherCreate
 from app.settings import get_settings
 from tests.deployment.files import posted

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Body, status
 from app.dependencies import JobId, SettingsDep
 from app.routes.jobs import read_job
 from app.schemas.errors import error_responses
-from app.schemas.jobs import JobRead, JobRetry
+from app.schemas.job_bodies import JobRetry
+from app.schemas.jobs import JobRead
 from app.services import job_control
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])

@@ -10,7 +10,8 @@ from app.dependencies import IdempotencyKey, JobId, RequestId, SettingsDep
 from app.domain.jobs import TERMINAL, JobStatus
 from app.repositories.jobs import JobRow
 from app.schemas.errors import error_responses
-from app.schemas.jobs import JOB_EXAMPLE, KD_EXAMPLE, JobCreate, JobError, JobLinks, JobPage, JobRead, JobsQuery
+from app.schemas.job_bodies import JOB_EXAMPLE, KD_EXAMPLE, JobCreate
+from app.schemas.jobs import JobError, JobLinks, JobPage, JobRead, JobsQuery
 from app.services import jobs
 from app.services.job_reader import JobReader
 

@@ -6,7 +6,7 @@ And what a release before took: a request that is sent again is answered before 
 from app.db.models import Dataset, Teacher
 from app.domain.imports import ImportStatus
 from app.errors import Conflict, InvalidRequest
-from app.schemas.jobs import JobCreate
+from app.schemas.job_bodies import JobCreate
 from app.schemas.methods.combinations import wastes_new_rows, weight_of
 from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.registry import Method

@@ -25,7 +25,7 @@ from app.errors import (
 from app.queue import wake
 from app.repositories import datasets, idempotency, jobs, teachers
 from app.repositories.pages import Page
-from app.schemas.jobs import JobCreate, is_metadata_key
+from app.schemas.job_bodies import JobCreate, is_metadata_key
 from app.services.job_checks import check_fit, check_ready
 from app.settings import Settings
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import worker.distill
 from app.db.models import Dataset, Job, Teacher
-from app.schemas.jobs import JobCreate
+from app.schemas.job_bodies import JobCreate
 from app.settings import Settings
 from tests.chaos.plan import CLASSIFIER, ENCODER, Spec
 from tests.e2e import tiny

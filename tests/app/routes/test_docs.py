@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.db.session import write_session
 from app.main import create_app
 from app.repositories import datasets, jobs, teachers
-from app.schemas.jobs import JOB_EXAMPLE, KD_EXAMPLE
+from app.schemas.job_bodies import JOB_EXAMPLE, KD_EXAMPLE
 from app.settings import get_settings
 from tests.app.routes.helpers import add_demo, failed_job, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.schemas.jobs import JobCreate, is_metadata_key
+from app.schemas.job_bodies import JobCreate, is_metadata_key
 from app.schemas.methods.base import MethodParameters
 from app.schemas.methods.oversample import Oversample
 from app.schemas.methods.random_anchors import RandomAnchors
