@@ -4,8 +4,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scipy.stats import t as student_t
+
+# What is paired: a round, or a dataset and a round.
+Pair = TypeVar("Pair", int, tuple[str, int])
 
 # What a verdict asks for: two differences may be next to equal by chance, and their interval is then next to nothing.
 SEEDS_AT_LEAST = 3
@@ -39,7 +43,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(student_t.ppf(0.975, len(values) - 1)) * error
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+def paired_difference(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> Difference | None:
     """ours less theirs, paired by round (the same seed and order), with Student's t at 95 %."""
     differences = [ours[number] - theirs[number] for number in sorted(ours.keys() & theirs.keys())]
     if not differences:

@@ -66,9 +66,15 @@ def cells(*texts: str) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def processor() -> str:
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name, with family and model where it tells them: on virtual machines quite different ones have one name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    # Those of the last core: on one machine all are alike.
+    told = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+    if "model name" not in told:
+        return platform.machine()
+    numbers = [f"{name.removeprefix('cpu ')} {told[name]}" for name in ("cpu family", "model") if name in told]
+    return told["model name"] + (f" ({', '.join(numbers)})" if numbers else "")

@@ -20,10 +20,11 @@ def introduction(pair: str, rows: str, seeds: int, precision: str, machine: str)
     return (
         f"{pair}; the teacher is tuned once for the dataset, on all its rows, and the student learns from {rows}. "
         f"Every recipe presents the same number of rows to the student, {EPOCHS:g} epochs of them, with the job spec's "
-        f"defaults (`sage` with {made_by(Sage())}): nothing was tuned for any. Validation after each round "
-        "chooses the student; the test split is read once, at the end. Means over the seeds with a 95 % interval "
-        f"(Student's t), and the difference to plain distillation, paired by seed, in points. Up to {seeds} seeds, "
-        f"computed in {precision} on {machine}."
+        f"defaults (`sage` with {made_by(Sage())}): those of `sage` and of `opdf` were chosen on validation rows of "
+        "these datasets, the others' were not tuned. Validation after each round chooses the student; the test split "
+        "is read once, at the end. Means over the seeds, and in brackets the difference to plain distillation, paired "
+        f"by seed, in points; from {SEEDS_AT_LEAST} seeds on with a 95 % interval (Student's t). {seeds} seeds "
+        f"where no other number is told, computed in {precision} on {machine}."
     )
 
 
@@ -35,21 +36,23 @@ def report(found: Cells, head: str) -> list[str]:
 def _quality(found: Cells) -> list[str]:
     names = list(found)
     teachers = {name: next(iter(next(iter(found[name].values())).values())).teacher_accuracy for name in names}
-    head = cells("accuracy", *(f"{name} (teacher {100 * teachers[name]:.2f} %)" for name in names))
-    lines = [head, "|---" + "|---:" * len(names) + "|"]
-    for recipe in _recipes(found):
-        lines.append(cells(recipe.name, *(_accuracy(found[name], recipe) for name in names)))
-    lines += ["", cells("agreement with the teacher", *names), "|---" + "|---:" * len(names) + "|"]
-    for recipe in _recipes(found):
-        lines.append(cells(recipe.name, *(_agreement(found[name], recipe) for name in names)))
-    return lines
+    most = max(len(seeds) for measured in found.values() for seeds in measured.values())
+    lines = []
+    for head, of in (
+        (cells("accuracy", *(f"{name} (teacher {100 * teachers[name]:.2f} %)" for name in names)), _accuracy),
+        (cells("agreement with the teacher", *names), _agreement),
+    ):
+        lines += ["", head, "|---" + "|---:" * len(names) + "|"]
+        for recipe in _recipes(found):
+            lines.append(cells(recipe.name, *(_figure(found[name], recipe, of, most) for name in names)))
+    return lines[1:]
 
 
 def _cost(found: Cells) -> list[str]:
     lines = [
         "The job's time, its teacher's pass left out, and its memory at the most, over those of plain distillation on "
-        "the same dataset: of each the least over the seeds, since what else a machine does only adds; the median over "
-        "datasets.",
+        "the same dataset: of each the least over the seeds that both have, since what else a machine does only adds; "
+        "the median over datasets.",
         "",
         cells("", "time", "memory"),
         "|---|---:|---:|",
@@ -66,7 +69,7 @@ def _verdict(found: Cells) -> list[str]:
     sides: dict[str, list[str]] = {"above": [], "below": []}
     for recipe in _recipes(found):
         for name, measured in found.items():
-            gain = _gain(measured, recipe)
+            gain = _gain(measured, recipe, _accuracy)
             if gain is not None and gain.pairs >= SEEDS_AT_LEAST and abs(gain.mean) > gain.half_width:
                 sides["above" if gain.mean > 0 else "below"].append(f"{recipe.name} on {name}")
     return [
@@ -76,32 +79,44 @@ def _verdict(found: Cells) -> list[str]:
     ]
 
 
-def _accuracy(measured: Mapping[Recipe, Mapping[int, Outcome]], recipe: Recipe) -> str:
+BySeed = Mapping[Recipe, Mapping[int, Outcome]]
+
+
+def _figure(measured: BySeed, recipe: Recipe, of: Callable[[Outcome], float], most: int) -> str:
+    """The recipe's mean, how it differs from plain distillation, and of how many seeds where they are not `most`."""
     if recipe not in measured:
         return ""
-    mean, half_width = mean_interval([outcome.accuracy for outcome in measured[recipe].values()])
-    spread = f" ± {100 * half_width:.2f}" if math.isfinite(half_width) else ""
-    return f"{100 * mean:.2f}{spread} %{_points(_gain(measured, recipe)) if recipe != PLAIN else ''}"
+    own = measured[recipe]
+    mean, half_width = mean_interval([of(outcome) for outcome in own.values()])
+    beside = [text for text in (_points(_gain(measured, recipe, of)), _fewer(len(own), most)) if text]
+    return f"{100 * mean:.2f}{_spread(half_width, len(own))} %" + (f" ({'; '.join(beside)})" if beside else "")
 
 
-def _agreement(measured: Mapping[Recipe, Mapping[int, Outcome]], recipe: Recipe) -> str:
-    if recipe not in measured:
-        return ""
-    return f"{100 * statistics.fmean(outcome.agreement for outcome in measured[recipe].values()):.2f} %"
-
-
-def _gain(measured: Mapping[Recipe, Mapping[int, Outcome]], recipe: Recipe) -> Difference | None:
+def _gain(measured: BySeed, recipe: Recipe, of: Callable[[Outcome], float]) -> Difference | None:
     if recipe == PLAIN or recipe not in measured or PLAIN not in measured:
         return None
-    ours, plain = ({seed: outcome.accuracy for seed, outcome in measured[which].items()} for which in (recipe, PLAIN))
+    ours, plain = ({seed: of(outcome) for seed, outcome in measured[which].items()} for which in (recipe, PLAIN))
     return paired_difference(ours, plain)
 
 
 def _points(gain: Difference | None) -> str:
-    if gain is None:
-        return ""
-    spread = f" ± {100 * gain.half_width:.2f}" if math.isfinite(gain.half_width) else ""
-    return f" ({100 * gain.mean:+.2f}{spread})"
+    return "" if gain is None else f"{100 * gain.mean:+.2f}{_spread(gain.half_width, gain.pairs)}"
+
+
+def _spread(half_width: float, seeds: int) -> str:
+    return f" ± {100 * half_width:.2f}" if seeds >= SEEDS_AT_LEAST else ""
+
+
+def _fewer(seeds: int, most: int) -> str:
+    return "" if seeds == most else f"{seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _accuracy(outcome: Outcome) -> float:
+    return outcome.accuracy
+
+
+def _agreement(outcome: Outcome) -> float:
+    return outcome.agreement
 
 
 def _is_timed(found: Cells) -> bool:
@@ -119,9 +134,10 @@ def _recipes(found: Cells) -> list[Recipe]:
 
 
 def _over_plain(found: Cells, recipe: Recipe, cost: Callable[[Outcome], float]) -> float:
-    ratios = [
-        min(map(cost, measured[recipe].values())) / min(map(cost, measured[PLAIN].values()))
-        for measured in found.values()
-        if recipe in measured and PLAIN in measured
-    ]
+    ratios = []
+    for measured in found.values():
+        own, plain = measured.get(recipe, {}), measured.get(PLAIN, {})
+        # The least of more seeds is less.
+        if both := own.keys() & plain.keys():
+            ratios.append(min(cost(own[seed]) for seed in both) / min(cost(plain[seed]) for seed in both))
     return statistics.median(ratios) if ratios else math.nan

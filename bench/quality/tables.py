@@ -173,6 +173,8 @@ def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
             beside = "both controls" if len(controls) > 1 else TITLES[controls[0]]
             line += f"; above {beside} on {_names(control, tables)}"
         lines.append(f"{line}.")
+    for rows in dict.fromkeys(size for _, size, _ in found):
+        lines += _together(rows, {dataset: measured for dataset, size, measured in found if size == rows})
     reached = []
     for dataset, rows, measured in found:
         less = difference(measured, SAGE_ON_LESS, KD, _accuracy)
@@ -185,6 +187,35 @@ def _verdicts(found: list[tuple[str, int | None, Cells]]) -> list[str]:
         f"{len(found)}: {', '.join(reached) or 'none'}."
     )
     return lines
+
+
+def _together(rows: int | None, tables: Mapping[str, Cells]) -> list[str]:
+    """SAGE less plain KD and its controls over all datasets of one size, where there are several."""
+    if len(tables) == 1:
+        return []
+    parts = []
+    for other in (KD, *CONTROLS):
+        accuracy, agreement = (over_all(tables, SAGE, other, value) for value in (_accuracy, _agreement))
+        if accuracy is not None and agreement is not None:
+            parts.append(
+                f"less {TITLES[other]} accuracy {_points(accuracy)}, agreement {_points(agreement)} "
+                f"({accuracy.pairs} pairs)"
+            )
+    return [
+        f"- {size_name(rows)}, the {len(tables)} datasets together: SAGE {'; '.join(parts)}. The pairs of a dataset "
+        "share its teacher and its test rows, so these intervals are of these datasets and say nothing of another one."
+    ]
+
+
+def over_all(tables: Mapping[str, Cells], arm: str, other: str, value: Value) -> Difference | None:
+    """`arm` less `other`, paired by dataset and seed; None where a dataset lacks one of them."""
+    if not all({arm, other} <= {*_arms(measured)} for measured in tables.values()):
+        return None
+    ours, theirs = (
+        {(name, seed): value(cell[which]) for name, measured in tables.items() for seed, cell in measured.items()}
+        for which in (arm, other)
+    )
+    return paired_difference(ours, theirs)
 
 
 def _beside_the_paper(found: list[tuple[str, int | None, Cells]]) -> list[str]:

@@ -21,7 +21,8 @@ def report(pairs: list[Pair], precision: str) -> list[str]:
         "job left them and makes no pass of its own. Each a process of its own; a job is the time from launch to exit. "
         "*Selection* is what the training waits for: scoring, pooling the rows and waiting for their projection, "
         "neighbours and draw. The projection itself is fitted beside the teacher's pass and the warm-up, on one thread "
-        "of low priority; what it takes from them is in SAGE's time. "
+        "of low priority: what it takes from the warm-up is in SAGE's training, what it takes from the teacher's pass "
+        "is left out of the last ratio with that pass. "
         f"Computed in {precision} on {first.machine['processor']}, {first.machine['cores']} cores; begun {times} UTC, "
         f"load average before {loads}.",
         "",

@@ -49,10 +49,11 @@ def introduction(pair: Pair, hyper: Hyperparameters, precision: str, device: str
         "epoch is tested. A job is the time from launch to exit: loading, the teacher, training, the test and the "
         "student's folder. *As documented* is what each peer's own examples do, in fp32; *best* adds what its user can "
         f"add: {around}padding per batch, rows of like length together, {attention}the "
-        "fused AdamW, and for TextBrewer cached teacher outputs. Systems alternate within a round, with the round's "
-        "number as seed; times are medians over the rounds, ratios medians of the ratios within a round that was "
-        f"measured in one go (no pause of more than {PAUSE_SECONDS / 60:.0f} minutes), differences of accuracy paired "
-        "by round with a 95 % interval (Student's t).",
+        "fused AdamW, and a teacher that answers the training rows once instead of in every step. A step is the mean "
+        "from one optimiser step to the next; as documented the teacher's answer is part of it. Systems alternate "
+        "within a round, with the round's number as seed; times are medians over the rounds, ratios medians of the "
+        f"ratios within a round that was measured in one go (no pause of more than {PAUSE_SECONDS / 60:.0f} minutes), "
+        "differences of accuracy paired by round with a 95 % interval (Student's t).",
     ]
 
 
@@ -66,7 +67,7 @@ def dataset_part(comparison: Comparison, measured: Measured) -> list[str]:
         f"{rows} rows{note}, {dataset.labels} labels, at most {dataset.max_length} tokens; {comparison.steps} steps. "
         + provenance(measured),
         "",
-        "| | rounds | job | start | load | teacher | training | test | step, median | test accuracy | memory | "
+        "| | rounds | job | start | load | teacher | training | test | step | test accuracy | memory | "
         "Stillhouse takes | Stillhouse less it, points |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(system_row(system, measured) for system in SYSTEMS if measured.get(system.id)),
@@ -105,7 +106,9 @@ def of_another_time(measured: Measured) -> str | None:
         both = measured.get(system.id, {}).keys() & measured.get(STILLHOUSE.id, {}).keys()
         if rounds := [str(number) for number in sorted(both) if system.id not in beside_ours(measured, number)]:
             apart.append(f"{_title(system)} (round{'s' if len(rounds) > 1 else ''} {listed(rounds)})")
-    return f"Of another time than Stillhouse's, and so in no ratio: {'; '.join(apart)}." if apart else None
+    if not apart:
+        return None
+    return f"In no ratio, since they ran at another time than Stillhouse's job of that round: {'; '.join(apart)}."
 
 
 def provenance(measured: Measured) -> str:
@@ -115,14 +118,14 @@ def provenance(measured: Measured) -> str:
     before = [cell.load_before for cell in all_cells]
     after = [cell.load_after for cell in all_cells]
     machine = all_cells[0].machine
+    crowded = f", more than its {machine['cores']} threads: it was not alone" if max(after) > machine["cores"] else ""
     packages = all_cells[0].packages
     gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
     return (
         f"Measured from {days[0]} to {days[-1]} UTC on {gpu}{machine['processor']}, {machine['cores']} cores; Python "
         f"{machine['python']}, torch {packages.get('torch', '?')}, transformers {packages.get('transformers', '?')}; "
         f"load average before a job {statistics.median(before):.1f} in the median and {max(before):.1f} at most, after "
-        f"it {statistics.median(after):.1f} and {max(after):.1f} (more than its {machine['cores']} threads: it was "
-        "not alone)."
+        f"it {statistics.median(after):.1f} and {max(after):.1f}{crowded}."
     )
 
 
@@ -143,7 +146,7 @@ def system_row(system: System, measured: Measured) -> str:
         f"{_middle(own, teacher_seconds):.1f} s",
         f"{_middle(own, student_seconds):.1f} s",
         f"{_middle(own, lambda cell: cell.phases['evaluation']):.1f} s",
-        _milliseconds(_middle(own, lambda cell: cell.step_seconds_median)),
+        _milliseconds(_middle(own, lambda cell: cell.step_seconds_mean)),
         f"{100 * _middle(own, _accuracy):.2f} %",
         f"{_middle(own, lambda cell: cell.peak_rss_bytes) / 1e9:.2f} GB",
         *compared,
@@ -162,9 +165,13 @@ def verdict(settings: str, measured: Measured) -> str | None:
     ratio = job_ratio(fastest, measured)
     taken = "of another time" if ratio is None else f"of whose time Stillhouse takes {_ratio(ratio)}"
     difference = paired_difference(_values(ours, _accuracy), _values(measured[best.id], _accuracy))
+    differs = f"to which Stillhouse differs by {_points(difference)} points"
+    if len(peers) == 1:
+        # One alone is neither the fastest nor the most accurate of anything.
+        return f"{peers_are}: only {TITLES[best.name]} was measured, {taken}, and {differs}."
     return (
-        f"{peers_are}: the fastest is {TITLES[fastest.name]}, {taken}; the most accurate {TITLES[best.name]}, to which "
-        f"Stillhouse differs by {_points(difference)} points."
+        f"{peers_are}: the fastest is {TITLES[fastest.name]}, {taken}; the most accurate {TITLES[best.name]}, "
+        f"{differs}."
     )
 
 

@@ -18,12 +18,12 @@ SECONDS = {1: 22.0, 2: 900.0, 3: 20.0}
 KD, TAID, SAGE = Recipe(("kd",)), Recipe(("taid",)), Recipe(("sage",))
 
 
-def outcome(accuracy: float, seconds: float = 10.0) -> Outcome:
+def outcome(accuracy: float, seconds: float = 10.0, agreement: float = 0.9) -> Outcome:
     return Outcome(
         accuracy=accuracy,
         loss=0.3,
         calibration_error=0.1,
-        agreement=0.9,
+        agreement=agreement,
         teacher_accuracy=0.95,
         seconds=seconds,
         peak_bytes=1_000_000,
@@ -52,7 +52,7 @@ class TestReport:
                 KD: {seed: outcome(0.80 + seed / 100) for seed in (1, 2, 3)},
                 # The second of its jobs had company, which only adds to its time.
                 TAID: {seed: outcome(0.81 + seed / 100 + seed / 1_000, SECONDS[seed]) for seed in (1, 2, 3)},
-                SAGE: {1: outcome(0.9, 15.0)},
+                SAGE: {1: outcome(0.9, 15.0, agreement=0.93)},
             }
         }
         text = "\n".join(report(found, "Head."))
@@ -60,8 +60,22 @@ class TestReport:
         assert "above plain distillation, the interval of three seeds or more leaving zero out: taid on a." in text
         assert "| taid | 2.00 | 1.00 |" in text
         # One seed has no interval, and shows nothing.
-        assert "| sage | 90.00 % (+9.00) |" in text
+        assert "| sage | 90.00 % (+9.00; 1 seed) |" in text
+        assert "| sage | 93.00 % (+3.00; 1 seed) |" in text
         assert "below plain distillation, the interval of three seeds or more leaving zero out: none." in text
+
+    def test_two_seeds_have_no_interval(self) -> None:
+        """Harm: two seeds that happen to agree look like the surest figure of the table."""
+        both = {KD: {1: outcome(0.80), 2: outcome(0.82)}, TAID: {1: outcome(0.79), 2: outcome(0.81)}}
+        text = "\n".join(report({"a": both}, "Head."))
+        assert "| taid | 80.00 % (-1.00) |" in text
+        assert "below plain distillation, the interval of three seeds or more leaving zero out: none." in text
+
+    def test_times_are_compared_over_the_seeds_that_both_have(self) -> None:
+        """Harm: the least of three seeds over the least of one."""
+        plain = {1: outcome(0.8, 20.0), 2: outcome(0.8, 10.0)}
+        text = "\n".join(report({"a": {KD: plain, SAGE: {1: outcome(0.9, 30.0)}}}, "Head."))
+        assert "| sage | 1.50 | 1.00 |" in text
 
 
 class TestOptions:
@@ -105,7 +119,7 @@ class TestOptions:
         monkeypatch.setattr("sys.argv", ["bench.methods", *given])
         assert program.main() == 0
         assert {plan.seed for plan in asked} == {1}
-        assert "Up to 3 seeds, computed in bf16 on " in page.read_text()
+        assert "3 seeds where no other number is told, computed in bf16 on " in page.read_text()
 
 
 class TestCells:

@@ -66,6 +66,28 @@ class TestVerdicts:
             "0 of 1" in text
         )
 
+    def test_several_datasets_are_told_together_too(self) -> None:
+        """Harm: a figure over all of them that no command makes, or one of datasets that lack half of it."""
+        tables = {
+            name: {
+                seed: {
+                    KD: outcome(0.8, 0.9),
+                    SAGE: outcome(0.8 + gain / 100 + seed / 1_000, 0.93),
+                    "teacher": outcome(1.0),
+                }
+                for seed in (1, 2, 3)
+            }
+            for name, gain in (("a", 0), ("b", 2))
+        }
+        text = "\n".join(report([(name, None, measured) for name, measured in tables.items()], "Intro."))
+        # 0.1, 0.2, 0.3, 2.1, 2.2 and 2.3: a deviation of 1.099 over the root of six, by 2.571.
+        assert (
+            "- all rows, the 2 datasets together: SAGE less plain KD accuracy +1.20 ± 1.15, agreement +3.00 ± 0.00 "
+            "(6 pairs). The pairs" in text
+        )
+        assert "oversampling accuracy" not in text
+        assert "together" not in "\n".join(report([("a", None, tables["a"])], "Intro."))
+
 
 class TestReport:
     def test_of_a_trial_tells_what_came_and_gives_no_verdict(self) -> None:

@@ -33,13 +33,16 @@ class Bench:
         self.prepared = {("a", None): (dataset, setting), ("b", None): (dataset, setting)}
         self.done: list[Plan] = []
         self.together = threading.Barrier(at_once)
+        self.under_way = threading.Semaphore(at_once)
 
     def find(self, plan: Plan, dataset: Dataset, setting: Setting) -> Plan | None:  # noqa: ARG002
         return plan if plan in self.done else None
 
     def measure(self, plan: Plan, dataset: Dataset, setting: Setting) -> Plan:  # noqa: ARG002
-        self.together.wait(10)  # raises where fewer are under way than may be
+        assert self.under_way.acquire(blocking=False), "more are under way than may be"
+        self.together.wait(10)  # raises where fewer are
         self.done.append(plan)
+        self.under_way.release()
         return plan
 
     def run(self, plans: list[Plan], minutes: float | None = None) -> None:

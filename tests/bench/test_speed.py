@@ -91,7 +91,8 @@ class TestJobRatio:
         measured = {"stillhouse": ours, BEST.id: theirs}
         assert job_ratio(BEST, measured) == 0.25
         assert of_another_time(measured) == (
-            "Of another time than Stillhouse's, and so in no ratio: TextBrewer, at its best (rounds 1 and 3)."
+            "In no ratio, since they ran at another time than Stillhouse's job of that round: TextBrewer, at its best "
+            "(rounds 1 and 3)."
         )
 
     def test_long_jobs_between_the_two_are_no_pause(self) -> None:
@@ -109,9 +110,19 @@ class TestJobRatio:
         # The accuracy of the same seed is the same at any time.
         assert system_row(BEST, measured).endswith("| 1.00 GB |  | +0.00 |")
         assert verdict("best", measured) == (
-            "Peers at their best: the fastest is TextBrewer, of another time; the most accurate TextBrewer, to which "
-            "Stillhouse differs by +0.00 points."
+            "Peers at their best: only TextBrewer was measured, of another time, and to which Stillhouse differs by "
+            "+0.00 points."
         )
+
+    def test_the_fastest_and_the_most_accurate_are_of_more_than_one(self) -> None:
+        measured = {
+            "stillhouse": {1: make_cell(seconds=10.0)},
+            "textbrewer-best": {1: make_cell(seconds=20.0, test_accuracy=0.5)},
+            "trainer-best": {1: make_cell(seconds=40.0, test_accuracy=1.0)},
+        }
+        told = verdict("best", measured)
+        assert told is not None
+        assert "the fastest is TextBrewer, of whose time Stillhouse takes 0.50; the most accurate Trainer" in told
 
 
 class Canned(Comparison):
@@ -334,8 +345,8 @@ class TestQuickRun:
             "| Stillhouse | 1 |",
             "| Trainer with a KL loss, as documented | 1 |",
             "| Trainer with a KL loss, at its best | 1 |",
-            "Peers as documented: the fastest is",
-            "Peers at their best: the fastest is",
+            "Peers as documented: only Trainer with a KL loss was measured, of whose time Stillhouse takes",
+            "Peers at their best: only Trainer with a KL loss was measured, of whose time Stillhouse takes",
             "| tiny | fp32 |",
             "<!-- bench-speed: end -->",
         ):

@@ -154,6 +154,32 @@ def load_rows(task: Task, split: str, tokenizer: Any, *, padding: bool | str = F
     return [dict(zip(names, row, strict=True)) | {"labels": label} for row, label in zip(values, labels, strict=True)]
 
 
+@torch.inference_mode()
+def ask_teacher_once(teacher: torch.nn.Module, rows: list[dict[str, Any]], collate: Any) -> None:
+    """Put the teacher's logits into each row; longest rows first, so that a batch is of like length."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
+    # Few enough that what is between the layers stays in the processor's cache.
+    batch_rows = 32 if teacher.device.type == "cpu" else 128
+    for start in range(0, len(order), batch_rows):
+        chosen = order[start : start + batch_rows]
+        batch = collate([rows[index] for index in chosen])
+        batch = {name: value.to(teacher.device) for name, value in batch.items() if name != "labels"}
+        for index, logits in zip(chosen, teacher(**batch).logits, strict=True):
+            rows[index]["teacher_logits"] = logits.tolist()
+
+
+def with_teacher_logits(collate: Any) -> Any:
+    """A collator for rows of which some have the teacher's logits: those are collated beside the rest."""
+
+    def collate_both(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(collate([{name: row[name] for name in row if name != "teacher_logits"} for row in rows]))
+        if "teacher_logits" in rows[0]:
+            batch["teacher_logits"] = torch.tensor([row["teacher_logits"] for row in rows])
+        return batch
+
+    return collate_both
+
+
 def autocast_forward(model: torch.nn.Module) -> None:
     """bf16 for a library that has no setting for it, around the model's forward pass as Accelerate does it."""
     forward = model.forward

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import Stopwatch, Task, accuracy, autocast_forward, begin, finish, load_models, load_rows
+from shared import (
+    Stopwatch,
+    Task,
+    accuracy,
+    ask_teacher_once,
+    autocast_forward,
+    begin,
+    finish,
+    load_models,
+    load_rows,
+    with_teacher_logits,
+)
 from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import DataCollatorWithPadding, default_data_collator, get_linear_schedule_with_warmup
@@ -39,7 +50,7 @@ def main() -> None:
         }
     if task.is_best:
         with watch.phase("teacher pass"):
-            _cache_teacher(teacher, rows["train"], collate)
+            ask_teacher_once(teacher, rows["train"], collate)
         collate = _with_cache(collate)
     sampler = _sampler(task, rows["train"])
     loader = DataLoader(rows["train"], sampler=sampler, batch_size=task.batch_size, collate_fn=collate)
@@ -111,22 +122,12 @@ def _sampler(task: Task, rows: list[dict[str, Any]]) -> Any:
     return LengthGroupedSampler(task.batch_size, lengths=[len(row["input_ids"]) for row in rows])
 
 
-@torch.inference_mode()
-def _cache_teacher(teacher: torch.nn.Module, rows: list[dict[str, Any]], collate: Any) -> None:
-    """Put the teacher's logits into each row; longest rows first, so that a batch is of like length."""
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
-    for start in range(0, len(order), 128):
-        chosen = order[start : start + 128]
-        batch = collate([rows[index] for index in chosen])
-        batch = {name: value.to(teacher.device) for name, value in batch.items() if name != "labels"}
-        for index, logits in zip(chosen, teacher(**batch).logits, strict=True):
-            rows[index]["teacher_logits"] = logits.tolist()
-
-
 def _with_cache(collate: Any) -> Any:
+    collate_both = with_teacher_logits(collate)
+
     def collate_with_cache(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        logits = torch.tensor([row["teacher_logits"] for row in rows])
-        batch = dict(collate([{name: row[name] for name in row if name != "teacher_logits"} for row in rows]))
+        batch = collate_both(rows)
+        logits = batch.pop("teacher_logits")
         return {"student": batch, "teacher": batch, "teacher_cache": {"logits": logits}}
 
     return collate_with_cache

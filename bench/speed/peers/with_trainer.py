@@ -2,7 +2,8 @@
 
 As documented: padding by the default collator with a tokenizer (per batch), fp32, validation and a checkpoint every
 epoch, the best one loaded at the end; the loss asks the teacher in validation too, as in transformers' own guide to
-distillation. Best: bf16, rows of like length together, eager attention, no teacher in validation.
+distillation. Best: bf16, rows of like length together, eager attention, no teacher in validation, and its logits of the
+training rows asked for once and kept as a column of them.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from shared import Stopwatch, Task, begin, finish, load_models, load_rows
+from shared import Stopwatch, Task, ask_teacher_once, begin, finish, load_models, load_rows, with_teacher_logits
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 
@@ -21,11 +22,13 @@ class DistillationTrainer(Trainer):
         self.task = task
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        teacher_logits = inputs.pop("teacher_logits", None)
         outputs = model(**inputs)
         if self.task.is_best and not model.training:
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        with torch.no_grad(), torch.autocast(self.task.device, torch.bfloat16, enabled=self.task.is_bf16):
-            teacher_logits = self.teacher(**inputs).logits.float()
+        if teacher_logits is None:
+            with torch.no_grad():
+                teacher_logits = self.teacher(**inputs).logits
         temperature, alpha = self.task.temperature, self.task.alpha
         divergence = functional.kl_div(
             functional.log_softmax(outputs.logits.float() / temperature, dim=-1),
@@ -50,12 +53,17 @@ def main() -> None:
         tokenizer, teacher, student = load_models(task)
         watch.time_teacher(teacher)
         rows = {split: load_rows(task, split, tokenizer) for split in ("train", "validation", "test")}
+        collate = DataCollatorWithPadding(tokenizer)
+    if task.is_best:
+        with watch.phase("teacher pass"), torch.autocast(task.device, torch.bfloat16, enabled=task.is_bf16):
+            ask_teacher_once(teacher, rows["train"], collate)
+    with watch.phase("load"):
         trainer = DistillationTrainer(
             model=student,
             args=_arguments(task, len(rows["train"])),
             train_dataset=rows["train"],
             eval_dataset=rows["validation"],
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=with_teacher_logits(collate),
             compute_metrics=lambda predicted: {
                 "accuracy": float((predicted.predictions.argmax(-1) == predicted.label_ids).mean())
             },
@@ -74,7 +82,10 @@ def main() -> None:
 
 
 def _arguments(task: Task, rows: int) -> TrainingArguments:
-    best = {"bf16": task.is_bf16, "train_sampling_strategy": "group_by_length"} if task.is_best else {}
+    best: dict[str, Any] = {}
+    if task.is_best:
+        # The column with the teacher's logits is none that the model takes.
+        best = {"bf16": task.is_bf16, "train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
     return TrainingArguments(
         output_dir=str(Path(task.output) / "checkpoints"),
         num_train_epochs=task.epochs,
