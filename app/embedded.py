@@ -10,12 +10,15 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from obstore.exceptions import BaseError
+from sqlalchemy.exc import DatabaseError
 
 from app import seeds
 from app.db.migrate import NewerDatabase, upgrade
@@ -58,10 +61,13 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
         configure_logging(settings, service="api")
         # The lines below say what happens; a demo that polls would fill the terminal with its requests.
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        _migrate(settings)
-        for line in seeds.seed(settings):
+        with _explained(settings, *_database_place(settings)):
+            _migrate(settings)
+        with _explained(settings, *_store_place(settings)):
+            demo = seeds.seed(settings)
+            api = ApiThread(settings, listener)
+        for line in demo:
             say(f"demo      {line}")
-        api = ApiThread(settings, listener)
         worker = WorkerProcess(WORKER_COMMAND, say, shutdown_seconds=settings.shutdown_seconds)
         try:
             api.start()
@@ -69,7 +75,8 @@ def up(*, host: str | None = None, port: int | None = None, say: Say | None = No
             _wait_until_serving(api, stop)
             if not stop.requested:
                 address = _address(listener)
-                lock.publish(address)
+                with _explained(settings, str(settings.home), "STILLHOUSE_HOME"):
+                    lock.publish(address)
                 say(f"api       {address} ({_who_can_reach(listener)})")
                 say(f"swagger   {address}/docs")
                 say("Ready. Ctrl-C stops it.")
@@ -115,6 +122,44 @@ def _migrate(settings: Settings) -> None:
         upgrade(settings)
     except NewerDatabase as newer:
         raise CannotStart(f"Cannot use {settings.database_path}: {newer}") from newer
+
+
+@contextlib.contextmanager
+def _explained(settings: Settings, place: str, variable: str) -> Iterator[None]:
+    """Make a sentence for the terminal of what a full disk refuses, or a database or an object store."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise CannotStart(_explain_database(settings, error)) from error
+    except (OSError, BaseError) as error:
+        # obstore adds the whole of its own state below the first line.
+        said = str(error).partition("\n")[0]
+        raise CannotStart(f"Cannot use {place}: {said}. {_mend_or_name(variable)}") from error
+
+
+def _explain_database(settings: Settings, error: DatabaseError) -> str:
+    path, variable = _database_place(settings)
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        return f"Cannot use {path}: it is no database of SQLite. Move it away, or name another place in {variable}."
+    return f"Cannot use {path}: {error.orig}. {_mend_or_name(variable)}"
+
+
+def _mend_or_name(variable: str) -> str:
+    # What lacks space does not always say so: SQLite can also call it an I/O error.
+    return f"Free some space or mend what else is wrong there, or name another place in {variable}."
+
+
+def _database_place(settings: Settings) -> tuple[str, str]:
+    """The database's file, and the variable that it hangs on."""
+    path = Path(settings.database_path or settings.home)
+    return str(path), "STILLHOUSE_HOME" if path.is_relative_to(settings.home) else "STILLHOUSE_DATABASE_URL"
+
+
+def _store_place(settings: Settings) -> tuple[str, str]:
+    if settings.object_store_url.startswith(f"{settings.home.as_uri()}/"):
+        return str(settings.home), "STILLHOUSE_HOME"
+    # Not the URL itself, which may hold a secret.
+    return "the object store of STILLHOUSE_OBJECT_STORE_URL", "STILLHOUSE_OBJECT_STORE_URL"
 
 
 def _check_worker_packages() -> None:

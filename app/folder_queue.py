@@ -3,6 +3,8 @@
 kombu writes a message into its final file, where a consumer can meet it half-written, and takes messages by
 moving them to the machine's temporary folder, which may be another file system. Here both are one rename inside
 the queue's own folder, so a message is read once and whole, or not at all.
+
+Nothing is synced: a message is a hint, and what a power cut tears is passed over.
 """
 
 import os
@@ -12,13 +14,18 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from kombu.transport import TRANSPORT_ALIASES, filesystem
+from kombu.transport import TRANSPORT_ALIASES, filesystem, virtual
 from kombu.utils.json import dumps, loads
 
 SCHEME = "stillhouse-folder"
 
 
 class Channel(filesystem.Channel):
+    # For fanout kombu keeps which queue hangs on which exchange in a file, and a torn one would stop every sender and
+    # every worker for good. The one queue here is found by its name, so each process may keep that for itself.
+    supports_fanout = False
+    get_table = virtual.Channel.get_table
+
     # kombu itself names the second parameter in two ways.
     def _put(self, queue: str, payload: dict[str, Any], **_options: Any) -> None:  # type: ignore[override]
         folder = Path(self.data_folder_out)
@@ -37,13 +44,17 @@ class Channel(filesystem.Channel):
                 (folder / name).rename(taken)
             except FileNotFoundError:
                 continue  # another consumer was faster
-            text = taken.read_text(encoding="utf-8")
+            text = taken.read_bytes()
             taken.unlink()
-            return loads(text)
+            try:
+                return loads(text)
+            except ValueError:
+                continue
         raise Empty
 
 
 class Transport(filesystem.Transport):
+    implements = filesystem.Transport.implements.extend(exchange_type=frozenset({"direct", "topic"}))
     Channel = Channel
 
 

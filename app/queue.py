@@ -92,7 +92,7 @@ def _send_hints(app: Celery, waiting: int | None) -> None:
         try:
             _send_over(app, connection, waiting)
         except Exception:
-            connection.collapse()
+            connection.collect()  # what is open of it: the next that asks connects anew
             if not was_open:
                 raise
             # It died while nobody used it, with its broker perhaps, which may be back.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 
@@ -23,6 +24,10 @@ HEAD_SECONDS = 60.0
 # listens to. So who says nothing is asked, and who takes nothing in for a minute (the last, in milliseconds) is given
 # up. Not every system has all of these.
 _PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 60_000}
+
+# Those below it are for who has the right to them.
+FIRST_PORT_FOR_ALL = 1024
+LAST_PORT = 65535
 
 
 class CannotStart(Exception):
@@ -119,7 +124,10 @@ class HeadTimeoutProtocol(H11Protocol):
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: connections are refused until the API is there."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:  # no IPv6 here
+        raise CannotStart(_explain(host, port, error)) from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Every connection that it accepts inherits these.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -132,9 +140,23 @@ def bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # a TypeError where it can be no name at all
         listener.close()
-        raise CannotStart(
-            f"Cannot listen on {host} port {port}: {error}. Choose another with: --port {port + 1}"
-        ) from error
+        raise CannotStart(_explain(host, port, error)) from error
     return listener
+
+
+def _explain(host: str, port: int, error: Exception) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        way_out = f"Choose another with: --port {port + 1 if port < LAST_PORT else port - 1}"
+    elif isinstance(error, socket.gaierror | TypeError) or code in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+        way_out = (
+            f"This machine has no address {host!r}. Give one that it has with --host or STILLHOUSE_HOST: 127.0.0.1 for "
+            "this machine only, 0.0.0.0 for every address that it has."
+        )
+    elif isinstance(error, PermissionError) and port < FIRST_PORT_FOR_ALL:
+        way_out = f"Ports below {FIRST_PORT_FOR_ALL} take rights that you do not have. Choose another with: --port 8000"
+    else:
+        way_out = "Choose another address with --host, or another port with --port."
+    return f"Cannot listen on {host} port {port}: {error}. {way_out}"

@@ -36,7 +36,7 @@ CLEANUPS_PER_SWEEP = 50
 CLEANING_SECONDS = 10.0
 RETAINING_SECONDS = 10.0
 # How long a prefix is left alone after its objects could not be deleted: twice, or once and there was no time to try
-# again.
+# again. Beyond `cleanup_delay_seconds`, which pass before whatever is due is looked at.
 PUT_OFF_SECONDS = 600.0
 AGAIN_SECONDS = 30.0
 RETENTION_SECONDS = 3600.0
@@ -203,12 +203,14 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
     settings = settings or get_settings()
     grace = Grace.at_start(settings)
     next_retention = 0.0
-    lead = _wall_clock_lead()
+    lead, overslept = _wall_clock_lead(), 0.0
     while not stopped.is_set():
         last_lead, lead = lead, _wall_clock_lead()
-        if lead - last_lead > settings.heartbeat_seconds:
-            # The machine was suspended, with its workers perhaps, or its clock was set.
-            log.warning("time_leapt", seconds=round(lead - last_lead, 1))
+        leapt = max(lead - last_lead, overslept)
+        if leapt > settings.heartbeat_seconds:
+            # The machine was suspended, with its workers perhaps, or its clock was set. Or all that ran on it was
+            # frozen, while its clocks went on.
+            log.warning("time_leapt", seconds=round(leapt, 1))
             grace.begin()
         began, outcome = time.monotonic(), "failed"
         try:
@@ -223,7 +225,9 @@ def sweep_until(stopped: threading.Event, settings: Settings | None = None) -> N
         SWEEP_SECONDS.labels(outcome).observe(time.monotonic() - began)
         if time.monotonic() >= next_retention and not stopped.is_set():
             next_retention = time.monotonic() + _retain(settings, stopped, grace)
+        waits_since = time.monotonic()
         stopped.wait(settings.sweep_seconds)
+        overslept = time.monotonic() - waits_since - settings.sweep_seconds
 
 
 def _wall_clock_lead() -> float:

@@ -1,24 +1,32 @@
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import text
 
-from app import embedded, worker_process
+from app import cli, embedded, worker_process
 from app.db.session import write_session
 from app.embedded import ApiThread
 from app.server import CannotStart, bind
 from app.settings import Settings
 from tests.app.routes.event_client import open_stream
+from tests.fixtures.disk import fill, mounted_disk
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job
+
+FREE_SOME_SPACE = r"Free some space.*, or name another place in STILLHOUSE_HOME\.$"
 
 
 @contextlib.contextmanager
@@ -86,6 +94,95 @@ class TestUp:
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         with pytest.raises(CannotStart, match=r"stillhouse\.db: .*newer release: it stands at '9999'"):
             embedded.up(port=0)
+
+    @pytest.mark.parametrize(
+        ("is_own", "way_out"),
+        [
+            (True, "name another place in STILLHOUSE_HOME."),
+            (False, "name another place in STILLHOUSE_DATABASE_URL."),
+        ],
+    )
+    @pytest.mark.usefixtures("restore_signals")
+    def test_says_that_a_file_is_no_database(
+        self,
+        change_settings: ChangeSettings,
+        home: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        is_own: bool,
+        way_out: str,
+    ) -> None:
+        """Harm: a traceback of the driver's, which names neither the file nor what to do."""
+        path = (home if is_own else tmp_path) / "stillhouse.db"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"text,label\n" * 1000)
+        change_settings(teacher_dirs="", database_url="" if is_own else f"sqlite:///{path}")
+        assert cli.main(["up", "--port", "0"]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stillhouse up: Cannot use {path}: it is no database of SQLite. Move it away, or {way_out}"
+        )
+        assert path.read_bytes() == b"text,label\n" * 1000
+
+    @pytest.mark.usefixtures("restore_signals")
+    def test_says_that_its_objects_cannot_be_kept(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        change_settings(teacher_dirs="", object_store_url=(tmp_path / "file" / "objects").as_uri())
+        with pytest.raises(CannotStart, match=r"^Cannot use the object store.*Not a directory.*OBJECT_STORE_URL\.$"):
+            embedded.up(port=0)
+
+
+@pytest.fixture
+def worker_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A program in the worker's place, which writes its process id into the file that this gives."""
+    pid = tmp_path / "worker.pid"
+    code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    monkeypatch.setattr(embedded, "WORKER_COMMAND", (sys.executable, "-c", code))
+    return pid
+
+
+@pytest.mark.usefixtures("restore_signals")
+class TestUpOnAFullDisk:
+    """Harm: a traceback, of which nobody learns that it takes space, or where."""
+
+    def test_says_that_the_tables_need_space(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        with mounted_disk(tmp_path / "disk", "64k") as disk:
+            fill(disk)
+            change_settings(home=disk, teacher_dirs="")
+            with pytest.raises(CannotStart, match=f"^Cannot use {disk}/stillhouse.db: .*{FREE_SOME_SPACE}"):
+                embedded.up(port=0)
+
+    def test_says_that_the_demo_needs_space(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        with mounted_disk(tmp_path / "disk", "256k") as disk:  # the empty tables have room there
+            change_settings(home=disk, teacher_dirs="")
+            with pytest.raises(CannotStart, match=f"^Cannot use {disk}/stillhouse.db: .*{FREE_SOME_SPACE}"):
+                embedded.up(port=0)
+
+    def test_says_that_the_objects_need_space(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
+        home = tmp_path / "home"
+        with mounted_disk(home / "objects", "64k") as disk:
+            fill(disk)
+            change_settings(home=home, teacher_dirs="")
+            with pytest.raises(CannotStart, match=f"^Cannot use {home}: .*No space left.*{FREE_SOME_SPACE}"):
+                embedded.up(port=0)
+
+    def test_stops_what_it_started_where_its_address_cannot_be_written(
+        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch, worker_command: Path
+    ) -> None:
+        write = Path.write_text
+
+        def refuse(path: Path, text: str) -> int:
+            if path.name == "up.lock" and text:
+                while not worker_command.exists():
+                    time.sleep(0.01)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(path, text)
+
+        monkeypatch.setattr(Path, "write_text", refuse)
+        settings = change_settings(teacher_dirs="")
+        with pytest.raises(CannotStart, match=f"^Cannot use {settings.home}: .*No space left.*{FREE_SOME_SPACE}"):
+            embedded.up(port=0)
+        assert not psutil.pid_exists(int(worker_command.read_text()))
+        assert "api" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.usefixtures("sqlite_database")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from app import queue
+from app import folder_queue, queue
 from app.queue import MAX_BACKLOG, QUEUE, WAKE_TASK, celery_config
 from app.settings import get_settings
 from tests.fixtures.environment import ChangeSettings
@@ -103,6 +103,16 @@ class TestWake:
             assert queue.wake()
             assert len(take_messages()) == 1
 
+    def test_a_connection_that_died_while_nobody_used_it_is_made_anew(self, change_settings: ChangeSettings) -> None:
+        """Harm: after a restart of the broker the first job of each process waits for the sweep."""
+        port = free_port()
+        change_settings(broker_url=f"redis://127.0.0.1:{port}/0")
+        with redis_server(port):
+            assert queue.wake()
+        with redis_server(port):
+            assert queue.wake()
+            assert len(take_messages()) == 1
+
 
 class TestCheck:
     @pytest.mark.usefixtures("broker")
@@ -131,6 +141,28 @@ class TestFolderTransport:
             while not all(sender.done() for sender in senders):
                 taken += len(take_messages())
         assert taken + len(take_messages()) == 20
+
+    def test_passes_over_what_a_power_cut_tore(self) -> None:
+        """Harm: each such message ends the worker that reads it."""
+        folder = get_settings().queue_dir
+        assert folder is not None
+        queue.wake()
+        for number, content in enumerate((b"", b'{"body": "W1', bytes(100), b"\xff")):
+            (folder / "messages" / f"{number}.{QUEUE}.msg").write_bytes(content)
+        assert len(take_messages()) == 1
+        assert list((folder / "messages").iterdir()) == []
+
+    def test_needs_no_table_of_exchanges(self) -> None:
+        """Harm: the table is written without a sync; torn by a power cut, it stops every sender and every worker."""
+        folder = get_settings().queue_dir
+        assert folder is not None
+        (folder / "control").mkdir(parents=True)
+        torn = folder / "control" / f"{QUEUE}.exchange"
+        torn.touch()
+        folder_queue.Transport.global_state.clear()  # as in a process that has just been started
+        assert queue.wake()
+        assert len(take_messages()) == 1
+        assert torn.read_bytes() == b""
 
     def test_leaves_no_files_behind(self) -> None:
         queue.wake(waiting=3)

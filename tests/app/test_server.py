@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -21,7 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from app import cli
-from app.server import HeadTimeoutProtocol, bind, uvicorn_config
+from app.server import CannotStart, HeadTimeoutProtocol, bind, uvicorn_config
 from tests.e2e.system import START_SECONDS, Process, is_ready, wait_for
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -105,7 +106,8 @@ class TestServe:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             assert cli.main(["api", "--port", str(port)]) == 1
-        assert f"Cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+        assert f"Cannot listen on 127.0.0.1 port {port}" in (said := capsys.readouterr().err)
+        assert said.endswith(f"Choose another with: --port {port + 1}\n")
         assert not (home / "stillhouse.db").exists()
 
 
@@ -220,6 +222,16 @@ class TestHeadTimeout:
         assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
+NO_SUCH_HOST = "This machine has no address "
+
+
+def refuse_binding(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+
+
 class TestBind:
     @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limits")
     def test_has_clients_that_vanish_noticed(self) -> None:
@@ -241,6 +253,48 @@ class TestBind:
                 accepted, _ = listener.accept()
                 with accepted:
                     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+    @pytest.mark.parametrize("host", ["192.0.2.1", pytest.param("ö" * 64, id="no-name")])
+    def test_asks_for_another_host_where_this_one_is_not_here(self, host: str) -> None:
+        """Harm: the person is sent from port to port, and none of them can help."""
+        with pytest.raises(CannotStart, match=f"^Cannot listen on {host} port 0: .*{NO_SUCH_HOST}{host!r}") as refused:
+            bind(host, 0)
+        assert "--port" not in str(refused.value)
+
+    def test_asks_for_another_host_where_this_name_leads_nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        refuse_binding(monkeypatch, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+        with pytest.raises(CannotStart, match=f"Name or service not known. {NO_SUCH_HOST}'nobody'") as refused:
+            bind("nobody", 8000)
+        assert "--port" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("code", "port", "way_out"),
+        [
+            (errno.EACCES, 80, "Ports below 1024 take rights that you do not have. Choose another with: --port 8000"),
+            (errno.EACCES, 8000, "Choose another address with --host, or another port with --port."),
+            (errno.ENOBUFS, 8000, "Choose another address with --host, or another port with --port."),
+            (errno.EADDRINUSE, 8000, "Choose another with: --port 8001"),
+            (errno.EADDRINUSE, 65535, "Choose another with: --port 65534"),
+        ],
+    )
+    def test_offers_a_port_that_can_help(
+        self, monkeypatch: pytest.MonkeyPatch, code: int, port: int, way_out: str
+    ) -> None:
+        """Harm: who may not take port 80 is sent to 81, and whose 65535 is taken to one that there is not."""
+        refuse_binding(monkeypatch, OSError(code, os.strerror(code)))
+        with pytest.raises(CannotStart) as refused:
+            bind("127.0.0.1", port)
+        assert str(refused.value) == (
+            f"Cannot listen on 127.0.0.1 port {port}: [Errno {code}] {os.strerror(code)}. {way_out}"
+        )
+
+    def test_says_so_where_there_is_no_ipv6(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+        monkeypatch.setattr(socket, "socket", refuse)
+        with pytest.raises(CannotStart, match=f"{NO_SUCH_HOST}'::1'"):
+            bind("::1", 8000)
 
 
 class TestUvicornConfig:

@@ -1,11 +1,12 @@
 """The sweep over both databases and, where objects go, both stores."""
 
 import errno
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,8 @@ from tests.fixtures.factories import (
 from tests.fixtures.racing import race
 from tests.fixtures.servers import free_port
 
+OPERATIONS = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+
 
 def cancel(job_id: str) -> None:
     with write_session() as session:
@@ -78,6 +81,13 @@ def scheduled(prefix: str, *, delay_seconds: float = 0) -> ObjectCleanup:
         row = session.get(ObjectCleanup, prefix)
     assert row is not None
     return row
+
+
+def pass_time(seconds: float) -> None:
+    """Let the cleanups wait that much less."""
+    with write_session() as session:
+        for row in session.scalars(select(ObjectCleanup)):
+            row.due_at -= timedelta(seconds=seconds)
 
 
 def due() -> list[str]:
@@ -474,7 +484,7 @@ class TestStoreThatIsAway:
     def test_and_comes_back_a_moment_later_puts_nothing_off(
         self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Harm: what lies there stays for ten minutes more, though nothing is wrong with it."""
+        """Harm: what lies there stays for twelve minutes more, though nothing is wrong with it."""
         root = keys.job_root("a")
         folder_object_store.put_bytes(keys.inside(root, "t/student.bin"), b"1")
         scheduled(root, delay_seconds=-3600)
@@ -547,6 +557,27 @@ class TestStoreThatIsSlow:
             cleanup = session.get(ObjectCleanup, held)
         assert cleanup is not None
         assert 0 < (cleanup.due_at - datetime.now(UTC)).total_seconds() <= sweep.AGAIN_SECONDS
+
+    @pytest.mark.parametrize(("cleaning_seconds", "minutes"), [(10.0, 12.0), (0.0, 2.5)])
+    def test_is_tried_again_when_the_manual_says(
+        self,
+        folder_object_store: ObjectStore,
+        monkeypatch: pytest.MonkeyPatch,
+        cleaning_seconds: float,
+        minutes: float,
+    ) -> None:
+        """Harm: who has mended the store looks for its objects to go, and they do not."""
+        monkeypatch.setattr(sweep, "CLEANING_SECONDS", cleaning_seconds)
+        held = self.scheduled_root(folder_object_store, "held", 1)
+        with monkeypatch.context() as patch:
+            hold(patch, "/held/")
+            assert sweep_once().put_off == [held]
+        pass_time(60 * minutes - 20)
+        assert sweep_once().objects_deleted == 0
+        pass_time(20)
+        assert sweep_once().objects_deleted == 1
+        said = {12.0: "after twelve minutes", 2.5: "after two and a half"}[minutes]
+        assert re.search(rf"`cleanup_failed` has their prefix,[^|]*{said}", OPERATIONS)
 
     def scheduled_root(self, store: ObjectStore, name: str, hours: float) -> str:
         """The root of a job's objects that is due since then, and has one."""
@@ -637,17 +668,34 @@ class Between(threading.Event):
 
 @pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
 class TestTimeThatLeaps:
-    @pytest.mark.parametrize(("seconds", "statuses"), [(60.0, ["running", "queued"]), (0.1, ["queued", "queued"])])
+    @pytest.mark.parametrize(
+        ("seconds", "is_frozen", "statuses"),
+        [
+            (60.0, False, ["running", "queued"]),
+            (0.1, False, ["queued", "queued"]),
+            (60.0, True, ["running", "queued"]),
+            (5.1, True, ["queued", "queued"]),  # hardly longer than it waits anyway
+        ],
+    )
     def test_leaves_workers_the_time_to_renew(
-        self, change_settings: ChangeSettings, monkeypatch: pytest.MonkeyPatch, seconds: float, statuses: list[str]
+        self,
+        change_settings: ChangeSettings,
+        monkeypatch: pytest.MonkeyPatch,
+        seconds: float,
+        is_frozen: bool,
+        statuses: list[str],
     ) -> None:
-        """Harm: the lid of a laptop is closed for a minute, and once it is open the sweep takes away the job of a
-        worker that is well."""
+        """Harm: the lid of a laptop is closed for a minute, or all of its containers are paused, and once they go on
+        the sweep takes away the job of a worker that is well."""
         monkeypatch.setattr(sweep, "CONNECT_SECONDS", 0.0)
-        settings = change_settings(heartbeat_seconds=0.3)
+        settings = change_settings(heartbeat_seconds=0.3, sweep_seconds=5)
         job_id, ahead, seen = add_job(), 0.0, list[str]()
         claim = claimed()
-        clocks = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + ahead)
+        clocks = SimpleNamespace(
+            # Stands still while the machine is suspended, and goes on while what runs on it is frozen.
+            monotonic=lambda: time.monotonic() + (ahead if is_frozen else 0.0),
+            time=lambda: time.time() + ahead,
+        )
         monkeypatch.setattr(sweep, "time", clocks)
 
         def leap() -> None:

@@ -30,6 +30,18 @@ class TestHearing:
         assert queue.wake(bench.settings)
         wait_for(lambda: bench.dataset(dataset_id).status == "ready")
 
+    def test_a_message_wakes_it_after_a_power_cut(self, local_bench: Bench, start_worker: StartWorker) -> None:
+        """Harm: what the power cut tore in the queue's folder ends every worker that comes, for ever."""
+        folder = local_bench.settings.queue_dir
+        assert folder is not None
+        for torn in ("control/stillhouse.exchange", "messages/1_0.stillhouse.msg"):
+            (folder / torn).parent.mkdir(parents=True, exist_ok=True)
+            (folder / torn).touch()
+        start_worker(HEARING_WORKER).wait_until_ready()
+        dataset_id = local_bench.add_dataset({"train.csv": CSV})
+        assert queue.wake(local_bench.settings)
+        wait_for(lambda: local_bench.dataset(dataset_id).status == "ready")
+
     def test_work_that_nobody_announced_is_found(self, local_bench: Bench, start_worker: StartWorker) -> None:
         start_worker(HASTY_WORKER).wait_until_ready()
         dataset_id = local_bench.add_dataset({"train.csv": CSV})
