@@ -13,6 +13,9 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.worker.consumer import Consumer
+from kombu import Connection
+from kombu.common import ignore_errors
 
 from app import exposition
 from app.logging import configure_logging
@@ -29,10 +32,35 @@ CELERY_STOP_SECONDS = 1.0
 # is no time left to save any of it.
 RELEASE_SHARE = 0.2
 LONGEST_RELEASE_SECONDS = 5.0
+# Until a broker that answered with an error is asked again; as long as from one look at the database to the next.
+BROKER_PAUSE_SECONDS = 5.0
 # Longer than any run: a message is acknowledged on receipt, so nothing is ever redelivered late.
 VISIBILITY_SECONDS = 24 * 3600
 
 log = structlog.get_logger(__name__)
+
+
+class PatientConsumer(Consumer):
+    """Celery's, made for a broker that answers with errors: by itself it asks six times a second, and each time that
+    it is refused while it connects it leaves a connection open, until there are too many for worker or broker."""
+
+    _newest: Connection | None = None
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Connection:
+        self._newest = super().connection_for_read(heartbeat)
+        return self._newest
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        super().on_connection_error_before_connected(exc)
+        if self._newest is not None:
+            ignore_errors(self._newest, self._newest.close)
+        work_loop.shutdown.wait(BROKER_PAUSE_SECONDS)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        # Not for one that went away: to reach it again has pauses of its own.
+        if isinstance(exc, self.channel_errors):
+            work_loop.shutdown.wait(BROKER_PAUSE_SECONDS)
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -45,10 +73,14 @@ def make_celery(settings: Settings) -> Celery:
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
         "worker_concurrency": 1,
+        "worker_consumer": PatientConsumer,
         "worker_send_task_events": False,
         "broker_connection_retry_on_startup": True,
         # Never give up on the broker: the database brings the work meanwhile.
         "broker_connection_max_retries": None,
+        # Nor on one that answers with errors, such as a Redis that was demoted (READONLY) or whose disk is full
+        # (MISCONF): Celery would take them for the worker's own and stop it.
+        "broker_channel_error_retry": True,
     }
     if settings.queue_dir is None:
         config["broker_transport_options"] = {

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import structlog
-from sqlalchemy.orm import Session
 
 from app import queue
 from app.domain.attempts import OUTCOME_BY_STATUS, AttemptOutcome
@@ -20,7 +19,7 @@ from worker.engine_process import ENGINE, EngineProcess
 from worker.failures import Failure
 from worker.files import describe_file, describe_files
 from worker.inputs import materialise
-from worker.last_word import leave_to_the_sweep, mark_failed
+from worker.last_word import leave_to_the_sweep, mark_failed, try_again
 from worker.machine import engine_memory_limit_bytes, memory_bytes
 from worker.observation import FETCHING, STARTING, STORING
 from worker.patience import DatabaseUnreachable
@@ -123,7 +122,9 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
         queue.wake(work.settings)
         return outcome.failure
     if outcome.end is EngineEnd.KILLED:
-        is_fruitless = work.conclude(lambda session: _try_again(session, work, outcome), check=check)
+        is_fruitless = work.conclude(
+            lambda session: try_again(session, work.claim, outcome.failure, work.settings), check=check
+        )
         queue.wake(work.settings)
         return outcome.failure if is_fruitless else None
     work.conclude(lambda session: mark_failed(session, work.claim, outcome.failure), check=check)
@@ -149,18 +150,6 @@ def _succeed(
             log.warning("success_not_written", error=str(error))
             if time.monotonic() >= deadline:
                 raise HandedBack from error
-
-
-def _try_again(session: Session, work: Work, outcome: EngineOutcome) -> bool:
-    """Queue a job whose engine or GPU went away, to go on from its checkpoint; one that gets nowhere that way fails.
-    Returns whether this attempt made no checkpoint."""
-    job = jobs.get(session, work.claim.id)
-    if job is not None and job.fruitless_attempts < work.settings.max_attempts:
-        failure = AttemptEnd(AttemptOutcome.FAILED, outcome.code, outcome.message)
-        leases.release(session, work.claim, failure=failure)
-    else:
-        mark_failed(session, work.claim, outcome.failure)
-    return job is None or job.fruitless_attempts > 0
 
 
 def _store_artifacts(work: Work) -> list[ArtifactRow]:

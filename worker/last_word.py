@@ -9,9 +9,11 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import write_session
+from app.domain.attempts import AttemptOutcome
 from app.domain.leases import Claim
 from app.errors import LeaseLost
 from app.repositories import cleanups, imports, jobs, leases
+from app.repositories.attempts import AttemptEnd
 from app.repositories.fence import lost
 from app.settings import Settings
 from app.storage import keys
@@ -34,6 +36,11 @@ class LastWord:
 
     def fail(self, failure: Failure) -> None:
         self._say(lambda session: mark_failed(session, self._claim, failure))
+
+    def try_again(self, failure: Failure, *, counts: bool) -> None:
+        """For a failure that is not the work's own. See the function of that name."""
+        if self._say(lambda session: try_again(session, self._claim, failure, self._settings, counts=counts)):
+            queue.wake(self._settings)
 
     def cancel(self) -> None:
         self._say(lambda session: jobs.finish_cancelled(session, self._claim))
@@ -78,6 +85,20 @@ class LastWord:
         self._keeper.check_not_lost()
 
 
+def try_again(session: Session, claim: Claim, failure: Failure, settings: Settings, *, counts: bool = True) -> bool:
+    """Hand back work that may succeed elsewhere or later, a job to go on from its checkpoint; what has got nowhere that
+    way MAX_ATTEMPTS times in a row fails. One that `counts` not is as if it had not been. Returns whether this attempt
+    made no checkpoint. Raises LeaseLost where the claim holds no more."""
+    fruitless_attempts = leases.read_fruitless_attempts(session, claim)
+    if counts and fruitless_attempts >= settings.max_attempts:
+        mark_failed(session, claim, failure)
+    else:
+        end = AttemptEnd(AttemptOutcome.FAILED, failure.code, failure.message)
+        if not leases.release(session, claim, failure=end, counts=counts):
+            raise lost(claim)
+    return fruitless_attempts > 0
+
+
 def mark_failed(session: Session, claim: Claim, failure: Failure) -> None:
     """Raises LeaseLost where the claim holds no more."""
     if claim.kind == "job":
@@ -86,11 +107,14 @@ def mark_failed(session: Session, claim: Claim, failure: Failure) -> None:
         imports.mark_failed(session, claim, code=failure.code, message=failure.message)
 
 
-def leave_to_the_sweep(claim: Claim, settings: Settings) -> None:
+def leave_to_the_sweep(claim: Claim, settings: Settings, *, object_prefix: str | None = None) -> None:
     """Have the sweep look for what was stored after the work was lost or had ended. A worker that was frozen for long
-    may have woken in the middle of an upload, when the sweep had already been there."""
+    may have woken in the middle of an upload, when the sweep had already been there.
+
+    With an `object_prefix` it looks there, while the work goes on: nothing more may come to lie there.
+    """
     try:
         with write_session(settings) as session:
-            cleanups.schedule(session, keys.root(claim.kind, claim.id))
+            cleanups.schedule(session, object_prefix or keys.root(claim.kind, claim.id))
     except Exception as error:
         log.warning("cleanup_not_scheduled", kind=claim.kind, id=claim.id, error=str(error))

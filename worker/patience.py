@@ -56,10 +56,12 @@ def patiently(
     """Call `ask` until it works. `check` is called before every try and raises when nobody wants it any more;
     `check_again` takes its place once a try has failed: what is worth a try need not be worth another.
 
-    Raises DiskFull at once, StorageUnavailable after `patience_seconds` of transient errors, and DatabaseUnreachable
-    where the last one says so; any other error passes through. `what` names the call in logs and messages.
+    Raises DiskFull at once, StorageUnavailable where `patience_seconds` after the first transient error there are
+    still others, and DatabaseUnreachable where the last one says so; any other error passes through. `what` names the
+    call in logs and messages.
     """
-    deadline = time.monotonic() + patience_seconds
+    # Not from the beginning: a big file that flows for longer than that would have one try.
+    deadline: float | None = None
     pause = FIRST_PAUSE_SECONDS
     while True:
         check()
@@ -70,6 +72,7 @@ def patiently(
                 raise DiskFull(str(error)) from error
             if not is_transient(error):
                 raise
+            deadline = time.monotonic() + patience_seconds if deadline is None else deadline
             if time.monotonic() + pause > deadline:
                 unavailable = DatabaseUnreachable if is_connection_lost(error) else StorageUnavailable
                 raise unavailable(

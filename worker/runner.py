@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import structlog
+from obstore.exceptions import BaseError
 
 from app.domain.attempts import AttemptOutcome
 from app.domain.leases import Claim
@@ -24,7 +25,7 @@ from worker.job_run import run_job
 from worker.last_word import LastWord, leave_to_the_sweep
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
-from worker.patience import patiently
+from worker.patience import DatabaseUnreachable, StorageUnavailable, patiently
 from worker.stopping import Cancelled, HandedBack, Shutdown
 from worker.threads import logged_thread
 from worker.work import Work
@@ -75,6 +76,12 @@ def run_claim(
         except HandedBack:
             seen.outcome = AttemptOutcome.PAUSED if keeper.is_pausing else AttemptOutcome.HANDED_BACK
             last_word.hand_back()
+        except StorageUnavailable as error:
+            failure = explain(error, claim.kind)
+            # One that is there refuses this work, perhaps for ever. While it is away it would refuse any.
+            is_away = _is_away(error, settings)
+            log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, is_storage_away=is_away)
+            last_word.try_again(failure, counts=not is_away)
         except Exception as error:
             failure = explain(error, claim.kind)
             # A stack trace is for what nobody foresaw; the rest is said in the row.
@@ -84,6 +91,15 @@ def run_claim(
         else:
             log.info("work_ended", kind=claim.kind, id=claim.id, outcome=seen.outcome)
     return failure
+
+
+def _is_away(error: StorageUnavailable, settings: Settings) -> bool:
+    if isinstance(error, DatabaseUnreachable):
+        return True
+    try:
+        return not ObjectStore.from_settings(settings).answers()
+    except (BaseError, OSError):  # a folder that cannot be made
+        return True
 
 
 @contextmanager

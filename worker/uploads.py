@@ -28,6 +28,7 @@ from app.storage import keys
 from worker import cache_store
 from worker.distill.cache_keys import TUNED_TEACHERS
 from worker.files import describe_files
+from worker.last_word import leave_to_the_sweep
 from worker.observation import checkpoint_upload
 from worker.patience import DiskFull, StorageUnavailable, is_disk_full
 from worker.stopping import WorkStopped
@@ -226,11 +227,16 @@ class Uploads:
             checkpoints.drop_older(session, work.claim, keep=KEEP_CHECKPOINTS)
             news.write(session)
 
-        with checkpoint_upload(step, size_bytes, not_wanted=(_Superseded, LeaseLost, WorkStopped)):
-            check_again = self._check if checkpoint.facts.is_best else self._check_newest
-            work.upload_folder(checkpoint.folder, prefix, files, check=self._check, check_again=check_again)
-            # Once its files are stored, to pass it over would spare nothing.
-            work.write(record, check=self._check)
+        try:
+            with checkpoint_upload(step, size_bytes, not_wanted=(_Superseded, LeaseLost, WorkStopped)):
+                check_again = self._check if checkpoint.facts.is_best else self._check_newest
+                work.upload_folder(checkpoint.folder, prefix, files, check=self._check, check_again=check_again)
+                # Once its files are stored, to pass it over would spare nothing.
+                work.write(record, check=self._check)
+        except Exception:
+            # The numbers of checkpoints only grow: nobody stores this one again.
+            leave_to_the_sweep(work.claim, work.settings, object_prefix=prefix)
+            raise
         log.info("checkpoint_stored", step=step, size_bytes=size_bytes)
 
     def _check_newest(self) -> None:

@@ -32,8 +32,8 @@ LOOK_SECONDS = 5.0
 # When the database does not answer.
 PAUSE_SECONDS = 2.0
 LONGEST_REST_SECONDS = 60.0
-# Failures that a worker's machine may be to blame for: its disk, its device, its installation.
-_FAULTS = frozenset({"disk_full", "engine_died", "internal_error", DeviceLost.code})
+# Failures that a worker's machine may be to blame for: its disk, its device, its installation, its network.
+_FAULTS = frozenset({"disk_full", "engine_died", "internal_error", "storage_unavailable", DeviceLost.code})
 
 log = structlog.get_logger(__name__)
 

@@ -19,9 +19,10 @@ from app.domain.imports import ImportStatus
 from app.domain.jobs import JobStatus
 from app.domain.leases import Claim, Kind
 from app.errors import LeaseLost
-from app.repositories import imports, jobs
+from app.repositories import cleanups, imports, jobs
 from app.repositories.attempts import AttemptEnd
 from app.repositories.fence import MODELS, held_by, hold, lost
+from app.storage import keys
 
 EXPIRED_PER_SWEEP = 100
 
@@ -100,16 +101,27 @@ def read_status(session: Session, claim: Claim) -> str:
     return str(status)
 
 
-def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None) -> bool:
+def read_fruitless_attempts(session: Session, claim: Claim) -> int:
+    """How often in a row, this time included, the work was claimed without a new checkpoint. Raises LeaseLost when the
+    token is gone."""
+    count = session.scalar(select(MODELS[claim.kind].fruitless_attempts).where(held_by(claim)))
+    if count is None:
+        raise lost(claim)
+    return int(count)
+
+
+def release(session: Session, claim: Claim, *, failure: AttemptEnd | None = None, counts: bool = True) -> bool:
     """Hand the work back at once, for a worker that is shut down or a job that was asked to stop.
 
-    The attempt counts as fruitless only with a `failure`: of a job whose engine died under it. A job that was
-    asked to stop stops instead of waiting again. Returns False, having changed nothing, when the token is gone
-    already.
+    The attempt counts as fruitless only with a `failure` that `counts`: of a job whose engine died under it, of work
+    that the object store refused. A job that was asked to stop stops instead of waiting again. Returns False, having
+    changed nothing, when the token is gone already.
     """
+    model: Any = MODELS[claim.kind]
+    values = {} if failure and counts else _uncounted(model)
     if claim.kind != "job":
-        return _release_import(session, claim)
-    return _release_job(session, claim, {} if failure else _uncounted(Job), failure)
+        return _free(session, claim.kind, claim.id, held_by(claim), values)
+    return _release_job(session, claim, values, failure)
 
 
 def release_unbegun(session: Session, claim: Claim, why: AttemptEnd) -> bool:
@@ -141,6 +153,7 @@ def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
             values = _worker_lost(row, _JOB_ADVICE)
             end = AttemptEnd(AttemptOutcome.LOST, **values)
         jobs.switch_status(session, target, held, values=values, attempt_end=end)
+        _clean_after(session, "job", row.id)
         _LISTS[target](taken).append(("job", row.id))
     for kind in imports.KINDS:
         for row in _expired(session, MODELS[kind]):
@@ -150,7 +163,7 @@ def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
                 imports.switch_status(session, kind, ImportStatus.FAILED, held, values=values)
                 taken.failed.append((kind, row.id))
             else:
-                _free(session, MODELS[kind], held)
+                _free(session, kind, row.id, held, {})
                 taken.requeued.append((kind, row.id))
     return taken
 
@@ -222,12 +235,15 @@ def _release_job(session: Session, claim: Claim, values: dict[str, Any], end: At
         return False
     target = _AFTER_WORKER[status]
     end = end if target is JobStatus.QUEUED else None
-    return bool(jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end))
+    switched = jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end)
+    _clean_after(session, "job", claim.id)
+    return bool(switched)
 
 
-def _release_import(session: Session, claim: Claim) -> bool:
-    model: Any = MODELS[claim.kind]
-    return _free(session, model, held_by(claim), **_uncounted(model))
+def _clean_after(session: Session, kind: Kind, row_id: str) -> None:
+    """Have the sweep remove what the worker stored and no row names: nobody goes on from it. It keeps what the next
+    worker stores meanwhile, under a token of its own."""
+    cleanups.schedule(session, keys.root(kind, row_id))
 
 
 def _uncounted(model: Any) -> dict[str, Any]:
@@ -235,7 +251,8 @@ def _uncounted(model: Any) -> dict[str, Any]:
     return {"fruitless_attempts": case((model.fruitless_attempts > 0, model.fruitless_attempts - 1), else_=0)}
 
 
-def _free(session: Session, model: Any, held: Any, **values: Any) -> bool:
+def _free(session: Session, kind: Kind, row_id: str, held: Any, values: dict[str, Any]) -> bool:
+    model: Any = MODELS[kind]
     freed = session.scalar(
         update(model)
         .where(held)
@@ -243,7 +260,10 @@ def _free(session: Session, model: Any, held: Any, **values: Any) -> bool:
         .returning(model.id)
         .execution_options(synchronize_session=False)
     )
-    return freed is not None
+    if freed is None:
+        return False
+    _clean_after(session, kind, row_id)
+    return True
 
 
 def _expired(session: Session, model: Any) -> Sequence[Any]:

@@ -84,20 +84,34 @@ class TestClaim:
         check_student(job_id)
         assert objects_after_sweep(unwanted) == []
 
-    def test_fails_with_the_reason_when_the_patience_is_over(
-        self, failing_s3: Outage, monkeypatch: pytest.MonkeyPatch
+    def test_is_handed_back_when_the_patience_is_over_and_costs_no_attempt(
+        self,
+        failing_s3: Outage,
+        change_settings: ChangeSettings,
+        monkeypatch: pytest.MonkeyPatch,
+        start_worker: StartWorker,
     ) -> None:
+        """Harm: as long as the store is away, each worker fails a job every ten minutes with which nothing is wrong."""
         assert patiently.__kwdefaults__ is not None
-        monkeypatch.setitem(patiently.__kwdefaults__, "patience_seconds", 1.0)
+        monkeypatch.setitem(patiently.__kwdefaults__, "patience_seconds", 0.1)
+        change_settings(max_attempts=1)
         add_inputs()
         job_id = post_job(api())
         with failing_s3.away():
-            run_claim(claimed(), get_settings(), Shutdown(seconds=5.0))
+            for _ in range(2):
+                failure = run_claim(claimed(), get_settings(), Shutdown(seconds=5.0))
+                assert failure is not None
+                assert failure.code == "storage_unavailable"
+                assert "fetching teachers/tch_demo" in failure.message
         job = read_job(job_id)
-        assert (job.status, job.error_code) == ("failed", "storage_unavailable")
-        for part in ("fetching teachers/tch_demo", "object store", "POST /jobs/{id}/retry"):
-            assert part in str(job.error_message)
-        assert attempts_of(job_id) == [(1, "failed", "storage_unavailable")]
+        assert (job.status, job.error_code, job.fruitless_attempts) == ("queued", None, 0)
+        worker = start_worker()
+        wait_for(lambda: read_job(job_id).status == "succeeded", 60, "success", process=worker)
+        assert attempts_of(job_id) == [
+            (1, "failed", "storage_unavailable"),
+            (2, "failed", "storage_unavailable"),
+            (3, "succeeded", None),
+        ]
 
 
 class TestRoutes:

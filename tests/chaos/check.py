@@ -287,7 +287,8 @@ def _named_objects(observed: Observed) -> dict[str, int]:
 
     def name_files(prefix: str | None, files: Iterable[Mapping[str, Any]] | None) -> None:
         for file in files or ():
-            named[f"{prefix}/{file['path']}"] = file["size_bytes"]
+            # In the cache an object has another name than its file.
+            named[f"{prefix}/{file.get('object', file['path'])}"] = file["size_bytes"]
 
     for rows in observed.artifacts.values():
         named |= {row["object_key"]: row["size_bytes"] for row in rows}

@@ -17,7 +17,7 @@ JOB = "job_1"
 TOKEN = "tok1"
 PREFIX = f"jobs/{JOB}/{TOKEN}/artifact"
 NAMES = ["manifest.json", "model.safetensors", ARCHIVE]
-CACHED = "cache/teacher_outputs/k/logits.safetensors"
+CACHED = "cache/teacher_outputs/k/logits.safetensors.l0"
 LOSS = {"series": "student/train_loss", "step": 10, "value": 0.5}
 CHECKPOINT = {"object_prefix": "jobs/job_1/t/checkpoints/1", "files": []}
 SPEC = Spec("kd", ENCODER, {"teacher_tuning": {"seed": 7}})
@@ -93,7 +93,9 @@ class State:
                 CACHED: 8,
             },
             cache_indices={
-                "cache/teacher_outputs/k/index.json": [{"path": "logits.safetensors", "size_bytes": 8}],
+                "cache/teacher_outputs/k/index.json": [
+                    {"path": "logits.safetensors", "object": "logits.safetensors.l0", "size_bytes": 8}
+                ],
             },
             downloads={
                 JOB: Download(

@@ -1,8 +1,10 @@
 """Entries of the cache from one job to the next: kept while they are used, and never in a job's way."""
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,66 @@ class TestTornIndex:
         assert not run_job(local_bench, inputs)
         assert json.loads(index.read_bytes()) == json.loads(content)
         assert run_job(local_bench, inputs)
+
+
+class OvertakenStore(ObjectStore):
+    """A folder that has somebody else at work when it is first asked to take a file: before it takes it, or after."""
+
+    def __init__(self, url: str, overtake: Callable[[], None], *, is_before: bool) -> None:
+        super().__init__(url)
+        self._overtake: Callable[[], None] | None = overtake
+        self._is_before = is_before
+
+    def put_file(self, key: str, path: Path) -> int:
+        overtake, self._overtake = self._overtake, None
+        if overtake and self._is_before:
+            overtake()
+        size = super().put_file(key, path)
+        if overtake and not self._is_before:
+            overtake()
+        return size
+
+
+class TestTwoThatStoreTheSame:
+    @pytest.mark.parametrize("is_before", [True, False])
+    def test_leave_one_whole_entry_the_first(self, local_bench: Bench, tmp_path: Path, is_before: bool) -> None:
+        """Harm: the index of one names the bytes of the other, so that the next job finds the entry damaged, and a
+        teacher is tuned again for hours."""
+        add_job()
+        claim, settings, shutdown = claimed(lease_seconds=60), local_bench.settings, local_bench.shutdown
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "weights.bin").write_text(name)
+        with observed(claim) as seen, LeaseKeeper(claim, settings, shutdown) as keeper:
+            work = Work(claim, settings, local_bench.store, keeper, shutdown, tmp_path, seen)
+
+            def store(work: Work, name: str) -> None:
+                cache_store.store_entry(work, TUNED_TEACHERS, "key", tmp_path / name, check=keeper.check)
+
+            slow = OvertakenStore(settings.object_store_url, lambda: store(work, "first"), is_before=is_before)
+            store(Work(claim, settings, slow, keeper, shutdown, tmp_path, seen), "second")
+            entries = [(TUNED_TEACHERS, "key")]
+            assert cache_store.fetch_entries(work, entries, tmp_path / "cache") == [TUNED_TEACHERS]
+        assert (tmp_path / "cache" / TUNED_TEACHERS / "key" / "weights.bin").read_text() == "first"
+        # Nothing else is left: no row and no sweep knows of it.
+        assert len(local_bench.objects("cache")) == 2
+
+
+class TestEntryOfAnOlderRelease:
+    def test_is_found_under_the_names_of_its_files(self, local_bench: Bench, tmp_path: Path) -> None:
+        """Harm: every teacher is tuned again after an upgrade."""
+        add_job()
+        claim, settings, shutdown = claimed(lease_seconds=60), local_bench.settings, local_bench.shutdown
+        content = b"weights"
+        file = {"path": "weights.bin", "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        local_bench.store.put_bytes(keys.cache_file(TUNED_TEACHERS, "key", "weights.bin"), content)
+        index = json.dumps({"files": [file]}).encode()
+        local_bench.store.put_bytes(keys.cache_file(TUNED_TEACHERS, "key", keys.CACHE_INDEX), index)
+        with observed(claim) as seen, LeaseKeeper(claim, settings, shutdown) as keeper:
+            work = Work(claim, settings, local_bench.store, keeper, shutdown, tmp_path, seen)
+            entries = [(TUNED_TEACHERS, "key")]
+            assert cache_store.fetch_entries(work, entries, tmp_path / "cache") == [TUNED_TEACHERS]
+        assert (tmp_path / "cache" / TUNED_TEACHERS / "key" / "weights.bin").read_bytes() == content
 
 
 class HaltingStore(ObjectStore):

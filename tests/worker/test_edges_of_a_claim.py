@@ -2,7 +2,7 @@
 worker in a call that nothing can interrupt, answers that are lost."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
+from app.db.models import Dataset, Teacher
 from app.db.session import write_session
 from app.domain.leases import Claim
-from app.repositories import jobs, leases
+from app.repositories import checkpoints, jobs, leases
+from app.repositories.checkpoints import CheckpointFacts
 from app.storage import keys
 from app.storage.store import ObjectStore
 from app.sweep import sweep_once
 from tests.bad_days.jobs import attempts_of
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import claimed
+from tests.fixtures.factories import add_job, claimed, expire
 from tests.worker.conftest import Bench, scripted, wait_for, wait_until_over
 from worker import cache_store, runner, work_loop
 from worker.lease_keeper import LeaseKeeper
+from worker.patience import patiently
 from worker.work_loop import WorkLoop
 
 
@@ -74,6 +77,110 @@ class TestBrokenMachine:
         job_ids = [local_bench.add_job(inputs) for _ in range(2)]
         assert self.faults(local_bench, "failing") == []
         assert {local_bench.job(job_id).error_code for job_id in job_ids} == {"nan_loss"}
+
+
+class TestStoreThatRefusesOneWork:
+    """It answers, but not about what has one of the names `refused`, and the worker has no patience."""
+
+    @pytest.fixture
+    def refused(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        assert patiently.__kwdefaults__ is not None
+        monkeypatch.setitem(patiently.__kwdefaults__, "patience_seconds", 0.0)
+        monkeypatch.setattr(work_loop, "LONGEST_REST_SECONDS", 0.01)
+        monkeypatch.setattr(work_loop, "log", structlog.get_logger())
+
+        names = list[str]()
+        for method in ("put_file", "get_file"):
+            real = getattr(ObjectStore, method)
+
+            def ask(self: ObjectStore, key: str, path: Path, real: Callable[..., int] = real) -> int:
+                if any(name in key for name in names):
+                    raise GenericError("403")
+                return real(self, key, path)
+
+            monkeypatch.setattr(ObjectStore, method, ask)
+        return names
+
+    def test_ends_a_job_after_as_many_workers_as_it_may_have(
+        self, local_bench: Bench, refused: list[str], change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a job whose teacher nobody may read is tried for ever."""
+        change_settings(max_attempts=2)
+        job_id = local_bench.add_job()
+        refused.append("teachers/")
+        with capture_logs() as said:
+            WorkLoop(local_bench.settings, engine=scripted("student")).run_until_idle()
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "storage_unavailable")
+        for part in ("fetching teachers/", "object store", "POST /jobs/{id}/retry"):
+            assert part in str(job.error_message)
+        assert attempts_of(job_id) == [(1, "failed", "storage_unavailable"), (2, "failed", "storage_unavailable")]
+        assert [line["faults"] for line in said if line["event"] == "worker_rests"] == [1, 2]
+
+    @pytest.mark.parametrize("kind", ["dataset", "teacher"])
+    def test_ends_an_import_likewise(
+        self, local_bench: Bench, refused: list[str], change_settings: ChangeSettings, kind: str
+    ) -> None:
+        change_settings(max_attempts=2)
+        rows: dict[str, Callable[[str], Dataset | Teacher]] = {
+            "dataset": local_bench.dataset,
+            "teacher": local_bench.teacher,
+        }
+        if kind == "dataset":
+            row_id = local_bench.add_dataset({"train.csv": b"text,label\na,b\n"})
+        else:
+            row_id = local_bench.add_teacher()
+        refused.append(f"{kind}s/")
+        runner.run_claim(claimed(), local_bench.settings, local_bench.shutdown)
+        row = rows[kind](row_id)
+        assert (row.status, row.run_token, row.fruitless_attempts) == ("pending", None, 1)
+        runner.run_claim(claimed(), local_bench.settings, local_bench.shutdown)
+        row = rows[kind](row_id)
+        assert (row.status, row.error_code) == ("failed", "storage_unavailable")
+
+    def test_leaves_a_student_that_it_does_not_take_to_the_next_worker(
+        self, local_bench: Bench, refused: list[str], change_settings: ChangeSettings
+    ) -> None:
+        """Harm: a student that took hours is thrown away because the store was out of order for ten minutes."""
+        job_id = local_bench.add_job()
+        refused.append("/artifact/onnx")
+        local_bench.run("pausing_student")
+        assert local_bench.job(job_id).status == "queued"
+        # Of what was stored of it nothing is left but what the next worker goes on from.
+        sweep_once(change_settings(cleanup_delay_seconds=0.001))
+        assert all("/checkpoints/" in key for key in local_bench.objects(keys.job_root(job_id)))
+        refused.clear()
+        local_bench.run("student")
+        assert local_bench.job(job_id).status == "succeeded"
+        assert attempts_of(job_id) == [(1, "failed", "storage_unavailable"), (2, "succeeded", None)]
+
+
+class TestWorkThatIsTakenOrGivenBack:
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_leaves_what_is_named_and_what_the_next_worker_stores(
+        self, local_bench: Bench, change_settings: ChangeSettings, is_lost: bool
+    ) -> None:
+        """Harm: a job that is paused, or waits for long, keeps what its lost workers stored in vain; or the next one
+        loses what it goes on from."""
+        job_id = add_job()
+        claim = claimed()
+        prefix = keys.job_checkpoint(job_id, claim.run_token, 10)
+        recorded, vain = f"{prefix}/state.json", keys.job_artifact(job_id, claim.run_token, "model.safetensors")
+        for key in (recorded, vain):
+            local_bench.store.put_bytes(key, b"x")
+        with write_session() as session:
+            checkpoints.record(session, claim, CheckpointFacts(step=10), object_prefix=prefix, files=[])
+        if is_lost:
+            expire(claim)
+            with write_session() as session:
+                assert leases.take_back_expired(session, max_attempts=3).requeued == [("job", job_id)]
+        else:
+            with write_session() as session:
+                assert leases.release(session, claim)
+        begun = keys.job_checkpoint(job_id, claimed().run_token, 20) + "/state.json"
+        local_bench.store.put_bytes(begun, b"x")
+        sweep_once(change_settings(cleanup_delay_seconds=0.001))
+        assert local_bench.objects(keys.job_root(job_id)) == sorted([recorded, begun])
 
 
 class TestEngineThatOthersStop:

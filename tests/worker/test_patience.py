@@ -28,6 +28,19 @@ class Flaky:
         return "answer"
 
 
+class Clock:
+    """Moves when it is told to, and by what is slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
@@ -63,6 +76,20 @@ class TestPatiently:
     def test_gives_up_in_the_end_and_says_what_failed(self) -> None:
         with pytest.raises(StorageUnavailable, match=r"fetching x failed .* starting up"):
             patiently(Flaky(*[AWAY] * 50), what="fetching x", check=nobody_minds, patience_seconds=0.1)
+
+    def test_counts_from_the_first_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: a big file that has flowed for longer than the patience is given up at its first hiccup, and with it
+        the job that took hours."""
+        clock = Clock()
+        monkeypatch.setattr(patience, "time", clock)
+        flaky = Flaky(ConnectionResetError())
+
+        def transfer() -> str:
+            clock.now += 660.0
+            return flaky()
+
+        assert patiently(transfer, what="storing x", check=nobody_minds) == "answer"
+        assert flaky.calls == 2
 
     @pytest.mark.parametrize(
         ("error", "expected"),

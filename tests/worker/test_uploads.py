@@ -13,13 +13,17 @@ from app.db.session import write_session
 from app.domain.leases import Claim
 from app.repositories import jobs
 from app.repositories.checkpoints import CheckpointFacts
+from app.storage import keys
 from app.storage.store import ObjectStore
+from app.sweep import sweep_once
+from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job, claimed
 from tests.worker.conftest import Bench, wait_for
 from worker import cache_store
 from worker.distill.cache_keys import TEACHER_OUTPUTS, TUNED_TEACHERS
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
+from worker.patience import patiently
 from worker.uploads import Uploads
 from worker.work import Work
 
@@ -73,6 +77,10 @@ class Run:
     def stored(self) -> list[int]:
         """The steps of all that were ever stored, in that order."""
         return [event["step"] for event in self._bench.events(self.claim.id) if event["type"] == "checkpoint"]
+
+    @property
+    def objects(self) -> list[str]:
+        return self._bench.objects(keys.job_root(self.claim.id))
 
     @property
     def staged(self) -> int:
@@ -170,6 +178,39 @@ class TestFailingStore:
         run.store.let()
         assert run.uploads.settle(30.0)
         assert run.stored == [1]
+
+
+class TestCheckpointThatIsNotRecorded:
+    @pytest.fixture(params=["superseded", "refused", "closed"])
+    def half_stored(self, request: pytest.FixtureRequest, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One of whose two files the store has the first, beside another that is whole unless the run has ended."""
+        if request.param == "refused":
+            assert patiently.__kwdefaults__ is not None
+            monkeypatch.setitem(patiently.__kwdefaults__, "patience_seconds", 0.0)
+        run.checkpoint(1, files=["arms.safetensors", "state.json"])
+        run.store.let(1)
+        run.store.wait_until_asked(2)
+        if request.param == "closed":
+            run.uploads.close()
+            run.store.fail()
+            run.uploads.wait_until_over()
+            return
+        if request.param == "superseded":
+            run.checkpoint(2)
+        run.store.fail()
+        run.store.let()
+        assert run.uploads.settle(30.0)
+        if request.param == "refused":
+            run.checkpoint(2)
+            assert run.uploads.settle(30.0)
+
+    @pytest.mark.usefixtures("half_stored")
+    def test_leaves_nothing_while_the_run_goes_on(self, run: Run, change_settings: ChangeSettings) -> None:
+        """Harm: over a shaky line each checkpoint that is given up leaves its gigabytes in the store for as long as
+        the job takes."""
+        sweep_once(change_settings(cleanup_delay_seconds=0.001))
+        kept = {key.split("/")[-2] for key in run.objects}
+        assert kept == {f"{step:08d}" for step in run.steps}
 
 
 class TestCacheEntries:
