@@ -1,8 +1,8 @@
 """What outlives a job: tuned teachers, teacher outputs and projections, each under the hash of its inputs.
 
 A key depends on nothing that only the device knows, so the worker can compute it without torch,
-fetch what another job left, and hand it to the engine as files. What does depend on the device (the
-precision that "auto" became) is in the file's name.
+fetch what another job left, and hand it to the engine as files. What the engine alone knows, such as the
+precision that "auto" became on its device and the tokens of the texts, is in the file's name.
 """
 
 import hashlib
@@ -67,5 +67,6 @@ def wanted(raw_job: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _key(**ingredients: Any) -> str:
-    text = json.dumps({"code": CODE_VERSION, **ingredients}, sort_keys=True)
+    # The files of entries kept before did not say of which tokens they are: each job would fetch them for nothing.
+    text = json.dumps({"code": CODE_VERSION, "tokens": "by name of the file", **ingredients}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

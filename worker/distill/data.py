@@ -5,6 +5,7 @@ million rows fit. The folder's format is the worker's preparation's (parquet and
 """
 
 import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -46,6 +47,10 @@ class Split:
         """(rows,) ordinary tokens in each row: all but the special ones."""
         return np.add.reduceat(~self.is_special, self.offsets[:-1], dtype=np.int64)
 
+    def rows_with(self, token: int) -> np.ndarray:
+        """The rows in which the token stands, ascending."""
+        return np.unique(np.searchsorted(self.offsets, np.flatnonzero(self.ids == token), side="right") - 1)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -53,6 +58,7 @@ class Dataset:
     has_pairs: bool
     splits: dict[str, Split]
     examples: dict[str, list[tuple[str, ...]]]  # the first texts (or pairs) of each split, to time the student on
+    tokens_sha256: str  # of what the tokenizer made of all texts: its next release may make something else of them
 
     @property
     def train(self) -> Split:
@@ -75,7 +81,7 @@ def load_dataset(folder: Path, tokenizer: Any, max_length: int) -> Dataset:
         file = folder / f"{name}.parquet"
         if file.exists():
             splits[name], examples[name] = _load_split(file, tokenizer, max_length)
-    return Dataset(summary["labels"], summary["has_pairs"], splits, examples)
+    return Dataset(summary["labels"], summary["has_pairs"], splits, examples, _tokens_sha256(splits))
 
 
 def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, list[tuple[str, ...]]]:
@@ -107,6 +113,15 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         labels=np.concatenate(labels),
     )
     return split, examples
+
+
+def _tokens_sha256(splits: dict[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        for array in (split.ids, split.segments, split.is_special, split.offsets):
+            digest.update(f"{name} {array.dtype} {len(array)}".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _batches(file: Path) -> Iterator[dict[str, list[Any]]]:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,9 @@ import torch
 from worker.distill.config import TrainingConfig
 from worker.distill.errors import NoDevice, is_device_lost
 from worker.distill.run_folder import DEVICE
+
+# What computes, and what makes tokens of texts and a map of those.
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "umap-learn", "numba")
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,27 @@ def choose_compute(training: TrainingConfig, threads: int) -> Compute:
 
 def environment(compute: Compute) -> dict[str, Any]:
     """What decides the last bit of every result; a checkpoint records it."""
+    # The map and what some methods begin with are computed on the processor, and there again at a resume.
+    beside = {"processor": _processor_name()} if compute.device.type == "cuda" else {}
     return {
         "device": hardware(compute),
+        **beside,
         "precision": compute.precision,
         "threads": compute.threads,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        "libraries": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "libraries": {name: version(name) for name in _LIBRARIES},
     }
+
+
+def differing(began: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between the environment in which a run began and this one.
+
+    The processor beside a GPU, and a library, differ from nothing where the release that began it recorded none: else
+    an upgrade alone would make every run under way inexact.
+    """
+    before = {"processor": here.get("processor"), **began, "libraries": here["libraries"] | began["libraries"]}
+    return [name for name, value in here.items() if before.get(name) != value]
 
 
 def device_memory() -> dict[str, Any] | None:

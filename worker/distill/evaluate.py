@@ -15,8 +15,9 @@ _CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Quality:
-    """Accuracy and macro-averaged F1 over all classes of the split, mean cross-entropy in nats, and the expected
-    calibration error: by how much confidence and accuracy differ."""
+    """Accuracy, F1 as its mean over the classes that the labels have (so that models side by side are measured over the
+    same ones), mean cross-entropy in nats, and the expected calibration error: by how much confidence and accuracy
+    differ."""
 
     accuracy: float
     macro_f1: float
@@ -83,7 +84,7 @@ def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
 
 def _macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     scores = []
-    for label in np.union1d(predicted, labels):
+    for label in np.unique(labels):
         hits = ((predicted == label) & (labels == label)).sum()
         scores.append(2 * hits / ((predicted == label).sum() + (labels == label).sum()))
     return float(np.mean(scores))

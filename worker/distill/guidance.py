@@ -123,8 +123,17 @@ class Guidance:
         """(rows,) loss of each of these training rows under the student in evaluation mode."""
         with self.watch.on("scoring"):
             logits = predict_logits(student, self.split, self.compute.device, rows=rows, after_batch=answered)
-            said = None if teacher is None else teacher.logits[rows]
-            return _losses(objective, logits, said, self.split.labels[rows], have_labels=True)
+            losses = [
+                _losses(
+                    objective,
+                    logits[part],
+                    None if teacher is None else teacher.logits[rows[part]],
+                    self.split.labels[rows[part]],
+                    have_labels=True,
+                )
+                for part in parts_by_logits(len(rows), self.classes)
+            ]
+            return np.concatenate(losses)
 
     def _label(
         self, answered: Callable[[int], None], drawn: Points | Splices, *, keeps_features: bool
@@ -162,7 +171,8 @@ class Guidance:
 def _losses(
     objective: Objective, student: np.ndarray, teacher: np.ndarray | None, labels: np.ndarray, *, have_labels: bool
 ) -> np.ndarray:
-    """(rows,) loss of each row by the logits of the two, (rows, classes)."""
+    """(rows,) loss of each row by the logits of the two, (rows, classes): of some rows at a time, so `objective` is one
+    that looks at each by itself, as all do that rows are scored by."""
     answers = Answers(
         student=torch.from_numpy(student),
         teacher=None if teacher is None else torch.from_numpy(teacher),

@@ -10,7 +10,8 @@ from worker.distill.arms import methods_by_arm
 from worker.distill.config import JobConfig
 from worker.distill.data import Dataset, load_dataset
 from worker.distill.device import Compute, choose_compute, environment
-from worker.distill.families import last_layer, word_table
+from worker.distill.errors import InvalidJob
+from worker.distill.families import family_of, last_layer, word_table
 from worker.distill.methods.registry import build_recipe, revisions
 from worker.distill.network import Network
 from worker.distill.networks import build_network
@@ -45,6 +46,7 @@ def load_parts(folder: Path, job: JobConfig, threads: int) -> Parts:
         seed=tuning.seed if tuning else job.training.seed,
     )
     check_length(model.config, job.training.max_length)
+    _check_segments(model.config, dataset)
     for recipe in recipes:
         recipe.objective.check(len(dataset.labels), last_layer(model).in_features)
         if recipe.parameterisation is not None:
@@ -56,3 +58,36 @@ def load_parts(folder: Path, job: JobConfig, threads: int) -> Parts:
     if revised := revisions(method.type for methods in methods_of.values() for method in methods):
         runs_in["methods"] = revised
     return Parts(compute, runs_in, tokenizer, dataset, teacher, table)
+
+
+def doubt_padding(config: Any, dataset: Dataset, padding: str) -> str | None:
+    """A warning where texts contain the `padding` token and the teacher counts positions by it.
+
+    Read by ids, as the student is where it is used, such a row's tokens stand elsewhere than read by vectors. No job
+    fails by it: of training rows it is harmless, and nobody can take a few stray ones out of a dataset that is ready.
+    """
+    if not family_of(config).counts_positions_from_padding:
+        return None
+    found = {name: split.rows_with(config.pad_token_id) for name, split in dataset.splits.items()}
+    told = [f"{len(rows)} of {len(dataset.splits[name])} {name} rows" for name, rows in found.items() if len(rows)]
+    if not told:
+        return None
+    first = next(f"row {rows[0]} of {name}" for name, rows in found.items() if len(rows))
+    return (
+        f"{', '.join(told)} contain {padding!r}, by which a {config.model_type} counts positions; the first is {first} "
+        "(from 0, as the dataset was prepared). The shipped student reads such a text otherwise than it was trained "
+        f"and measured here. Where there are many, take {padding!r} out of the texts and upload them again; and out of "
+        "those that the student is asked about."
+    )
+
+
+def _check_segments(config: Any, dataset: Dataset) -> None:
+    if not family_of(config).has_segments:
+        return
+    segments = 1 + max(int(split.segments.max()) for split in dataset.splits.values())
+    if segments > config.type_vocab_size:
+        raise InvalidJob(
+            f"the dataset's texts are of {segments} segments, and the teacher tells {config.type_vocab_size} apart "
+            "(type_vocab_size in its config.json): use a teacher that was trained on pairs of texts, or a dataset in "
+            "which a row is one text."
+        )

@@ -29,7 +29,7 @@ from worker.distill.events import EventLog
 from worker.distill.export import pack, write_artifact
 from worker.distill.families import last_layer
 from worker.distill.guidance import Guidance
-from worker.distill.loading import load_parts
+from worker.distill.loading import doubt_padding, load_parts
 from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network
@@ -77,7 +77,14 @@ class Run:
         self.teacher, self.table = parts.teacher, parts.table
         self.student_maker = TeacherLayersStudent(self.job.student)
         known = resumed.coordinates if resumed else None
-        coordinates = Coordinates(folder, self.cache, projection_key(self.job), resumed=known)
+        coordinates = Coordinates(
+            folder,
+            self.cache,
+            projection_key(self.job),
+            tokens_sha256=self.dataset.tokens_sha256,
+            resumed=known,
+            is_resumed=self.is_resumed,
+        )
         self.checkpoints = RunCheckpoints(
             folder / CHECKPOINTS,
             self.job.checkpoint,
@@ -90,7 +97,10 @@ class Run:
             watch=self.watch,
             stop_requested=stop_requested,
         )
-        self.tuned_teacher = TunedTeacher(self.job, self.teacher, self.cache, self.checkpoints)
+        self.checkpoints.goes_on_with_tokens(self.dataset.tokens_sha256)
+        self.tuned_teacher = TunedTeacher(
+            self.job, self.teacher, self.dataset.tokens_sha256, self.cache, self.checkpoints
+        )
         self.teacher_pass = TeacherPass(
             self.job, self.teacher, self.dataset, self.compute, self.cache, self.progress, self._check_stop
         )
@@ -112,6 +122,7 @@ class Run:
 
     def execute(self) -> None:
         self._plan_progress()
+        self._doubt_padding()
         arms = methods_by_arm(self.job)
         unfinished = [build_recipe(methods) for name, methods in arms.items() if name not in self.checkpoints.finished]
         if any(recipe.strategy.needs_projection for recipe in unfinished):
@@ -147,6 +158,15 @@ class Run:
             self.progress.plan(name, work)
             if name in self.checkpoints.finished:
                 self.progress.restore(name, work)
+
+    def _doubt_padding(self) -> None:
+        """Warn, once for all attempts, where texts contain the padding's token and the teacher counts by it."""
+        if self.is_resumed:
+            return
+        config: Any = self.teacher.model.config
+        doubt = doubt_padding(config, self.dataset, self.tokenizer.convert_ids_to_tokens(config.pad_token_id))
+        if doubt is not None:
+            self.events.emit("warning", code="padding_in_texts", message=doubt)
 
     def _doubt_order(self, said: TeacherOutputs) -> None:
         """Warn, once for all attempts, where a teacher that names no classes seems to have them in another order."""

@@ -51,7 +51,7 @@ class Objective(ABC):
         """After optimiser step number `step`, from 1, of `total_steps`."""
 
     def facts(self) -> dict[str, float]:
-        """What it tells of its state after a round, for the record."""
+        """What it tells after a round, for the record. Asked once: what is counted by the round begins anew with it."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +70,7 @@ class Gate(ABC):
         """(rows,) weights without a gradient, 1 in the mean."""
 
     def facts(self) -> dict[str, float]:
+        """As of an objective."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

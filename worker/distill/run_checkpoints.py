@@ -11,11 +11,14 @@ from worker.distill.arms import STUDENT
 from worker.distill.checkpoint import ArmState, RunState, save_checkpoint
 from worker.distill.config import CheckpointConfig
 from worker.distill.coordinates import Coordinates
-from worker.distill.errors import Stopped
+from worker.distill.device import differing
+from worker.distill.errors import InvalidJob, Stopped
 from worker.distill.events import EventLog
 from worker.distill.run_folder import CHECKPOINTS
 from worker.distill.stopwatch import Stopwatch
 from worker.distill.train import ArmResult
+
+_TOKENS = "tokens"  # the input that the dataset's tokens are
 
 
 class RunCheckpoints:
@@ -57,6 +60,25 @@ class RunCheckpoints:
         """What the run reads from here on, which is held against what it began with."""
         self._inputs[input_name] = sha256
 
+    def goes_on_with_tokens(self, sha256: str) -> None:
+        """As `goes_on_with`, of the dataset's tokens. Raises InvalidJob where the run began with others: what it has
+        learnt of a word would go to another one. Of a release that did not record them they are taken as they are."""
+        resumed = self._resumed
+        if resumed is not None and resumed.inputs.get(_TOKENS, sha256) != sha256:
+            began, here = (environment["libraries"] for environment in (resumed.environment, self._environment))
+            versions = [
+                f"{name} {began[name]} there and {here[name]} here"
+                for name in ("transformers", "tokenizers")
+                if began.get(name, here[name]) != here[name]
+            ]
+            told = f" ({', '.join(versions)})" if versions else ""
+            raise InvalidJob(
+                f"the teacher's tokenizer makes other tokens of the dataset here than where this run began{told}: its "
+                'checkpoint is of other words. Retry the job with {"from_start": true}, or finish it with the release '
+                "that began it."
+            )
+        self.goes_on_with(_TOKENS, sha256)
+
     def began_with(self, input_name: str) -> bool:
         """Whether the checkpoint that is not announced yet has read an input of that name."""
         return self._resumed is not None and input_name in self._resumed.inputs
@@ -74,7 +96,7 @@ class RunCheckpoints:
         resumed, self._resumed = self._resumed, None
         if resumed is None:
             return
-        differs = [name for name, value in self._environment.items() if resumed.environment.get(name) != value]
+        differs = differing(resumed.environment, self._environment)
         differs += [name for name, value in self._inputs.items() if resumed.inputs.get(name, value) != value]
         # A run that once went on under other conditions is exact no more, also where it goes on under its own again.
         differs = self._inexact_by = list(dict.fromkeys([*resumed.inexact_by, *differs]))

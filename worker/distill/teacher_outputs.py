@@ -53,8 +53,8 @@ class TeacherPass:
         key = teacher_outputs_key(self.job)
         # The key knows how the teacher was tuned, and not on which machine: two that do it at once have two teachers.
         teacher = "" if tuned is None else f"-of-{tuned[:16]}"
-        logits_file = f"logits-{self.compute.precision}{teacher}.safetensors"
-        features_file = f"features-{self.compute.precision}{teacher}.safetensors"
+        file = f"{self.compute.precision}-{self.dataset.tokens_sha256[:16]}{teacher}.safetensors"
+        logits_file, features_file = f"logits-{file}", f"features-{file}"
         logits_at = self.cache.find(TEACHER_OUTPUTS, key, logits_file)
         features_at = self.cache.find(_TEACHER_FEATURES, key, features_file)
         asks_features = needs_features and features_at is None

@@ -22,7 +22,6 @@ from worker.distill.strategies.real_rows import RealRows
 from worker.distill.train import Arm, ArmResult, Schedule
 
 _INPUT = "tuned_teacher"  # as checkpoints record it
-_FILE = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class TunedTeacher:
 
     job: JobConfig
     teacher: Network
+    tokens_sha256: str  # of the dataset
     cache: RunCache
     checkpoints: RunCheckpoints
 
@@ -60,7 +60,7 @@ class TunedTeacher:
                 self.checkpoints.count_steps(result)
             self.teacher.end_training()
             arrays = {name: tensor.numpy() for name, tensor in result.best_weights.items()}
-            found = self.cache.share(TUNED_TEACHERS, self._key, _FILE, arrays)
+            found = self.cache.share(TUNED_TEACHERS, self._key, self._file, arrays)
         self.checkpoints.take(TUNING)  # where the cache has more than the checkpoint
         put_weights(self.teacher, {name: torch.from_numpy(array) for name, array in load_file(found).items()})
         sha256 = sha256_of(found)
@@ -72,13 +72,17 @@ class TunedTeacher:
         meanwhile may have come about on another machine, to other bits."""
         if self.checkpoints.has_begun(TUNING) and not self.checkpoints.began_with(_INPUT):
             return None
-        return self.cache.find(TUNED_TEACHERS, self._key, _FILE)
+        return self.cache.find(TUNED_TEACHERS, self._key, self._file)
 
     @property
     def _key(self) -> str:
         key = tuned_teacher_key(self.job)
         assert key is not None, "the job tunes its teacher"
         return key
+
+    @property
+    def _file(self) -> str:
+        return f"trained-{self.tokens_sha256[:16]}.safetensors"
 
     def _arm(self, tuning: TeacherTuningConfig) -> Arm:
         return Arm(

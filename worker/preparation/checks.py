@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from worker.preparation.columns import Columns
 from worker.preparation.errors import PreparationFailed, quote, quote_all
 from worker.preparation.staging import EXAMPLES, StagedSplit
 
 MAX_EMPTY_SHARE = 0.1
 
 
-def check_rows(split: StagedSplit) -> list[str]:
+def check_rows(split: StagedSplit, columns: Columns) -> list[str]:
     """Refuse a file without usable rows; returns warnings about the rows that were left out."""
     name = split.upload.name
     if split.rows_seen == 0:
@@ -19,6 +20,14 @@ def check_rows(split: StagedSplit) -> list[str]:
         )
     if split.empty_rows == 0:
         return []
+    if columns.text_pair is not None and split.empty_pairs == split.rows_seen:
+        # Mostly nobody asked for pairs: the column was found by its name.
+        raise PreparationFailed(
+            "dataset_empty_rows",
+            f"{name} has the column {quote(columns.text_pair)} for the second text of a pair, and it is empty in every "
+            "row. Remove or rename the column if a row is one text; else fill it in, or name another in "
+            "text_pair_column.",
+        )
     where = _where(split, split.first_empty, split.empty_rows)
     what = f"{split.empty_rows} of {split.rows_seen} rows of {name} have an empty text or label ({where})"
     if split.empty_rows >= MAX_EMPTY_SHARE * split.rows_seen:

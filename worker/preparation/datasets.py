@@ -73,7 +73,7 @@ def prepare_dataset(
             check_columns(upload, table.columns, columns)
         staged_path = folder / f".{upload.split}.staged.parquet"
         staged = stage_split(upload, table, columns, label_codes=codes, path=staged_path, tick=tick)
-        warnings += check_rows(staged)
+        warnings += check_rows(staged, columns)
         splits[upload.split] = staged
     assert columns is not None, "a dataset has at least its train file"
 

@@ -39,6 +39,7 @@ class StagedSplit:
     unit: str
     rows_seen: int = 0
     empty_rows: int = 0
+    empty_pairs: int = 0  # rows among them whose second text is empty
     first_empty: list[int] = field(default_factory=list)  # lines or rows, at most EXAMPLES
     label_codes: "array[int]" = field(default_factory=lambda: array("i"))  # one per kept row, first-seen order
     fingerprints: "array[int]" = field(default_factory=lambda: array("Q"))  # one per kept row, of its texts
@@ -93,7 +94,9 @@ def stage_split(
             text = text_value(values[0], place=place, column=columns.text)
             pair = text_value(values[1], place=place, column=columns.text_pair) if columns.text_pair else None
             label = label_value(values[-1], place=place, column=columns.label)
-            if not text.strip() or not label or (pair is not None and not pair.strip()):
+            lacks_pair = pair is not None and not pair.strip()
+            staged.empty_pairs += lacks_pair
+            if not text.strip() or not label or lacks_pair:
                 staged.empty_rows += 1
                 if len(staged.first_empty) < EXAMPLES:
                     staged.first_empty.append(number)

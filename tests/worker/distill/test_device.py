@@ -1,13 +1,14 @@
 """On what a run computes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.worker.distill.tiny_runs import make_run
 from worker.distill.config import JobConfig
-from worker.distill.device import choose_compute
+from worker.distill.device import Compute, choose_compute, differing, environment
 from worker.distill.errors import NoDevice
 
 
@@ -53,3 +54,34 @@ class TestDevice:
         monkeypatch.setenv("STILLHOUSE_ENGINE_DEVICE", "cuda")
         with pytest.raises(NoDevice, match=r"does not compute \(CUDA error: .*busy or unavailable\)"):
             device(tmp_path)
+
+
+class TestEnvironment:
+    @pytest.fixture
+    def beside_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+        monkeypatch.setattr("worker.distill.device._processor_name", lambda: "a processor")
+        gpu = torch.device("cuda", 0)
+        return environment(Compute(gpu, "bf16", threads=2, attention="sdpa", is_deterministic=True))
+
+    def test_another_processor_beside_the_same_gpu_differs(self, beside_a_gpu: dict[str, Any]) -> None:
+        """Harm: the map and the directions that a method begins with are laid again on another processor, to other
+        bits, and the resume says that it is exact."""
+        assert beside_a_gpu["device"] == "a GPU"
+        assert differing(beside_a_gpu, beside_a_gpu) == []
+        assert differing(beside_a_gpu | {"processor": "another one"}, beside_a_gpu) == ["processor"]
+
+    def test_another_version_of_a_library_differs(self, beside_a_gpu: dict[str, Any]) -> None:
+        for name in ("torch", "transformers", "tokenizers", "numpy", "scipy", "umap-learn", "numba"):
+            libraries = beside_a_gpu["libraries"] | {name: "0.1"}
+            assert differing(beside_a_gpu | {"libraries": libraries}, beside_a_gpu) == ["libraries"]
+
+    def test_what_the_release_that_began_the_run_did_not_record_differs_from_nothing(
+        self, beside_a_gpu: dict[str, Any]
+    ) -> None:
+        """Harm: an upgrade after which every job under way is told to be inexact."""
+        libraries = {name: beside_a_gpu["libraries"][name] for name in ("torch", "transformers", "numpy")}
+        before = beside_a_gpu | {"libraries": libraries}
+        del before["processor"]
+        assert differing(before, beside_a_gpu) == []
+        assert differing(before, beside_a_gpu | {"methods": {"lelp": 2}}) == ["methods"]

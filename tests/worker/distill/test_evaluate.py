@@ -44,6 +44,18 @@ class TestQuality:
         assert quality.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
         assert quality.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), rel=1e-5)
 
+    def test_f1_is_over_the_same_classes_whatever_a_model_answers(self) -> None:
+        """Harm: beside a teacher that answers a class which no row has, a student that is right as often looks better:
+        its mean is of fewer classes."""
+        labels = np.array([0, 0, 1, 1])
+        strays = measure_quality(
+            logits_of([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]), labels
+        )
+        assert strays.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
+        # Nor does a class count less that a model never answers.
+        blind = measure_quality(logits_of([[0.8, 0.1, 0.1]] * 4), labels)
+        assert blind.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+
     def test_of_many_classes_is_computed_in_parts_to_the_same_bits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Harm: what has trained for hours runs out of memory when it is measured, and so does each retry."""
         generator = np.random.default_rng(0)

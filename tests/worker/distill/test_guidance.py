@@ -20,6 +20,7 @@ from worker.distill.guidance import Guidance
 from worker.distill.methods.registry import Recipe, build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network
+from worker.distill.objectives import Answers, KnowledgeDistillation, Objective
 from worker.distill.predict import predict_logits
 from worker.distill.progress import Progress
 from worker.distill.rows import Predictions
@@ -69,7 +70,14 @@ def bench(tmp_path: Path) -> Bench:
             split=dataset.train,
             teacher=teacher,
             classes=len(dataset.labels),
-            coordinates=Coordinates(tmp_path, RunCache(tmp_path, events), "map", resumed=known),
+            coordinates=Coordinates(
+                tmp_path,
+                RunCache(tmp_path, events),
+                "map",
+                tokens_sha256=dataset.tokens_sha256,
+                resumed=known,
+                is_resumed=True,
+            ),
             compute=compute,
             watch=Stopwatch(),
             progress=progress,
@@ -77,6 +85,18 @@ def bench(tmp_path: Path) -> Bench:
         )
 
     return Bench(tmp_path, job, word_table(model).detach(), said, student, progress, make)
+
+
+class Counting(Objective):
+    """The distance to the teacher and to the label, and of how many rows at once it was asked for."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self._losses = KnowledgeDistillation(temperature=2.0, alpha=0.5)
+
+    def __call__(self, answers: Answers) -> torch.Tensor:
+        self.rows.append(len(answers.labels))
+        return self._losses(answers)
 
 
 def recipe_of(method: str, **changes: Any) -> Recipe:
@@ -108,6 +128,20 @@ class TestBegin:
         *_, plan = bench.plans(guidance, recipe)
         assert plan.synthetic is not None
         assert np.isfinite(plan.synthetic.teacher_logits).all()
+
+    def test_real_rows_are_scored_alike_however_many_at_a_time(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: with all rows scored and thousands of classes their losses take all memory, an hour after the start;
+        or, in parts, are other rows'."""
+        guidance, rows = bench.make(), np.arange(0, 150, 3)
+        context = guidance.context("student", 3, bench.student, bench.teacher, np.arange(150))
+        whole = context.score(plain := Counting(), rows)
+        monkeypatch.setattr("worker.distill.rows._LOGITS_AT_ONCE", 21)
+        in_parts = context.score(parted := Counting(), rows)
+        np.testing.assert_array_equal(in_parts, whole)
+        assert plain.rows == [50]
+        assert parted.rows == [7] * 7 + [1]
 
     def test_candidates_are_judged_alike_however_many_at_a_time(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.fixtures.tiny_models import write_tokenizer
 from tests.worker.distill.forked_engine import Instant, fork_engine
-from tests.worker.distill.tiny_runs import METHODS, events_of, make_run, start_engine
+from tests.worker.distill.tiny_runs import METHODS, VOCABULARY, events_of, make_run, start_engine
 from worker.distill import exit_codes
 from worker.distill.checkpoint import list_checkpoints, load_latest
 from worker.distill.device import Compute, choose_compute
+from worker.distill.errors import InvalidJob
 
 # With test_runs: what these runs begin with, the map above all, is made once in a process.
 pytestmark = pytest.mark.xdist_group("engine_runs")
@@ -247,6 +249,44 @@ class TestExactResume:
         assert "projection" not in {event["phase"] for event in events_of(folder, "phase")}
         assert content_of(folder / "artifact") == content_of(artifact)
         assert exactness_of_resumes(folder) == [True]
+
+    def test_a_map_that_came_meanwhile_from_another_machine_is_not_taken(
+        self, tmp_path: Path, undisturbed: Callable[..., Path]
+    ) -> None:
+        """Harm: new rows made on another machine's map, and a student said to be the one of a single run."""
+        artifact = undisturbed("sage")
+        folder = make_run(tmp_path / "killed", "sage", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 2, "after"))
+        begun = load_latest(folder / "checkpoints")
+        assert begun is not None
+        assert begun.coordinates is None
+        shutil.copytree(artifact.parent / "cache/projections", folder / "cache/projections")
+        for file in (folder / "cache/projections").glob("*/*"):
+            save_file({"coordinates": load_file(file)["coordinates"][::-1].copy()}, file)
+        engine = fork_engine(folder)
+        engine.join()
+        assert content_of(folder / "artifact") == content_of(artifact)
+        # The student may be of a round before the map: what the others were like is in the record.
+        records = [json.loads((made / "manifest.json").read_text())["arms"] for made in (artifact, folder / "artifact")]
+        assert records[0] == records[1]
+        assert exactness_of_resumes(folder) == [True]
+
+    def test_a_tokenizer_that_makes_other_tokens_by_now_ends_the_run(
+        self, run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: after an upgrade of the tokenizers library what one word has learnt goes to another, unseen; or the
+        resume fails in the middle of the optimiser."""
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            state["environment"]["libraries"]["tokenizers"] = "0.1"
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        write_tokenizer(folder / "teacher", VOCABULARY[::-1])
+        message = r'other tokens of .* \(tokenizers 0\.1 there and .* here\).* with \{"from_start": true\}'
+        with pytest.raises(InvalidJob, match=message):
+            run_engine(folder)
+        assert exactness_of_resumes(folder) == []
 
     def test_other_teacher_outputs_than_at_the_start_are_no_exact_resume(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
@@ -508,6 +548,22 @@ class TestOlderCheckpoint:
             (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 3}))
         assert content_of(run_engine(folder)) == expected
         assert events_of(folder, "resumed")[-1]["exact_resume"] is True
+
+    def test_of_a_release_that_recorded_less_is_taken_as_it_is(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: an upgrade after which every job under way is told to be inexact, or begins anew."""
+        expected = content_of(undisturbed("kd"))
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 3, "after"))
+        for checkpoint in list_checkpoints(folder / "checkpoints"):
+            state = json.loads((checkpoint / "state.json").read_text())
+            assert state["inputs"].pop("tokens")
+            for library in ("tokenizers", "scipy", "umap-learn", "numba"):
+                assert state["environment"]["libraries"].pop(library)
+            (checkpoint / "state.json").write_text(json.dumps(state))
+        assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True]
 
     def test_of_a_release_that_spliced_nothing_goes_on_exactly(
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]

@@ -18,12 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier
+from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier, write_tokenizer
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
 from worker.distill.cache_keys import TEACHER_OUTPUTS, teacher_outputs_key
 from worker.distill.config import JobConfig
+from worker.distill.data import load_dataset
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
 from worker.distill.evaluate import measure_quality
+from worker.distill.teacher import load_tokenizer
 
 # With test_resume: what these runs begin with, the map above all, is made once in a process.
 pytestmark = pytest.mark.xdist_group("engine_runs")
@@ -142,7 +144,7 @@ class TestArtifact:
         # A student of frozen word vectors has those of its teacher, as tuned.
         student = load_file(artifact / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
         (name,) = (name for name in base if name.endswith("word_embeddings.weight"))
-        (cached,) = (tmp_path / "run/cache/tuned_teachers").glob("*/trained.safetensors")
+        (cached,) = (tmp_path / "run/cache/tuned_teachers").glob("*/trained-*.safetensors")
         tuned = load_file(cached)
         assert torch.equal(student[tuned["word_rows"]], tuned["word_vectors"])
         assert not torch.equal(student, base[name])
@@ -252,6 +254,19 @@ class TestCache:
         phases = {event["phase"] for event in events_of(second, "phase")}
         assert phases.isdisjoint({"teacher_tuning", "teacher_outputs", "projection"})
 
+    def test_what_was_made_of_other_tokens_is_not_taken(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: after an upgrade of the tokenizers library a student learns what its teacher said of other words."""
+        first = make_run(tmp_path / "first", "lelp", tuned=True)
+        run_engine(first)
+        second = make_run(tmp_path / "second", "lelp", tuned=True)
+        shutil.copytree(first / "cache", second / "cache")
+        write_tokenizer(second / "teacher", VOCABULARY[::-1])
+        run_engine(second)
+        assert {"teacher_tuning", "teacher_outputs"} <= {event["phase"] for event in events_of(second, "phase")}
+        for kind in ("tuned_teachers", "teacher_outputs", "teacher_features"):
+            (entry,) = (second / "cache" / kind).iterdir()
+            assert len(list(entry.iterdir())) == 2
+
     def test_a_second_job_in_bf16_labels_with_the_tuned_teacher_too(self, tmp_path: Path, run_engine: Runner) -> None:
         """Harm: with nothing to ask the teacher for, synthetic rows get the labels of the teacher before its tuning."""
         changes: dict[str, Any] = {"tuned": True, "training__precision": "bf16"}
@@ -338,6 +353,33 @@ class TestLabels:
             run_engine(folder)
 
 
+class TestPaddingInTexts:
+    @pytest.mark.parametrize("family", ["roberta", "mpnet"])
+    def test_is_told_once_and_fails_no_job(self, family: str, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: a student that is worth less than was measured, and nobody knows; or a job that one stray row fails,
+        with the advice to use another teacher."""
+        folder = make_run(tmp_path / "run", "kd", family=family, training__epochs=1.0)
+        for split, rows in {"train": [7], "test": [3, 59]}.items():
+            change_texts(folder / f"dataset/{split}.parquet", dict.fromkeys(rows, "the <pad> cat" + " and a dog" * 6))
+        run_engine(folder)
+        (warning,) = events_of(folder, "warning")
+        assert warning["code"] == "padding_in_texts"
+        assert warning["message"].startswith(
+            f"1 of 150 train rows, 2 of 60 test rows contain '<pad>', by which a {family} counts positions; the first "
+            "is row 7 of train "
+        )
+        run_engine(folder)
+        assert events_of(folder, "warning") == [warning]
+
+    def test_is_a_word_as_any_other_where_positions_do_not_count_from_it(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
+        change_texts(folder / "dataset/train.parquet", {7: "the [PAD] cat"})
+        run_engine(folder)
+        assert events_of(folder, "warning") == []
+
+
 class TestBadJobs:
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -359,6 +401,16 @@ class TestBadJobs:
         with pytest.raises(InvalidJob, match=message):
             run_engine(make_run(tmp_path / "run", "kd", **changes))
 
+    def test_pairs_with_a_teacher_of_one_segment_are_refused(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: an index out of range, which nobody who posted the job can read anything from."""
+        folder = make_run(tmp_path / "run", "kd", has_pairs=True)
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
+        config = model.config
+        config.type_vocab_size = 1
+        type(model)(config).save_pretrained(folder / "teacher")
+        with pytest.raises(InvalidJob, match=r"are of 2 segments, and the teacher tells 1 apart .*a row is one text"):
+            run_engine(folder)
+
     def test_a_teacher_that_is_not_finite_on_one_row_is_refused_by_that_row(
         self, tmp_path: Path, run_engine: Runner
     ) -> None:
@@ -368,10 +420,7 @@ class TestBadJobs:
         with torch.no_grad():
             model.get_input_embeddings().weight[MASK] = math.nan
         model.save_pretrained(folder / "teacher")
-        file = folder / "dataset/validation.parquet"
-        columns = parquet.read_table(file).to_pydict()
-        columns["text"][7] = "the [MASK] cat"
-        parquet.write_table(pa.table(columns | {"label": pa.array(columns["label"], pa.int32())}), file)
+        change_texts(folder / "dataset/validation.parquet", {7: "the [MASK] cat"})
         with pytest.raises(TeacherNotFinite, match=r"1 of 60 validation rows .*; the first is row 7 "):
             run_engine(folder)
 
@@ -385,7 +434,8 @@ class TestBadJobs:
         entry.mkdir(parents=True)
         logits = {name: torch.zeros(rows, 3) for name, rows in (("train", 150), ("validation", 60), ("test", 60))}
         logits["train"][7, 1] = math.nan
-        save_file(logits, entry / "logits-fp32.safetensors")
+        dataset = load_dataset(folder / "dataset", load_tokenizer(folder / "teacher"), max_length=24)
+        save_file(logits, entry / f"logits-fp32-{dataset.tokens_sha256[:16]}.safetensors")
         with pytest.raises(TeacherNotFinite, match=r"1 of 150 train rows .*; the first is row 7 "):
             run_engine(folder)
 
@@ -404,6 +454,14 @@ class TestBadJobs:
             run_engine(folder)
         for weights in (folder / "checkpoints").glob("*/model.safetensors"):
             assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+
+
+def change_texts(file: Path, texts: dict[int, str]) -> None:
+    """Put these texts, by row, into a prepared split."""
+    columns = parquet.read_table(file).to_pydict()
+    for row, text in texts.items():
+        columns["text"][row] = text
+    parquet.write_table(pa.table(columns | {"label": pa.array(columns["label"], pa.int32())}), file)
 
 
 def said_by_the_teacher(folder: Path) -> dict[str, bytes]:

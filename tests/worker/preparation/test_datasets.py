@@ -344,6 +344,24 @@ class TestBadContent:
             "1 of 21 rows of train.csv have an empty text or label (line 22); they were left out."
         ]
 
+    @pytest.mark.parametrize("asked", [{}, {"text_pair_column": "text_b"}])
+    def test_second_text_that_is_empty_in_every_row_is_refused_by_its_column(
+        self, bench: Bench, asked: dict[str, str]
+    ) -> None:
+        """Harm: nobody asked for pairs, and whoever looks through the texts for empty ones finds none."""
+        rows = [(text, " ", label) for text, label in ROWS]
+        failure = bench.fail({"train.csv": csv_bytes(rows, ("text", "text_b", "label"))}, **asked)
+        assert failure.code == "dataset_empty_rows"
+        assert failure.message.startswith(
+            "train.csv has the column 'text_b' for the second text of a pair, and it is empty in every row. "
+            "Remove or rename the column"
+        )
+
+    def test_second_texts_of_which_most_are_empty_are_told_by_their_lines(self, bench: Bench) -> None:
+        rows = [(text, "" if number else "a", label) for number, (text, label) in enumerate(ROWS)]
+        failure = bench.fail({"train.csv": csv_bytes(rows, ("text", "text_b", "label"))})
+        assert failure.message.startswith("19 of 20 rows of train.csv have an empty text or label (lines 3, 4, ")
+
     @pytest.mark.parametrize("split", ["validation", "test"])
     def test_labels_that_training_never_saw(self, bench: Bench, split: str) -> None:
         other = csv_bytes([("x", "a"), ("y", "maybe"), ("z", "never")])

@@ -37,7 +37,7 @@ class SureTeacherUnsureStudent(Gate):
         self.parameters = parameters
         self.confidence: dict[int, float] = {}  # by class, once it was seen
         self.entropy: dict[int, float] = {}
-        self.rows_seen = self.rows_kept = 0
+        self.rows_seen = self.rows_kept = 0  # since facts() were told
 
     def __call__(self, answers: Answers) -> torch.Tensor:
         own = self.parameters
@@ -59,7 +59,9 @@ class SureTeacherUnsureStudent(Gate):
         return counts / counts.mean().clamp(min=1e-12)
 
     def facts(self) -> dict[str, float]:
-        return {"kept_share": self.rows_kept / self.rows_seen} if self.rows_seen else {}
+        seen, kept = self.rows_seen, self.rows_kept
+        self.rows_seen = self.rows_kept = 0
+        return {"kept_share": kept / seen} if seen else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -85,6 +85,19 @@ class TestSureTeacherUnsureStudent:
         assert which.facts() == {"kept_share": 0.0}
         assert gate(gated="synthetic")(some_answers()).tolist() == [1.0] * 8
 
+    def test_the_share_that_it_tells_is_of_the_round_alone(self) -> None:
+        """Harm: a share that seems to fall round by round, and is the mean since the beginning."""
+        which = gate()
+        which(some_answers())  # of classes never seen, so all are kept
+        assert which.facts() == {"kept_share": 1.0}
+        which.confidence, which.entropy = dict.fromkeys(range(9), 1.0), dict.fromkeys(range(9), 9.0)
+        which(some_answers())
+        resumed = gate()
+        resumed.load_state_dict(json.loads(json.dumps(which.state_dict())))
+        assert which.facts() == resumed.facts() == {"kept_share": 0.0}
+        assert which.facts() == resumed.facts() == {}, "of a round that had no such rows"
+        assert which.state_dict() == resumed.state_dict()
+
     def test_its_state_survives_a_checkpoint(self) -> None:
         first, second = gate(), gate()
         for seed in range(5):
