@@ -14,7 +14,7 @@ from worker.distill.vectors import embed, forward_vectors, move
 from worker.distill.weights import load_weights
 
 # What a checkpoint records of how numbers come about: raise the one whose last bits change.
-PACKED, PLAIN = "packed-3", "plain-2"
+PACKED, PLAIN = "packed-4", "plain-3"
 
 
 def build_network(model: torch.nn.Module, compute: Compute) -> Network:

@@ -200,6 +200,7 @@ class TestQuestions:
     def test_each_batch_of_answers_is_reported(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """Harm: a bar that stands still for as long as a round's candidates are labelled."""
         monkeypatch.setattr("worker.distill.progress._REPORT_EVERY_SECONDS", 0.0)
+        monkeypatch.setattr("worker.distill.predict._PROCESSOR_BATCH_TOKENS", 128)
         guidance, recipe = bench.make(), recipe_of("sage", candidates=4.0)
         guidance.begin(bench.table, bench.folder, shifts=False)
         bench.progress.plan("student", sum(guidance.work_of_questions(recipe, bench.job.training, 2)))
@@ -207,5 +208,5 @@ class TestQuestions:
         shares = [event["progress"] for event in events_of(bench.folder, "progress")]
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1.0)
-        # In each of two rounds 100 rows are scored and 200 candidates answered by both, at most 32 of them at once.
+        # In each of two rounds 100 rows are scored and 200 candidates answered by both, of four tokens or more each.
         assert len({*shares}) > 2 * (4 + 7 + 7)
