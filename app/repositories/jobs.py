@@ -284,10 +284,10 @@ def switch_status(
     table of transitions.
     """
     changes: dict[str, Any] = {"status": new, "event_sequence": Job.event_sequence + 1}
+    is_at_rest = new not in (JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.PAUSING)
     if new is JobStatus.RUNNING:
         changes["started_at"] = func.coalesce(Job.started_at, db_now())
-    elif new not in (JobStatus.CANCELLING, JobStatus.PAUSING):
-        # Nobody works on it any more.
+    if is_at_rest:  # nobody works on it any more
         changes |= {"run_token": None, "lease_expires_at": None, "eta_seconds": None}
     if new is JobStatus.QUEUED:
         changes["queued_at"] = db_now()
@@ -311,8 +311,11 @@ def switch_status(
         if new is JobStatus.CANCELLED:
             # Whoever cancelled it: the worker, the caller while it waited, or the sweep.
             checkpoints.drop_all(session, row.id)
-        if new in TERMINAL:
+        if is_at_rest:
+            # What its worker stored and no row names: nobody goes on from it. What the next worker stores meanwhile
+            # lies under a token of its own.
             cleanups.schedule(session, keys.job_root(row.id))
+        if new in TERMINAL:
             after_commit(session, partial(count_end, "job", new, row.error_code))
     return [_claim(row) for row in rows]
 

@@ -153,7 +153,6 @@ def take_back_expired(session: Session, *, max_attempts: int) -> TakenBack:
             values = _worker_lost(row, _JOB_ADVICE)
             end = AttemptEnd(AttemptOutcome.LOST, **values)
         jobs.switch_status(session, target, held, values=values, attempt_end=end)
-        _clean_after(session, "job", row.id)
         _LISTS[target](taken).append(("job", row.id))
     for kind in imports.KINDS:
         for row in _expired(session, MODELS[kind]):
@@ -235,15 +234,7 @@ def _release_job(session: Session, claim: Claim, values: dict[str, Any], end: At
         return False
     target = _AFTER_WORKER[status]
     end = end if target is JobStatus.QUEUED else None
-    switched = jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end)
-    _clean_after(session, "job", claim.id)
-    return bool(switched)
-
-
-def _clean_after(session: Session, kind: Kind, row_id: str) -> None:
-    """Have the sweep remove what the worker stored and no row names: nobody goes on from it. It keeps what the next
-    worker stores meanwhile, under a token of its own."""
-    cleanups.schedule(session, keys.root(kind, row_id))
+    return bool(jobs.switch_status(session, target, held_by(claim), values=values, attempt_end=end))
 
 
 def _uncounted(model: Any) -> dict[str, Any]:
@@ -262,7 +253,8 @@ def _free(session: Session, kind: Kind, row_id: str, held: Any, values: dict[str
     )
     if freed is None:
         return False
-    _clean_after(session, kind, row_id)
+    # As when a job is at rest: what its worker stored and no row names.
+    cleanups.schedule(session, keys.root(kind, row_id))
     return True
 
 

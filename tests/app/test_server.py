@@ -232,27 +232,30 @@ def refuse_binding(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     monkeypatch.setattr(socket.socket, "bind", refuse)
 
 
+@contextlib.contextmanager
+def accepted() -> Iterator[socket.socket]:
+    """A connection as a bound listener accepts it."""
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                yield connection
+
+
 class TestBind:
     @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limits")
     def test_has_clients_that_vanish_noticed(self) -> None:
         """Harm: what such a client downloads, uploads or listens to stays open until the process ends."""
-        with bind("127.0.0.1", 0) as listener:
-            listener.listen()
-            with socket.create_connection(listener.getsockname()):
-                accepted, _ = listener.accept()
-                with accepted:
-                    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-                    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
-                    assert [accepted.getsockopt(socket.IPPROTO_TCP, name) for name in names] == [60, 15, 4, 60_000]
+        with accepted() as connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            assert [connection.getsockopt(socket.IPPROTO_TCP, name) for name in names] == [60, 15, 4, 60_000]
 
     def test_sends_a_body_without_waiting_for_word_of_its_head(self) -> None:
         """Harm: each answer on a connection that stays open takes 44 ms instead of one."""
-        with bind("127.0.0.1", 0) as listener:
-            listener.listen()
-            with socket.create_connection(listener.getsockname()):
-                accepted, _ = listener.accept()
-                with accepted:
-                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        with accepted() as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
     @pytest.mark.parametrize("host", ["192.0.2.1", pytest.param("ö" * 64, id="no-name")])
     def test_asks_for_another_host_where_this_one_is_not_here(self, host: str) -> None:
