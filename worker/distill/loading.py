@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from worker.distill.arms import methods_by_arm
 from worker.distill.config import JobConfig
@@ -17,6 +18,9 @@ from worker.distill.network import Network
 from worker.distill.networks import build_network
 from worker.distill.teacher import check_length, load_teacher, load_tokenizer
 from worker.distill.vectors import check_vector_interface
+
+# A few texts that are too long are in most datasets.
+_CUT_ROWS_TOLD_OF = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,21 @@ def load_parts(folder: Path, job: JobConfig, threads: int) -> Parts:
     return Parts(compute, runs_in, tokenizer, dataset, teacher, table)
 
 
-def doubt_padding(config: Any, dataset: Dataset, padding: str) -> str | None:
-    """A warning where texts contain the `padding` token and the teacher counts positions by it.
+def doubt_length(dataset: Dataset, max_length: int) -> str | None:
+    """A warning where many texts were cut at `max_length` tokens: the teacher is measured on the same stumps, so no
+    figure of the job tells of it."""
+    full = {name: int((split.lengths == max_length).sum()) for name, split in dataset.splits.items()}
+    if all(full[name] < _CUT_ROWS_TOLD_OF * len(split) for name, split in dataset.splits.items()):
+        return None
+    told = ", ".join(f"{full[name]} of {len(split)} {name} rows" for name, split in dataset.splits.items())
+    return (
+        f"{told} fill the {max_length} tokens of training.max_length: what their texts have beyond was cut off, for "
+        "the teacher too. Where it matters, post the job with a higher one; time and memory grow with it."
+    )
+
+
+def doubt_padding(config: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """A warning where texts contain the padding's token and the teacher counts positions by it.
 
     Read by ids, as the student is where it is used, such a row's tokens stand elsewhere than read by vectors. No job
     fails by it: of training rows it is harmless, and nobody can take a few stray ones out of a dataset that is ready.
@@ -69,6 +86,7 @@ def doubt_padding(config: Any, dataset: Dataset, padding: str) -> str | None:
     if not family_of(config).counts_positions_from_padding:
         return None
     found = {name: split.rows_with(config.pad_token_id) for name, split in dataset.splits.items()}
+    padding = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     told = [f"{len(rows)} of {len(dataset.splits[name])} {name} rows" for name, rows in found.items() if len(rows)]
     if not told:
         return None

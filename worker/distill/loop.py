@@ -29,7 +29,7 @@ from worker.distill.events import EventLog
 from worker.distill.export import pack, write_artifact
 from worker.distill.families import last_layer
 from worker.distill.guidance import Guidance
-from worker.distill.loading import doubt_padding, load_parts
+from worker.distill.loading import doubt_length, doubt_padding, load_parts
 from worker.distill.methods.registry import build_recipe
 from worker.distill.network import Network
 from worker.distill.networks import build_network
@@ -122,7 +122,7 @@ class Run:
 
     def execute(self) -> None:
         self._plan_progress()
-        self._doubt_padding()
+        self._doubt_texts()
         arms = methods_by_arm(self.job)
         unfinished = [build_recipe(methods) for name, methods in arms.items() if name not in self.checkpoints.finished]
         if any(recipe.strategy.needs_projection for recipe in unfinished):
@@ -159,14 +159,17 @@ class Run:
             if name in self.checkpoints.finished:
                 self.progress.restore(name, work)
 
-    def _doubt_padding(self) -> None:
-        """Warn, once for all attempts, where texts contain the padding's token and the teacher counts by it."""
+    def _doubt_texts(self) -> None:
+        """Warn, once for all attempts, of texts that were cut, and of those that the student will read otherwise."""
         if self.is_resumed:
             return
-        config: Any = self.teacher.model.config
-        doubt = doubt_padding(config, self.dataset, self.tokenizer.convert_ids_to_tokens(config.pad_token_id))
-        if doubt is not None:
-            self.events.emit("warning", code="padding_in_texts", message=doubt)
+        doubts = {
+            "texts_cut": doubt_length(self.dataset, self.job.training.max_length),
+            "padding_in_texts": doubt_padding(self.teacher.model.config, self.dataset, self.tokenizer),
+        }
+        for code, message in doubts.items():
+            if message is not None:
+                self.events.emit("warning", code=code, message=message)
 
     def _doubt_order(self, said: TeacherOutputs) -> None:
         """Warn, once for all attempts, where a teacher that names no classes seems to have them in another order."""

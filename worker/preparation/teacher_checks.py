@@ -124,8 +124,15 @@ def _names() -> str:
 
 
 def _first_position(family: Family, config: Mapping[str, Any]) -> int:
+    if not family.counts_positions_from_padding:
+        return 0
     padding = config.get("pad_token_id", 1)
-    return padding + 1 if family.counts_positions_from_padding and isinstance(padding, int) else 0
+    if not isinstance(padding, int) or padding < 0:
+        raise _mismatch(
+            f"the pad_token_id in config.json is {quote(padding)}, and a {family.model_type} counts positions from it",
+            "Write the number there that the tokenizer has for its padding token.",
+        )
+    return padding + 1
 
 
 def _check_encoder(family: Family, size: ModelSize, tensors: Mapping[str, TensorInfo], prefix: str) -> None:

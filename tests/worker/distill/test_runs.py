@@ -353,6 +353,29 @@ class TestLabels:
             run_engine(folder)
 
 
+class TestTextsCut:
+    def test_is_told_where_many_fill_the_length(self, tmp_path: Path, run_engine: Runner) -> None:
+        """Harm: the student sees a tenth of each review, and so does the teacher: all figures of the job look well."""
+        folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
+        length = json.loads((folder / "job.json").read_text())["training"]["max_length"]
+        change_texts(folder / "dataset/test.parquet", dict.fromkeys(range(3), "a very old cat " * length))
+        run_engine(folder)
+        (warning,) = events_of(folder, "warning")
+        assert warning["code"] == "texts_cut"
+        assert warning["message"].startswith(
+            f"0 of 150 train rows, 0 of 60 validation rows, 3 of 60 test rows fill the {length} tokens of "
+            "training.max_length"
+        )
+        run_engine(folder)
+        assert events_of(folder, "warning") == [warning]
+
+    def test_is_not_told_of_a_few(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
+        change_texts(folder / "dataset/test.parquet", {0: "a very old cat " * 32})
+        run_engine(folder)
+        assert events_of(folder, "warning") == []
+
+
 class TestPaddingInTexts:
     @pytest.mark.parametrize("family", ["roberta", "mpnet"])
     def test_is_told_once_and_fails_no_job(self, family: str, tmp_path: Path, run_engine: Runner) -> None:
@@ -370,6 +393,17 @@ class TestPaddingInTexts:
         )
         run_engine(folder)
         assert events_of(folder, "warning") == [warning]
+
+    @pytest.mark.parametrize("padding", [None, -1])
+    def test_a_teacher_that_does_not_count_by_it_need_not_name_it(
+        self, padding: int | None, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a teacher that transformers loads, and every job on it ends with an internal error."""
+        folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
+        config = json.loads((folder / "teacher/config.json").read_text())
+        (folder / "teacher/config.json").write_text(json.dumps(config | {"pad_token_id": padding}))
+        run_engine(folder)
+        assert events_of(folder, "succeeded")
 
     def test_is_a_word_as_any_other_where_positions_do_not_count_from_it(
         self, tmp_path: Path, run_engine: Runner

@@ -101,6 +101,18 @@ class TestDescribeTeacher:
         assert failure.code == "teacher_weights_mismatch"
         assert what.lower() in failure.message.lower()
 
+    @pytest.mark.parametrize("padding", [None, -1])
+    def test_one_that_counts_positions_by_a_padding_that_it_does_not_name(
+        self, padding: int | None, tiny_teachers: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """Harm: every job on it ends with an internal error."""
+        shutil.copytree(tiny_teachers["roberta"], tmp_path / "teacher")
+        config = json.loads((tmp_path / "teacher/config.json").read_text())
+        (tmp_path / "teacher/config.json").write_text(json.dumps(config | {"pad_token_id": padding}))
+        failure = refusal(tmp_path / "teacher")
+        assert failure.code == "teacher_weights_mismatch"
+        assert f"pad_token_id in config.json is '{padding}', and a roberta counts" in failure.message
+
     @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\xff" * 64])
     def test_weights_that_are_something_else(self, bert: Path, content: bytes) -> None:
         (bert / "model.safetensors").write_bytes(content)
