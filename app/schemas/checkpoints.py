@@ -10,7 +10,8 @@ from app.schemas.base import Page, ResponseModel
 class CheckpointRead(ResponseModel):
     step: int = Field(description="Optimiser steps of the whole job so far; rises from checkpoint to checkpoint.")
     arm: str | None = Field(
-        description="What was being trained: `teacher_tuning`, `student`, `baseline.kd`, ...; null between two.",
+        description="What was being trained: `teacher_tuning`, `student`, `baseline.kd`, ...; null between two, and "
+        "while the teacher answers the rows.",
         examples=["student"],
     )
     round: int | None = Field(description="The round that had just ended; null within a round.")

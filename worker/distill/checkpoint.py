@@ -18,7 +18,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.distill.rows import SyntheticRows
+from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
 _FORMAT_VERSION = 6
@@ -28,6 +28,8 @@ _WITHOUT_WAITING = 5
 _READABLE_VERSIONS = (3, 4, _WITHOUT_WAITING, _FORMAT_VERSION)
 _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
+# Releases that do not know it make the pass anew.
+_TEACHER_PASS_FILE = "teacher_pass.safetensors"
 
 
 @dataclass
@@ -60,6 +62,14 @@ class ArmState:
     plan: RoundPlan | None  # of the round under way
 
 
+@dataclass(frozen=True)
+class TeacherPassState:
+    """The teacher in the middle of its pass over the rows."""
+
+    files: list[str]  # what is made of it, each named by all that decides its bits
+    said: dict[str, Predictions]  # by split, to the first rows in the order of the pass
+
+
 @dataclass
 class RunState:
     """A whole run: the arms that are done, the one under way, and those that wait."""
@@ -75,6 +85,7 @@ class RunState:
     arm: str | None
     arm_state: ArmState | None
     waiting: dict[str, ArmState]  # arms that were begun, and go on once what they need is here again
+    teacher_pass: TeacherPassState | None  # if it is under way
 
     def begun(self) -> dict[str, ArmState]:
         """Every arm that is in the middle of its training."""
@@ -138,6 +149,9 @@ def _write(folder: Path, state: RunState) -> None:
         record |= _write_arm(folder, "", state.arm_state)
     if state.waiting:
         record["waiting"] = {arm: _write_arm(folder, _waiting(arm), waits) for arm, waits in state.waiting.items()}
+    if state.teacher_pass is not None:
+        record["teacher_pass"] = {"files": state.teacher_pass.files}
+        save_arrays(_teacher_pass_arrays(state.teacher_pass), folder / _TEACHER_PASS_FILE)
     (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -163,6 +177,7 @@ def _read(folder: Path) -> RunState:
         arm=record["arm"],
         arm_state=None if record["arm_position"] is None else _read_arm(folder, "", record),
         waiting={arm: _read_arm(folder, _waiting(arm), of_arm) for arm, of_arm in waiting.items()},
+        teacher_pass=_read_teacher_pass(folder, record["teacher_pass"]) if "teacher_pass" in record else None,
     )
 
 
@@ -186,6 +201,22 @@ def _read_arm(folder: Path, prefix: str, record: dict[str, Any]) -> ArmState:
         optimizer=load_file(folder / f"{prefix}optimizer.safetensors"),
         plan=_read_plan(load_arrays(plan_file), record["plan_facts"]) if plan_file.exists() else None,
     )
+
+
+def _teacher_pass_arrays(state: TeacherPassState) -> dict[str, np.ndarray]:
+    arrays = {}
+    for split, said in state.said.items():
+        arrays[f"{split}/logits"] = said.logits
+        if said.features is not None:
+            arrays[f"{split}/features"] = said.features
+    return arrays
+
+
+def _read_teacher_pass(folder: Path, record: dict[str, Any]) -> TeacherPassState:
+    arrays = load_arrays(folder / _TEACHER_PASS_FILE)
+    splits = [name.removesuffix("/logits") for name in arrays if name.endswith("/logits")]
+    said = {split: Predictions(arrays[f"{split}/logits"], arrays.get(f"{split}/features")) for split in splits}
+    return TeacherPassState(record["files"], said)
 
 
 def _waiting(arm: str) -> str:

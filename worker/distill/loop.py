@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from worker.distill.arms import STUDENT, baseline, methods_by_arm
-from worker.distill.cache_keys import projection_key
+from worker.distill.cache_keys import TEACHER_OUTPUTS, projection_key
 from worker.distill.checkpoint import load_latest
 from worker.distill.config import JobConfig, MethodConfig, read_job
 from worker.distill.coordinates import Coordinates
@@ -102,7 +102,7 @@ class Run:
             self.job, self.teacher, self.dataset.tokens_sha256, self.cache, self.checkpoints
         )
         self.teacher_pass = TeacherPass(
-            self.job, self.teacher, self.dataset, self.compute, self.cache, self.progress, self._check_stop
+            self.job, self.teacher, self.dataset, self.compute, self.cache, self.checkpoints, self.progress
         )
         self.guidance = Guidance(
             split=self.dataset.train,
@@ -136,8 +136,10 @@ class Run:
             self.checkpoints.goes_on_with(name, sha256)
         quality = measure_quality(said.logits["validation"], self.dataset.splits["validation"].labels)
         self.guidance.teacher_error = 1 - quality.accuracy
+        is_first = not self.checkpoints.began_with(TEACHER_OUTPUTS)
         self.checkpoints.announce_resume()
-        self._doubt_order(said)
+        if is_first:
+            self._doubt_order(said)
         for name, methods in arms.items():
             if name not in self.checkpoints.finished:
                 self.checkpoints.finish(name, self._train_arm(name, methods, said))
@@ -172,8 +174,8 @@ class Run:
                 self.events.emit("warning", code=code, message=message)
 
     def _doubt_order(self, said: TeacherOutputs) -> None:
-        """Warn, once for all attempts, where a teacher that names no classes seems to have them in another order."""
-        if self.is_resumed or self.job.teacher_tuning is not None:
+        """Warn where a teacher that names no classes seems to have them in another order."""
+        if self.job.teacher_tuning is not None:
             return
         truth = self.dataset.splits["validation"].labels
         doubt = doubt_order(self.folder / self.job.teacher.path, self.dataset.labels, said.logits["validation"], truth)

@@ -40,10 +40,15 @@ def arrange(rows: np.ndarray, lengths: np.ndarray, batch_size: int, generator: n
     return [rows[batches[i]] for i in generator.permutation(len(batches))]
 
 
-def in_length_order(lengths: np.ndarray, batch_rows: Callable[[int], int]) -> Iterator[np.ndarray]:
-    """Positions of `lengths` (rows,) in batches for passes without a gradient, longest first: the first batch shows the
-    peak memory. `batch_rows` says how many rows a batch has whose longest one has so many tokens."""
-    order = np.argsort(-lengths, kind="stable")
+def length_order(lengths: np.ndarray) -> np.ndarray:
+    """Positions of `lengths` (rows,), longest first: the first batch of a pass without a gradient shows its peak
+    memory."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def in_batches(order: np.ndarray, lengths: np.ndarray, batch_rows: Callable[[int], int]) -> Iterator[np.ndarray]:
+    """The positions in `order`, longest first, in batches; `batch_rows` says how many rows one has whose longest has so
+    many tokens. From the beginning of any batch on, the batches are the same."""
     start = 0
     while start < len(order):
         rows = batch_rows(int(lengths[order[start]]))

@@ -1,5 +1,6 @@
 """What a network says to real or made rows, in evaluation mode."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from worker.distill.batches import Batch, collate
 from worker.distill.data import Split
 from worker.distill.network import Network, Outputs
-from worker.distill.order import in_length_order
+from worker.distill.order import in_batches, length_order
 from worker.distill.packed.layout import grid_length
 from worker.distill.rows import Predictions
 
@@ -18,6 +19,8 @@ from worker.distill.rows import Predictions
 _PROCESSOR_BATCH_TOKENS = 1_024
 _GPU_BATCH_TOKENS = 32_768
 _GPU_BATCH_PAIRS_OF_TOKENS = 2**23
+
+SoFar = Callable[[Callable[[], Predictions]], None]
 
 
 def predict_logits(
@@ -41,8 +44,14 @@ def predict(
     rows: np.ndarray | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
     keeps_features: bool = False,
+    begun: Predictions | None = None,
+    so_far: SoFar = lambda _: None,
 ) -> Predictions:
-    """As `predict_logits`, and the features where they are kept."""
+    """As `predict_logits`, and the features where they are kept.
+
+    `so_far` is told after each batch how to have what has been said by then, of the longest rows, as the one argument
+    that a later call needs to go on from there: `begun`.
+    """
     rows = np.arange(len(split)) if rows is None else rows
     return predict_batches(
         network,
@@ -51,6 +60,8 @@ def predict(
         device,
         after_batch=after_batch,
         keeps_features=keeps_features,
+        begun=begun,
+        so_far=so_far,
     )
 
 
@@ -62,23 +73,48 @@ def predict_batches(
     *,
     after_batch: Callable[[int], None],
     keeps_features: bool,
+    begun: Predictions | None = None,
+    so_far: SoFar = lambda _: None,
 ) -> Predictions:
     """As `predict`, for rows of any kind: at least one, of `lengths` (rows,), of which `make` makes batches by their
     positions."""
-    logits: np.ndarray | None = None
-    features: np.ndarray | None = None
-    batches = in_length_order(lengths, lambda longest: _batch_rows(longest, device))
+    order = length_order(lengths)
+    said: Predictions | None = None
+    answered = 0
+    if begun is not None:
+        said, answered = _room(begun, len(lengths)), len(begun.logits)
+        _put(said, order[:answered], begun)
+    batches = in_batches(order[answered:], lengths, lambda longest: _batch_rows(longest, device))
     for which, answer in _ask(network, batches, make, keeps_features):
-        if logits is None:
-            logits = np.empty((len(lengths), answer.logits.shape[1]), np.float32)
-            if answer.features is not None:
-                features = np.empty((len(lengths), answer.features.shape[1]), np.float32)
-        logits[which] = answer.logits
-        if features is not None:
-            features[which] = answer.features
+        if said is None:
+            said = _room(answer, len(lengths))
+        _put(said, which, answer)
+        answered += len(which)
         after_batch(len(which))
-    assert logits is not None, "a split has at least one row: the dataset's preparation saw to it"
-    return Predictions(logits, features)
+        so_far(functools.partial(_taken, said, order[:answered]))
+    assert said is not None, "a split has at least one row: the dataset's preparation saw to it"
+    return said
+
+
+def _room(like: Predictions, rows: int) -> Predictions:
+    """Room for what is said to so many rows, as wide as in `like`."""
+    features = None if like.features is None else np.empty((rows, like.features.shape[1]), np.float32)
+    return Predictions(np.empty((rows, like.logits.shape[1]), np.float32), features)
+
+
+def _put(said: Predictions, which: np.ndarray, answer: Predictions) -> None:
+    said.logits[which] = answer.logits
+    if said.features is not None:
+        said.features[which] = answer.features
+
+
+def in_order_of_pass(said: Predictions, lengths: np.ndarray) -> Predictions:
+    """What was said to all rows, of `lengths` (rows,), as the `begun` of a pass that has no more to ask."""
+    return _taken(said, length_order(lengths))
+
+
+def _taken(said: Predictions, which: np.ndarray) -> Predictions:
+    return Predictions(said.logits[which], None if said.features is None else said.features[which])
 
 
 def _batch_rows(longest: int, device: torch.device) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from worker.distill.arms import STUDENT
-from worker.distill.checkpoint import ArmState, RunState, save_checkpoint
+from worker.distill.checkpoint import ArmState, RunState, TeacherPassState, save_checkpoint
 from worker.distill.config import CheckpointConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.device import differing
@@ -53,6 +53,7 @@ class RunCheckpoints:
         self._last_number = resumed.number if resumed else -1
         self._steps_before = resumed.steps_before if resumed else 0
         self._begun = resumed.begun() if resumed else {}
+        self._teacher_pass = resumed.teacher_pass if resumed else None  # until it is taken
         self.finished: dict[str, dict[str, Any]] = resumed.finished if resumed else {}  # arm -> its record
         self.finished_weights: dict[str, dict[str, torch.Tensor]] = resumed.finished_weights if resumed else {}
 
@@ -91,6 +92,11 @@ class RunCheckpoints:
         """Where the arm goes on, if it was begun: from here on it says so itself."""
         return self._begun.pop(arm, None)
 
+    def take_teacher_pass(self) -> TeacherPassState | None:
+        """Where the teacher's pass over the rows goes on, if it was begun: from here on it says so itself."""
+        taken, self._teacher_pass = self._teacher_pass, None
+        return taken
+
     def announce_resume(self) -> None:
         """Say, once it is known with what this run goes on, whether it will end with the same bits."""
         resumed, self._resumed = self._resumed, None
@@ -122,8 +128,7 @@ class RunCheckpoints:
 
     def at_safe_point(self, arm: str, state: Callable[[], ArmState], *, is_round_end: bool, is_saved: bool) -> None:
         """`train.SafePoint` of the arm. Nothing is stopped but where all of it is saved."""
-        is_due = time.monotonic() - self._last_saved >= self._config.every_seconds
-        if not (is_saved or is_round_end or is_due or self._stop_requested()):
+        if not (is_saved or is_round_end or self._is_due()):
             return
         if not is_saved:
             arm_state = state()
@@ -132,7 +137,25 @@ class RunCheckpoints:
         if self._stop_requested():
             raise Stopped
 
-    def _save(self, arm: str | None, state: ArmState | None, facts: dict[str, Any]) -> None:
+    def at_safe_point_of_pass(self, state: Callable[[], TeacherPassState]) -> None:
+        """The same between two batches of the teacher's pass."""
+        if not self._is_due():
+            return
+        self._save(None, None, {"arm": None}, teacher_pass=state())
+        if self._stop_requested():
+            raise Stopped
+
+    def _is_due(self) -> bool:
+        return self._stop_requested() or time.monotonic() - self._last_saved >= self._config.every_seconds
+
+    def _save(
+        self,
+        arm: str | None,
+        state: ArmState | None,
+        facts: dict[str, Any],
+        *,
+        teacher_pass: TeacherPassState | None = None,
+    ) -> None:
         """Write a checkpoint and announce it with `facts`: what was just trained, and how good it is."""
         steps = self._steps_before + (state.position.step if state else 0)
         # The newest checkpoint has the highest number, also where an arm ends right after a timed one.
@@ -151,6 +174,7 @@ class RunCheckpoints:
             arm=arm,
             arm_state=state,
             waiting=self._begun,
+            teacher_pass=teacher_pass or self._teacher_pass,
         )
         began = time.monotonic()
         with self._watch.on("checkpoints"):

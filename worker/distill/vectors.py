@@ -17,7 +17,7 @@ from worker.distill.data import Split
 from worker.distill.device import Compute
 from worker.distill.errors import TeacherNotFinite, VectorInterfaceMismatch
 from worker.distill.families import family_of, word_table
-from worker.distill.order import in_length_order
+from worker.distill.order import in_batches, length_order
 
 _TOLERANCE = 1e-5
 _CHECK_ROWS = 16
@@ -66,7 +66,7 @@ def write_pooled_vectors(
     pooled = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     with file.open("r+b") as opened:  # a full disk is an error here; met while writing to the map it would be a signal
         os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-    for rows in in_length_order(split.lengths, lambda _: batch_size):
+    for rows in in_batches(length_order(split.lengths), split.lengths, lambda _: batch_size):
         batch = collate(rows, split, compute.device)
         vectors = embed(batch, table) * batch.mask[:, :, None]
         pooled[rows] = (vectors.sum(1) / batch.mask.sum(1)[:, None]).cpu().numpy()

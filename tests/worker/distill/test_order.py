@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 
-from worker.distill.order import arrange, in_length_order, stream_of_rows
+from worker.distill.order import arrange, in_batches, length_order, stream_of_rows
 from worker.distill.seed import generator
 
 
@@ -39,6 +41,16 @@ class TestArrange:
 class TestInLengthOrder:
     def test_every_row_comes_once_the_longest_first(self) -> None:
         lengths = np.random.default_rng(0).integers(3, 60, 200)
-        order = np.concatenate(list(in_length_order(lengths, lambda _: 32)))
+        order = length_order(lengths)
         assert sorted(order) == list(range(200))
         assert (np.diff(lengths[order]) <= 0).all()
+
+    def test_from_the_beginning_of_any_batch_on_the_batches_are_the_same(self) -> None:
+        lengths = np.random.default_rng(0).integers(3, 60, 200)
+        order = length_order(lengths)
+        batches = [list(batch) for batch in in_batches(order, lengths, lambda longest: 256 // longest)]
+        assert list(itertools.chain(*batches)) == list(order)
+        for done in range(len(batches)):
+            answered = sum(map(len, batches[:done]))
+            later = in_batches(order[answered:], lengths, lambda longest: 256 // longest)
+            assert [list(batch) for batch in later] == batches[done:]

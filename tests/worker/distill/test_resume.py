@@ -293,10 +293,7 @@ class TestExactResume:
     ) -> None:
         folder = make_run(tmp_path / "run", "kd", **LONG)
         kill_after_checkpoints(folder, 2, random.Random(5))
-        [outputs] = (folder / "cache/teacher_outputs").glob("*/*")
-        logits = load_file(outputs)
-        logits["train"] += 1e-6
-        save_file(logits, outputs)
+        shift_logits(folder)
         run_engine(folder)
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
         assert "teacher_outputs" in events_of(folder, "warning")[-1]["message"]
@@ -403,8 +400,81 @@ class TestStop:
         for rows in (32, 200):
             folder = make_run(tmp_path / str(rows), "kd", validation_rows=rows, checkpoint_seconds=0.0)
             run_engine(folder)
-            counts.append(len(events_of(folder, "checkpoint")))
+            counts.append(sum(event["arm"] is not None for event in events_of(folder, "checkpoint")))
         assert counts[0] == counts[1] > 30
+
+
+class TestTeacherPass:
+    """It is in the checkpoints until it is over."""
+
+    @pytest.mark.parametrize("kind", ["kd", "lelp"])
+    def test_killed_after_each_of_its_batches_it_gets_over_and_changes_nothing(
+        self,
+        kind: str,
+        undisturbed: Callable[..., Path],
+        run_engine: Callable[[Path], Path],
+        make_killed: Callable[..., Path],
+    ) -> None:
+        """Harm: a job of very many rows that never gets past it, where workers are taken away every half an hour."""
+        artifact = undisturbed(kind)
+        folder = make_killed(kind, checkpoint_seconds=0.0)
+        # The training rows are in two batches, the others in one each; the last is over before it is saved.
+        for answered in (
+            {"train": 102},
+            {"train": 150},
+            {"train": 150, "validation": 60},
+            {"train": 150, "validation": 60, "test": 60},
+        ):
+            dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 1, "after"))
+            state = load_latest(folder / "checkpoints")
+            assert state is not None
+            assert state.teacher_pass is not None
+            assert {split: len(said.logits) for split, said in state.teacher_pass.said.items()} == answered
+        assert content_of(run_engine(folder)) == content_of(artifact)
+        assert exactness_of_resumes(folder) == [True]
+        assert file_of_outputs(folder).read_bytes() == file_of_outputs(artifact.parent).read_bytes()
+        after = load_latest(folder / "checkpoints")
+        assert after is not None
+        assert after.teacher_pass is None
+
+    def test_sigterm_saves_it(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        folder = make_killed("kd")
+        told = Instant("worker.distill.teacher_outputs:predict", 2, "before", signal.SIGTERM)
+        engine = fork_engine(folder, told)
+        engine.join()
+        assert engine.exitcode == exit_codes.STOPPED
+        state = load_latest(folder / "checkpoints")
+        assert state is not None
+        assert state.teacher_pass is not None
+        assert list(state.teacher_pass.said) == ["train", "validation"]
+        assert content_of(run_engine(folder)) == content_of(undisturbed("kd"))
+
+    def test_begun_it_ends_whatever_another_job_has_left_meanwhile(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: a student of what the teacher said on another machine, which is said to be the one of a single run."""
+        artifact = undisturbed("kd")
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 1, "after"))
+        shutil.copytree(artifact.parent / "cache/teacher_outputs", folder / "cache/teacher_outputs")
+        shift_logits(folder)
+        assert content_of(run_engine(folder)) == content_of(artifact)
+
+    def test_of_another_precision_it_is_made_anew(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        """Harm: half of the rows in the numbers of a machine that has bf16, the other half in those of one without."""
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_at(folder, Instant("worker.distill.run_checkpoints:save_checkpoint", 1, "after"))
+        (checkpoint,) = list_checkpoints(folder / "checkpoints")
+        state = json.loads((checkpoint / "state.json").read_text())
+        state["teacher_pass"]["files"] = ["logits-bf16" + state["teacher_pass"]["files"][0].removeprefix("logits-fp32")]
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        said = load_file(checkpoint / "teacher_pass.safetensors")
+        save_file({name: logits + 1 for name, logits in said.items()}, checkpoint / "teacher_pass.safetensors")
+        assert content_of(run_engine(folder)) == content_of(undisturbed("kd"))
 
 
 class TestTunedAgain:
@@ -502,6 +572,18 @@ def dies_at(folder: Path, instant: Instant) -> None:
     engine = fork_engine(folder, instant)
     engine.join()
     assert engine.exitcode == -signal.SIGKILL
+
+
+def file_of_outputs(folder: Path) -> Path:
+    (file,) = (folder / "cache/teacher_outputs").glob("*/*")
+    return file
+
+
+def shift_logits(folder: Path) -> None:
+    """The teacher's outputs that the run's cache has become others."""
+    logits = load_file(file_of_outputs(folder))
+    logits["train"] += 1e-3
+    save_file(logits, file_of_outputs(folder))
 
 
 def shift_weights(folder: Path) -> None:

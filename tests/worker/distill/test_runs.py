@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier, write_tokenizer
+from tests.worker.distill.forked_engine import Instant, fork_engine
 from tests.worker.distill.tiny_runs import LABELS, METHODS, VOCABULARY, events_of, make_run
+from worker.distill import exit_codes
 from worker.distill.cache_keys import TEACHER_OUTPUTS, teacher_outputs_key
 from worker.distill.config import JobConfig
 from worker.distill.data import load_dataset
@@ -340,6 +343,16 @@ class TestLabels:
         # Said once, not again by whoever takes the run up.
         run_engine(tmp_path / "turned")
         assert events_of(tmp_path / "turned", "warning") == [warning]
+        # By the attempt that has heard all that the teacher says.
+        stopped = make_run(tmp_path / "stopped", "kd", training__epochs=1.0)
+        shutil.rmtree(stopped / "teacher")
+        shutil.copytree(tmp_path / "turned/teacher", stopped / "teacher")
+        engine = fork_engine(stopped, Instant("worker.distill.teacher_outputs:predict", 1, "before", signal.SIGTERM))
+        engine.join()
+        assert engine.exitcode == exit_codes.STOPPED
+        assert events_of(stopped, "checkpoint")
+        run_engine(stopped)
+        assert [event["code"] for event in events_of(stopped, "warning")] == ["teacher_order_doubtful"]
 
     def test_a_teacher_of_other_labels_is_refused_by_name(self, tmp_path: Path, run_engine: Runner) -> None:
         folder = make_run(tmp_path / "run", "kd")
