@@ -20,7 +20,7 @@ help:
 	@echo "make bench-api  requests per second beside a bare FastAPI route; writes docs/benchmarks.md (10 minutes)"
 	@echo "make bench-checkpoints  what checkpoints cost the demo's run (4 minutes)"
 	@echo "make bench-methods  what each method brings and costs, alone and with SAGE; writes docs/methods.md (hours, in pieces; DEVICE=, AT_ONCE=, DATA=, DATASET=, SIZE=, SEEDS=, MINUTES=)"
-	@echo "make bench-quality  is SAGE worth its cost: up to five methods on one budget (hours, in pieces; DEVICE=, AT_ONCE=, PAIR=, EPOCHS=, ARMS=, DATA=, DATASET=, SIZE=, SEEDS=, MINUTES=)"
+	@echo "make bench-quality  is SAGE worth its cost: up to five methods on one budget (hours, in pieces; DEVICE=, AT_ONCE=, PAIR=, EPOCHS=, ARMS=, DATA=, DATASET=, SIZE=, FIRST_SEED=, SEEDS=, MINUTES=)"
 	@echo "make bench-sage  what SAGE costs beside plain distillation, at three sizes (an hour; DATA=, SIZE=)"
 	@echo "make bench-speed  whole jobs beside TextBrewer, torchdistill and the Trainer (hours, in pieces; DEVICE=, PRECISION=, PAIR=, DATA=, DATASET=, BATCH_SIZE=, ONLY=, ROUNDS=, MINUTES=)"
 	@echo "make up      the service on this machine: API, worker, Swagger page"
@@ -55,7 +55,7 @@ bench-methods: $(VENV)/.test
 	$(VENV)/bin/python -m bench.methods $(if $(DEVICE),--device $(DEVICE)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-quality: $(VENV)/.test
-	$(VENV)/bin/python -m bench.quality $(if $(DEVICE),--device $(DEVICE)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(PAIR),--pair $(PAIR)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(ARMS),--arms $(ARMS)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(VENV)/bin/python -m bench.quality $(if $(DEVICE),--device $(DEVICE)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(PAIR),--pair $(PAIR)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(ARMS),--arms $(ARMS)) $(if $(DATA),--data $(DATA)) $(if $(DATASET),--dataset $(DATASET)) $(if $(SIZE),--size $(SIZE)) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-sage: $(VENV)/.test
 	$(VENV)/bin/python -m bench.sage $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))

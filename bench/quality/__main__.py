@@ -51,6 +51,8 @@ def main() -> int:
     options = parser.parse_args()
     check_engine(parser, options)
     _check_change(parser, options.change)
+    if not 1 <= options.first_seed <= options.seeds:
+        parser.error(f"--first-seed {options.first_seed}: it takes 1 to {options.seeds}, the last one (--seeds)")
     if options.quick:
         with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
             tiny = _measure_tiny(Path(folder))
@@ -76,10 +78,10 @@ def main() -> int:
                 is_trial=_is_trial(options),
             )
     # Also of the seeds that were not asked for this time: a part of the table is not to take its place.
-    told = options.seeds if _is_trial(options) else max(options.seeds, SEEDS)
+    told = options.seeds if _is_trial(options) or options.first_seed > 1 else max(options.seeds, SEEDS)
     plans = [
         Plan(name, rows, seed, changes, options.epochs, _arms(options))
-        for seed in range(1, told + 1)
+        for seed in range(options.first_seed, told + 1)
         for name, rows in prepared
     ]
     if not options.report:
@@ -135,7 +137,11 @@ def _section(options: argparse.Namespace) -> Section:
         section = section.but(listed([size_name(SIZES[size]) for size in sizes]), f"SIZE={','.join(sizes)}")
     if (arms := _arms(options)) != DEFAULT_ARMS[options.pair]:
         section = section.but(f"{len(arms)} of its arms", f"ARMS={','.join(arms)}")
-    section = section.but_with(options.seeds, SEEDS, "seeds").but_on(_datasets(options), _default_datasets(options))
+    if (first := options.first_seed) > 1:
+        section = section.but(f"seeds {first} to {options.seeds}", f"FIRST_SEED={first} SEEDS={options.seeds}")
+    else:
+        section = section.but_with(options.seeds, SEEDS, "seeds")
+    section = section.but_on(_datasets(options), _default_datasets(options))
     if options.device != "cpu":
         section = section.but("on a GPU", f"DEVICE={options.device}")
     return section.but_at_once(options.at_once)
@@ -231,7 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     known = [name for name in datasets.SOURCES if name != datasets.DEMO]
     parser.add_argument("--dataset", type=names_of(known), help=f"of {', '.join(known)} (default: the pair's)")
     parser.add_argument("--size", type=names_of(SIZES), help=f"of {', '.join(SIZES)} (default: both; mpnet: all)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds 1 to so many (default: {SEEDS})")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"the last seed (default: {SEEDS})")
+    parser.add_argument("--first-seed", type=int, default=1, help="above 1: a sample of its own, beside an earlier one")
     parser.add_argument("--pair", choices=("minilm", PAPER), default="minilm", help="teacher and student")
     parser.add_argument("--epochs", type=_epochs, default=EPOCHS, help=f"the budget (default: {EPOCHS:g})")
     parser.add_argument("--arms", type=_arm_names, help=f"of {', '.join(ARMS)} (default: all; mpnet: {KD}, {SAGE})")

@@ -175,6 +175,7 @@ class TestOptions:
             (["--pair", "mpnet", "--dataset", "qnli_10k"], ": mpnet, on qnli_10k", " PAIR=mpnet DATASET=qnli_10k"),
             (["--seeds", "2"], "", ""),
             (["--seeds", "8"], ", 8 seeds", " SEEDS=8"),
+            (["--first-seed", "6", "--seeds", "10"], ", seeds 6 to 10", " FIRST_SEED=6 SEEDS=10"),
         ],
     )
     def test_that_make_another_table_are_in_the_name_of_its_section(
@@ -184,16 +185,21 @@ class TestOptions:
         section = _section(_parser().parse_args(given))
         assert (section.title, section.command) == (f"What SAGE is worth{title}", f"bench-quality{command}")
 
-    @pytest.mark.parametrize(("trial", "told"), [([], "1, 2, 3, 4, 5"), (["--trial"], "1, 2")])
+    @pytest.mark.parametrize(
+        ("options", "measured", "told"),
+        [([], {1, 2}, "1, 2, 3, 4, 5"), (["--trial"], {1, 2}, "1, 2"), (["--first-seed", "2"], {2}, "2")],
+    )
     def test_fewer_seeds_are_measured_and_all_that_are_there_are_told(
         self,
-        trial: list[str],
+        options: list[str],
+        measured: set[int],
         told: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Harm: two seeds take the place of the table of five. A trial asks for no more than it says."""
+        """Harm: two seeds take the place of the table of five. A trial, or a sample of its own, asks for no more than
+        it says."""
         models = Models(Path("teacher"), "", Path("student"), "", EncoderShape(3, 8, 32, 2))
         setting = Setting(models, Hyperparameters(), 3, "bf16", 1, tmp_path)
         asked: list[Plan] = []
@@ -204,10 +210,10 @@ class TestOptions:
         monkeypatch.setattr(program, "measure_missing", lambda plans, *_: asked.extend(plans))
         monkeypatch.setattr(program, "find", lambda plan, *_: cell(plan.seed, 0.82) if plan.seed < 6 else None)
         page = tmp_path / "page.md"
-        given = ["--seeds", "2", "--page", str(page), "--cache", str(tmp_path / "cache"), *trial]
+        given = ["--seeds", "2", "--page", str(page), "--cache", str(tmp_path / "cache"), *options]
         monkeypatch.setattr("sys.argv", ["bench.quality", *given])
         assert main() == 0
-        assert {plan.seed for plan in asked} == {1, 2}
+        assert {plan.seed for plan in asked} == measured
         text = capsys.readouterr().out
         assert f"Seeds: {told}." in text
         assert "Computed in bf16 on " in text
