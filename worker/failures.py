@@ -11,6 +11,8 @@ from worker.stopping import OutOfTime
 # How a job is tried again whose parameters are not to blame.
 RETRY = "retry the job (POST /jobs/{id}/retry goes on from its last checkpoint)"
 _TRY_AGAIN: dict[Kind, str] = {"job": RETRY, "dataset": "upload it again", "teacher": "post it again"}
+# In its place where the work was handed back.
+_WAIT = "wait: it is tried again by itself"
 _MORE_DISK = (
     "Free some space on it, or move what fills it: run folders lie under STILLHOUSE_WORK_DIR, the embedded mode's "
     "objects and database under STILLHOUSE_HOME."
@@ -39,13 +41,18 @@ def explain(error: Exception, kind: Kind) -> Failure:
     if isinstance(error, InputMissing):
         return Failure("input_missing", str(error))
     if isinstance(error, StorageUnavailable):
-        message = f"{error}. Once the database and the object store answer again, {again}."
+        message = f"{error}. See to the database or the object store, then {again}."
         return Failure("storage_unavailable", message)
     return Failure(
         "internal_error",
         f"The worker met an error of its own ({type(error).__name__}: {error}). Please {again}; if that "
         "ends the same way, report it with the worker's log.",
     )
+
+
+def while_it_waits(failure: Failure, kind: Kind) -> str:
+    """The message for work that waits again, which nobody has to try again, nor could."""
+    return failure.message.replace(_TRY_AGAIN[kind], _WAIT)
 
 
 def disk_full(who: str, again: str, detail: str = "") -> Failure:

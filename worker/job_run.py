@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import islice
 
 import structlog
 
@@ -16,13 +17,13 @@ from app.storage import keys
 from worker.distill.run_folder import ARCHIVE, ARTIFACT
 from worker.engine_outcome import STOPPED_BY_OTHERS, EngineEnd, EngineOutcome
 from worker.engine_process import ENGINE, EngineProcess
-from worker.failures import Failure
+from worker.failures import Failure, while_it_waits
 from worker.files import describe_file, describe_files
 from worker.inputs import materialise
 from worker.last_word import leave_to_the_sweep, mark_failed, try_again
 from worker.machine import engine_memory_limit_bytes, memory_bytes
 from worker.observation import FETCHING, STARTING, STORING
-from worker.patience import DatabaseUnreachable
+from worker.patience import StorageUnavailable, is_away
 from worker.reporter import Reporter
 from worker.stopping import HandedBack
 from worker.uploads import Uploads
@@ -36,9 +37,9 @@ ENGINE_SHARE_OF_STOP = 0.6
 SAVE_SECONDS = 120.0
 # How long a run that has failed waits for its last checkpoint to be stored.
 SETTLE_SECONDS = 30.0
-# How long a student that is complete waits for a database that cannot be reached. Without it the worker could do
-# nothing else.
-DATABASE_AWAY_SECONDS = 24 * 3600.0
+# How long a student that is complete waits for a database or an object store that is away. Without them the worker
+# could do nothing else.
+STORAGE_AWAY_SECONDS = 24 * 3600.0
 ARCHIVE_NAME = "student.tar.gz"
 
 log = structlog.get_logger(__name__)
@@ -64,8 +65,10 @@ def run_job(work: Work, remains: ExitStack, *, engine: Sequence[str] = ENGINE) -
     try:
         # From the keeper's thread, so that a cancel ends the engine whatever this thread is waiting for.
         work.keeper.on_interrupt(process.kill)
+        work.keeper.begin_run()
         reporter = Reporter(work, uploads, work.folder)
         _follow(work, process, reporter, uploads)
+        work.keeper.end_run()
         return _finish(work, process, reporter, uploads)
     finally:
         process.kill()
@@ -104,7 +107,7 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     if outcome.end is EngineEnd.SUCCEEDED:
         uploads.put_checkpoints_last()
         work.seen.enter(STORING)
-        status = _succeed(work, reporter, uploads, outcome, _store_artifacts(work))
+        status = _succeed(work, reporter, uploads, outcome)
         work.seen.outcome = OUTCOME_BY_STATUS[status]
         return None
     is_told = work.keeper.is_told_to_stop and (outcome.end is EngineEnd.STOPPED or reporter.outcome is None)
@@ -116,7 +119,8 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
         work.keeper.raise_why_told()
     if outcome.end is EngineEnd.NO_DEVICE:
         # This worker's go does not count: else one without its GPU would fail, after a few, a job that fits others.
-        why = AttemptEnd(AttemptOutcome.HANDED_BACK, outcome.code, outcome.message)
+        message = while_it_waits(outcome.failure, work.claim.kind)
+        why = AttemptEnd(AttemptOutcome.HANDED_BACK, outcome.code, message)
         work.conclude(lambda session: leases.release_unbegun(session, work.claim, why), check=check)
         work.seen.outcome = AttemptOutcome.HANDED_BACK
         queue.wake(work.settings)
@@ -131,40 +135,45 @@ def _finish(work: Work, process: EngineProcess, reporter: Reporter, uploads: Upl
     return outcome.failure
 
 
-def _succeed(
-    work: Work, reporter: Reporter, uploads: Uploads, outcome: EngineOutcome, artifacts: Sequence[ArtifactRow]
-) -> JobStatus:
-    """Write that the job has succeeded; returns its status. A database that cannot be reached does not fail the job: it
-    is asked again, and in the end the job is handed back, to go on from its checkpoint."""
+def _succeed(work: Work, reporter: Reporter, uploads: Uploads, outcome: EngineOutcome) -> JobStatus:
+    """Store the student and write that the job has succeeded; returns its status. A database or an object store that is
+    away does not fail the job: it is asked again, and in the end the job is handed back, to go on from its checkpoint.
+    Raises StorageUnavailable where it is there and refuses this student."""
     check = work.keeper.check_until_deadline
-    deadline = time.monotonic() + DATABASE_AWAY_SECONDS
+    deadline = time.monotonic() + STORAGE_AWAY_SECONDS
+    artifacts: list[ArtifactRow] = []
+    refusals = 0
     while True:
         try:
+            _store_artifacts(work, artifacts)
             reporter.flush(check)
             uploads.settle(min(SETTLE_SECONDS, work.shutdown.seconds_left))
             return work.conclude(
                 lambda session: jobs.finish_succeeded(session, work.claim, result=outcome.result, artifacts=artifacts),
                 check=check,
             )
-        except DatabaseUnreachable as error:
+        except StorageUnavailable as error:
+            # Twice: after the first time it may be there only since it failed.
+            refusals = 0 if is_away(error, work.claim, work.settings) else refusals + 1
+            if refusals > 1:
+                raise
             log.warning("success_not_written", error=str(error))
             if time.monotonic() >= deadline:
                 raise HandedBack from error
 
 
-def _store_artifacts(work: Work) -> list[ArtifactRow]:
-    """Store the student's files and the archive of them all; they become visible with the job's success."""
+def _store_artifacts(work: Work, stored: list[ArtifactRow]) -> None:
+    """Store the student's files and the archive of them all, and add each to `stored`, whose files are not stored
+    again; they become visible with the job's success."""
     check = work.keeper.check_until_deadline
     folder = work.folder / ARTIFACT
     paths = {file["path"]: (folder / file["path"], file) for file in describe_files(folder)}
     archive = work.folder / ARCHIVE
     paths[ARCHIVE_NAME] = (archive, describe_file(archive, work.folder))
-    rows = []
-    for name, (path, file) in paths.items():
+    for name, (path, file) in islice(paths.items(), len(stored), None):
         key = keys.job_artifact(work.claim.id, work.claim.run_token, name)
         work.upload(path, key, check=check)
-        rows.append(ArtifactRow(name, key, file["size_bytes"], file["sha256"]))
-    return rows
+        stored.append(ArtifactRow(name, key, file["size_bytes"], file["sha256"]))
 
 
 def _leave_behind(work: Work, uploads: Uploads) -> None:

@@ -17,7 +17,7 @@ from app.repositories.attempts import AttemptEnd
 from app.repositories.fence import lost
 from app.settings import Settings
 from app.storage import keys
-from worker.failures import Failure
+from worker.failures import Failure, while_it_waits
 from worker.lease_keeper import LeaseKeeper
 from worker.patience import patiently
 
@@ -93,7 +93,7 @@ def try_again(session: Session, claim: Claim, failure: Failure, settings: Settin
     if counts and fruitless_attempts >= settings.max_attempts:
         mark_failed(session, claim, failure)
     else:
-        end = AttemptEnd(AttemptOutcome.FAILED, failure.code, failure.message)
+        end = AttemptEnd(AttemptOutcome.FAILED, failure.code, while_it_waits(failure, claim.kind))
         if not leases.release(session, claim, failure=end, counts=counts):
             raise lost(claim)
     return fruitless_attempts > 0

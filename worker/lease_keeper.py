@@ -43,7 +43,8 @@ class LeaseKeeper:
         self._cancelled_at: float | None = None
         # Somebody paused the job: to be saved, then given back.
         self.is_pausing = False
-        self._started = time.monotonic()
+        self._run_began: float | None = None
+        self._run_ended: float | None = None
         self._on_interrupt: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._thread = logged_thread(self._keep, name=f"lease-{claim.id}")
@@ -76,8 +77,12 @@ class LeaseKeeper:
 
     @property
     def run_seconds(self) -> float:
-        """How long the job has been under workers, this one included."""
-        return self.claim.run_seconds + time.monotonic() - self._started
+        """For how long engines have worked on the job, this claim's included. To fetch what it reads and to store what
+        it made does not count: while the object store is away that takes as long as it likes."""
+        if self._run_began is None:
+            return self.claim.run_seconds
+        ended = time.monotonic() if self._run_ended is None else self._run_ended
+        return self.claim.run_seconds + ended - self._run_began
 
     @property
     def is_told_to_stop(self) -> bool:
@@ -90,6 +95,14 @@ class LeaseKeeper:
             self._on_interrupt = act
             if self.is_interrupted:
                 act()
+
+    def begin_run(self) -> None:
+        """The engine works from now on: the job's time runs."""
+        self._run_began = time.monotonic()
+
+    def end_run(self) -> None:
+        """The engine has ended, and the job's time stands still."""
+        self._run_ended = time.monotonic()
 
     def conclude(self) -> None:
         """The row says how the work ended: there is nothing left to keep."""

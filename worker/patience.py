@@ -8,8 +8,12 @@ from typing import TypeVar
 import obstore.exceptions
 import structlog
 
+from app.domain.leases import Claim
 from app.logging import first_line
 from app.outages import is_connection_lost, is_transient
+from app.settings import Settings
+from app.storage import keys
+from app.storage.store import ObjectStore
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
@@ -43,6 +47,16 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def is_away(error: StorageUnavailable, claim: Claim, settings: Settings) -> bool:
+    """Whether the database or the object store is away for everybody, not only for what `claim` asked of it."""
+    if isinstance(error, DatabaseUnreachable):
+        return True
+    try:
+        return not ObjectStore.from_settings(settings).works(keys.probe(claim.run_token))
+    except (obstore.exceptions.BaseError, OSError):  # a folder that cannot be made
+        return True
 
 
 def patiently(

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import structlog
-from obstore.exceptions import BaseError
 
 from app.domain.attempts import AttemptOutcome
 from app.domain.leases import Claim
@@ -25,7 +24,7 @@ from worker.job_run import run_job
 from worker.last_word import LastWord, leave_to_the_sweep
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
-from worker.patience import DatabaseUnreachable, StorageUnavailable, patiently
+from worker.patience import StorageUnavailable, is_away, patiently
 from worker.stopping import Cancelled, HandedBack, Shutdown
 from worker.threads import logged_thread
 from worker.work import Work
@@ -79,9 +78,9 @@ def run_claim(
         except StorageUnavailable as error:
             failure = explain(error, claim.kind)
             # One that is there refuses this work, perhaps for ever. While it is away it would refuse any.
-            is_away = _is_away(error, settings)
-            log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, is_storage_away=is_away)
-            last_word.try_again(failure, counts=not is_away)
+            is_storage_away = is_away(error, claim, settings)
+            log.warning("work_failed", kind=claim.kind, id=claim.id, code=failure.code, is_storage_away=is_storage_away)
+            last_word.try_again(failure, counts=not is_storage_away)
         except Exception as error:
             failure = explain(error, claim.kind)
             # A stack trace is for what nobody foresaw; the rest is said in the row.
@@ -91,15 +90,6 @@ def run_claim(
         else:
             log.info("work_ended", kind=claim.kind, id=claim.id, outcome=seen.outcome)
     return failure
-
-
-def _is_away(error: StorageUnavailable, settings: Settings) -> bool:
-    if isinstance(error, DatabaseUnreachable):
-        return True
-    try:
-        return not ObjectStore.from_settings(settings).answers()
-    except (BaseError, OSError):  # a folder that cannot be made
-        return True
 
 
 @contextmanager

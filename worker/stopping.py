@@ -22,7 +22,7 @@ class OutOfTime(WorkStopped):
 
     def __init__(self, limit_seconds: float | None) -> None:
         super().__init__(
-            f"The job has been under workers for {limit_seconds:g} seconds, its time_limit_seconds. A retry goes on "
+            f"Engines have worked on the job for {limit_seconds:g} seconds, its time_limit_seconds. A retry goes on "
             "from its last checkpoint with as much time again; or post it with a higher limit."
         )
 

@@ -18,6 +18,6 @@ class Claim:
     # Of the request that posted the job.
     request_id: str | None = None
     traceparent: str | None = None
-    # What a job may take under workers, and what earlier attempts took of it; None: as long as it likes.
+    # For how long engines may work on a job, and for how long they have in earlier attempts; None: as long as it takes.
     time_limit_seconds: float | None = None
     run_seconds: float = 0.0

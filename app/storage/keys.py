@@ -10,6 +10,8 @@ from app.domain.leases import Kind
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
+# Of what workers put there only to see whether the store takes it.
+PROBES = "health"
 CACHE_ROOT = "cache"
 # Of a cache entry, written last: what it does not list is not there.
 CACHE_INDEX = "index.json"
@@ -56,6 +58,10 @@ def job_checkpoint(job_id: str, run_token: str, step: int) -> str:
 def job_artifact(job_id: str, run_token: str, name: str) -> str:
     """`name` is the artifact's path inside the student's folder; it may hold slashes."""
     return _join("jobs", job_id, run_token, "artifact", *name.split("/"))
+
+
+def probe(run_token: str) -> str:
+    return _join(PROBES, run_token)
 
 
 def cache_folder(kind: str, content_key: str) -> str:

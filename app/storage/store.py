@@ -26,6 +26,7 @@ from obstore.store import LocalStore, from_url
 
 from app.prometheus import OBJECT_STORE_SECONDS
 from app.settings import Settings
+from app.storage import keys
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -44,6 +45,10 @@ SLOWEST_UPLOAD_BYTES_PER_SECOND = 128 * 1024
 _NEVER = timedelta(days=365)
 # As many as S3 deletes in one request.
 DELETE_BATCH = 1000
+# More than servers keep in their index beside the name of a small object: the disks for the bytes are asked too.
+PROBE_BYTES = 1024 * 1024
+# As long as so much takes over the slowest line.
+PROBE_SECONDS = 10.0
 
 # The folder backend writes `name#1` and renames it when it is whole.
 _UNFINISHED = re.compile(r"#\d+$")
@@ -127,19 +132,19 @@ class ObjectStore:
         return size
 
     def get_bytes(self, key: str) -> bytes:
-        with _measured("get", key):
+        with _measured("get", key, self.folder):
             return bytes(obstore.get(self._backend, key).bytes())
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to, not including, `end`."""
-        with _measured("get", key):
+        with _measured("get", key, self.folder):
             return bytes(obstore.get_range(self._backend, key, start=start, end=end))
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The object's bytes in chunks, from `start` up to, not including, `end`."""
         download = _Download(start, end, resumptions=self._retries if self.folder is None else 0)
         while not download.is_whole:
-            with _measured("get", key):
+            with _measured("get", key, self.folder):
                 result = obstore.get(self._backend, key, options=download.options())
             download.began(result)
             try:
@@ -156,7 +161,7 @@ class ObjectStore:
             return
         download = _Download(start, end, resumptions=self._retries if self.folder is None else 0)
         while not download.is_whole:
-            with _measured("get", key):
+            with _measured("get", key, self.folder):
                 result = await obstore.get_async(self._backend, key, options=download.options())
             download.began(result)
             try:
@@ -198,12 +203,12 @@ class ObjectStore:
 
     def size(self, key: str) -> int:
         """The object's size in bytes."""
-        with _measured("head", key):
+        with _measured("head", key, self.folder):
             return obstore.head(self._backend, key)["size"]
 
     def modified_at(self, key: str) -> datetime:
         """When the object was written last, by the store's clock."""
-        with _measured("head", key):
+        with _measured("head", key, self.folder):
             return obstore.head(self._backend, key)["last_modified"]
 
     def exists(self, key: str) -> bool:
@@ -227,14 +232,14 @@ class ObjectStore:
                 if is_left and _UNFINISHED.search(path.name) and path.is_file():
                     yield path.relative_to(self.folder).as_posix()
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, object_keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error. A folder keeps no empty folders."""
         if self.folder is not None:
-            for key in keys:
+            for key in object_keys:
                 with _measured("delete"):
                     self._delete_file(self.folder, self.folder / key)
             return
-        remaining = [*keys]
+        remaining = [*object_keys]
         while remaining:
             with _measured("delete"):
                 obstore.delete(self._backend, remaining[:DELETE_BATCH])
@@ -242,14 +247,14 @@ class ObjectStore:
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object inside the folder `prefix` and return how many there were."""
-        keys = [stored.key for stored in self.list(prefix)]
-        self.delete([*keys, *self.unfinished(prefix)])
-        return len(keys)
+        found = [stored.key for stored in self.list(prefix)]
+        self.delete([*found, *self.unfinished(prefix)])
+        return len(found)
 
     def check(self) -> None:
         """Raise what is wrong, within seconds, when the store cannot be reached."""
         probe = self if self.folder is not None else ObjectStore(self.url, timeout_seconds=2.0, retries=0)
-        next(iter(probe.list("health")), None)
+        next(iter(probe.list(keys.PROBES)), None)
 
     def answers(self) -> bool:
         """Whether the store can be reached, found out within seconds: what just failed was then about its object."""
@@ -258,6 +263,24 @@ class ObjectStore:
         except (BaseError, OSError):
             return False
         return True
+
+    def works(self, probe_key: str) -> bool:
+        """Whether the store also takes an object, gives it back and deletes it, found out within half a minute or so.
+        One that is full, may only be read, or has lost the disks under its index still lists what it has.
+
+        `probe_key` is that object's: nobody else may use it.
+        """
+        content = os.urandom(PROBE_BYTES)
+        try:
+            self.check()
+            probe = self if self.folder is not None else ObjectStore(self.url, timeout_seconds=PROBE_SECONDS, retries=0)
+            # Not by the backend for writes, which waits for minutes.
+            obstore.put(probe._backend, probe_key, content)
+            is_kept = probe.get_bytes(probe_key) == content
+            probe.delete([probe_key])
+        except (BaseError, OSError, ObjectMissing):
+            return False
+        return is_kept
 
     def _put(self, key: str, content: Path | bytes) -> None:
         obstore.put(
@@ -362,8 +385,9 @@ class _Download:
 
 
 @contextmanager
-def _measured(operation: str, key: str = "") -> Iterator[None]:
-    """Note how long a call took and how it went. That `key` is not there is an answer too: ObjectMissing."""
+def _measured(operation: str, key: str = "", folder: Path | None = None) -> Iterator[None]:
+    """Note how long a call took and how it went. That `key` is not there is an answer too: ObjectMissing. Not where
+    the `folder` of them all is gone."""
     began, outcome = time.perf_counter(), "error"
     try:
         yield
@@ -371,6 +395,8 @@ def _measured(operation: str, key: str = "") -> Iterator[None]:
     except (NotFoundError, FileNotFoundError) as error:
         if not key:
             raise
+        if folder is not None and not folder.is_dir():
+            raise GenericError(f"the object store's folder {folder} is gone: is its disk mounted?") from error
         outcome = "missing"
         raise ObjectMissing(key) from error
     finally:

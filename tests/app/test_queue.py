@@ -15,6 +15,7 @@ from kombu import Connection
 from app import folder_queue, queue
 from app.queue import MAX_BACKLOG, QUEUE, WAKE_TASK, celery_config
 from app.settings import get_settings
+from tests.fixtures.disk import fill, mounted_disk
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port, redis_server
 
@@ -163,6 +164,38 @@ class TestFolderTransport:
         assert queue.wake()
         assert len(take_messages()) == 1
         assert torn.read_bytes() == b""
+
+    def test_leaves_nothing_of_a_message_for_which_there_is_no_room(
+        self, tmp_path: Path, change_settings: ChangeSettings
+    ) -> None:
+        """Harm: an empty file for each hint, on the disk that is full already."""
+        with mounted_disk(tmp_path / "disk", "64k") as disk:
+            settings = change_settings(broker_url=f"filesystem://{disk}")
+            assert queue.wake(settings)
+            filler = fill(disk)
+            assert not queue.wake(settings)
+            assert [path.suffix for path in (disk / "messages").iterdir()] == [".msg"]
+            filler.unlink()
+            assert queue.wake(settings)
+
+    def test_worker_that_begins_removes_what_killed_ones_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: a file for each process that was killed at the wrong moment, for ever."""
+        queue.wake()
+        folder = get_settings().queue_dir
+        assert folder is not None
+        (message,) = (folder / "messages").iterdir()
+        names = [f"1.{QUEUE}.part", f"1.{QUEUE}.msg.taken-2"]
+        for name in names:
+            (folder / "messages" / name).touch()
+
+        def begin_to_listen() -> set[str]:
+            with connected() as connection:
+                connection.channel().basic_consume(QUEUE, no_ack=True, callback=lambda _: None, consumer_tag="a")
+            return {path.name for path in (folder / "messages").iterdir()}
+
+        assert begin_to_listen() == {message.name, *names}  # they may be somebody's who is just at it
+        monkeypatch.setattr(folder_queue, "_LEFT_SECONDS", 0.0)
+        assert begin_to_listen() == {message.name}
 
     def test_leaves_no_files_behind(self) -> None:
         queue.wake(waiting=3)

@@ -1,5 +1,6 @@
 """What is forgotten after its time, and what is not."""
 
+import json
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,27 @@ class TestCache:
         retain_once()
         assert (left.exists(), written.exists()) == (False, True)
 
+    def test_files_that_the_index_of_an_entry_in_use_does_not_name_go(self, folder_object_store: ObjectStore) -> None:
+        """Harm: what a worker stored that died before it named it, or that another was faster than, stays for as long
+        as jobs use the entry: gigabytes of each tuned teacher."""
+        names = ("logits.bin.11", "deep/map.bin.22", "older.bin")
+        files = [{"path": "logits.bin", "object": names[0]}, {"path": "deep/map.bin", "object": names[1]}]
+        index = json.dumps({"files": [*files, {"path": names[2]}]}).encode()
+        folder_object_store.put_bytes(keys.cache_file("teacher_outputs", "used", keys.CACHE_INDEX), index)
+        for name, days in ((names[0], 31), (names[1], 31), (names[2], 31), ("logits.bin.33", 2), ("logits.bin.44", 0)):
+            cache_file(folder_object_store, "used", name, days_ago=days)
+        # Of an index that nobody can read nothing is known.
+        folder_object_store.put_bytes(keys.cache_file("teacher_outputs", "torn", keys.CACHE_INDEX), b"{")
+        cache_file(folder_object_store, "torn", "logits.bin.55", days_ago=2)
+        # Begun, and never named.
+        cache_file(folder_object_store, "dead", "logits.bin.66", days_ago=2)
+        assert retain_once() == RetentionReport(cache_files=2)
+        assert {stored.key.removeprefix("cache/teacher_outputs/") for stored in folder_object_store.list("cache")} == {
+            *(f"used/{name}" for name in (keys.CACHE_INDEX, *names, "logits.bin.44")),
+            f"torn/{keys.CACHE_INDEX}",
+            "torn/logits.bin.55",
+        }
+
     def test_entry_that_cannot_be_deleted_keeps_no_other(
         self, folder_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -242,10 +264,26 @@ class TestTimeThatIsUp:
         assert retain_once(seconds=0) == RetentionReport()
 
 
+@pytest.mark.usefixtures("sqlite_database", "filesystem_broker")
+def test_what_a_worker_left_of_asking_whether_the_store_works_goes(folder_object_store: ObjectStore) -> None:
+    """Harm: each worker that dies while it asks leaves a megabyte for ever."""
+    for key, days_ago in ((keys.probe("old"), 2), (keys.probe("new"), 0)):
+        put_long_ago(folder_object_store, key, days_ago=days_ago)
+    assert retain_once() == RetentionReport()
+    assert [stored.key for stored in folder_object_store.list(keys.PROBES)] == [keys.probe("new")]
+
+
 def cache_entry(store: ObjectStore, key: str, *, days_ago: float) -> None:
     """An entry of one file that was used last so long ago."""
+    cache_file(store, key, keys.CACHE_INDEX, days_ago=days_ago)
+
+
+def cache_file(store: ObjectStore, key: str, name: str, *, days_ago: float) -> None:
+    put_long_ago(store, keys.cache_file("teacher_outputs", key, name), days_ago=days_ago)
+
+
+def put_long_ago(store: ObjectStore, object_key: str, *, days_ago: float) -> None:
     assert store.folder is not None
-    object_key = keys.cache_file("teacher_outputs", key, keys.CACHE_INDEX)
     store.put_bytes(object_key, b"{}")
     stamp = (datetime.now(UTC) - timedelta(days=days_ago)).timestamp()
     os.utime(store.folder / object_key, (stamp, stamp))

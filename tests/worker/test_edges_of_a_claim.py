@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import structlog
 from obstore.exceptions import GenericError
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from app.db.models import Dataset, Teacher
-from app.db.session import write_session
+from app.db.models import Attempt, Dataset, Teacher
+from app.db.session import read_session, write_session
 from app.domain.leases import Claim
 from app.repositories import checkpoints, jobs, leases
 from app.repositories.checkpoints import CheckpointFacts
@@ -114,6 +115,11 @@ class TestStoreThatRefusesOneWork:
         assert (job.status, job.error_code) == ("failed", "storage_unavailable")
         for part in ("fetching teachers/", "object store", "POST /jobs/{id}/retry"):
             assert part in str(job.error_message)
+        # While it waits that is refused with 409.
+        with read_session() as session:
+            message = str(session.scalar(select(Attempt.error_message).where(Attempt.number == 1)))
+        assert "fetching teachers/" in message
+        assert message.endswith("wait: it is tried again by itself.")
         assert attempts_of(job_id) == [(1, "failed", "storage_unavailable"), (2, "failed", "storage_unavailable")]
         assert [line["faults"] for line in said if line["event"] == "worker_rests"] == [1, 2]
 
@@ -258,6 +264,7 @@ class TestLostAnswers:
 
         monkeypatch.setattr(leases, "renew", renew_and_lose)
         with LeaseKeeper(claim, local_bench.settings, local_bench.shutdown) as keeper:
+            keeper.begin_run()
             wait_for(lambda: len(counted) >= 4)
             assert not keeper.is_out_of_time
             spent = keeper.run_seconds

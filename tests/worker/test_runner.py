@@ -578,7 +578,7 @@ class TestTroubles:
         self, local_bench: Bench, unreachable_at_the_end: list[int], monkeypatch: pytest.MonkeyPatch, hints: list[int]
     ) -> None:
         """Harm: somebody has to retry a job that nothing is wrong with."""
-        monkeypatch.setattr(job_run, "DATABASE_AWAY_SECONDS", 0.0)
+        monkeypatch.setattr(job_run, "STORAGE_AWAY_SECONDS", 0.0)
         job_id = local_bench.add_job()
         local_bench.run("student")
         assert unreachable_at_the_end == [1]

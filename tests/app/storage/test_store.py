@@ -3,15 +3,17 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from app.settings import get_settings
-from app.storage import store
+from app.storage import keys, store
 from app.storage.store import ObjectMissing, ObjectStore
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
@@ -175,11 +177,11 @@ class TestListAndDelete:
 
     def test_list_more_than_one_answer_holds(self, s3_object_store: ObjectStore) -> None:
         """Harm: what the sweep is not shown stays in the store for ever."""
-        keys = {f"a/{number}" for number in range(1010)}  # a server shows 1,000 at once
+        put = {f"a/{number}" for number in range(1010)}  # a server shows 1,000 at once
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda key: s3_object_store.put_bytes(key, b""), keys))
-        assert {stored.key for stored in s3_object_store.list("a")} == keys
-        assert s3_object_store.delete_prefix("a") == len(keys)
+            list(pool.map(lambda key: s3_object_store.put_bytes(key, b""), put))
+        assert {stored.key for stored in s3_object_store.list("a")} == put
+        assert s3_object_store.delete_prefix("a") == len(put)
         assert list(s3_object_store.list("a")) == []
 
 
@@ -204,6 +206,16 @@ class TestFolder:
         assert folder_object_store.delete_prefix("jobs/a") == 1
         assert list(folder.iterdir()) == []
 
+    def test_that_is_gone_has_lost_no_object(self, folder_object_store: ObjectStore) -> None:
+        """Harm: the disk is not mounted, and jobs fail and forget their checkpoints for what lies safe on it."""
+        folder = folder_object_store.folder
+        assert folder is not None
+        folder_object_store.put_bytes("a/b", b"1")
+        shutil.rmtree(folder)
+        for ask in (folder_object_store.get_bytes, folder_object_store.size, folder_object_store.exists):
+            with pytest.raises(GenericError, match="is its disk mounted"):
+                ask("a/b")
+
     def test_may_lie_in_a_folder_with_spaces(self, change_settings: ChangeSettings, tmp_path: Path) -> None:
         folder = tmp_path / "my objects é"
         store = ObjectStore.from_settings(change_settings(object_store_url=folder.as_uri()))
@@ -211,6 +223,13 @@ class TestFolder:
         assert (folder / "a" / "b").read_bytes() == b"1"
         store.delete(["a/b"])
         assert not store.exists("a/b")
+
+
+class TestWorks:
+    def test_leaves_nothing_of_what_it_tried(self, object_store: ObjectStore) -> None:
+        object_store.put_bytes("a/b", b"1")
+        assert object_store.works(keys.probe("a"))
+        assert [stored.key for stored in object_store.list("")] == ["a/b"]
 
 
 class TestCheck:
