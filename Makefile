@@ -12,7 +12,7 @@ SETUP_FILES = pyproject.toml constraints.txt
 .PHONY: help demo test test-complete test-methods chaos bench-api bench-checkpoints bench-methods bench-quality bench-sage bench-speed lint format up clean
 
 help:
-	@echo "make demo    distil a real model through the API, and look at what comes out (4 minutes)"
+	@echo "make demo    distil a real model through the API, and look at what comes out (about 2 minutes where bf16 is fast, up to 4 elsewhere)"
 	@echo "make test    lint, types and all tests"
 	@echo "make test-complete  the same, and a test that is skipped has failed: for a machine with all that tests want, such as mount and kubectl"
 	@echo "make test-methods  a short job by every method and every pair that may meet, and each killed and resumed (15 minutes)"

@@ -3,7 +3,9 @@
 import ast
 import inspect
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.deployment.files import console_blocks, posted, section
 from worker import engine_outcome, engine_process, failures
 from worker.distill import errors
 from worker.distill.errors import EngineError
+from worker.machine import ENGINE_MEMORY_SHARE
 
 REPOSITORY = Path(__file__).parents[1]
 OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
@@ -136,6 +139,29 @@ def test_backs_up_and_restores_by_the_names_that_compose_has() -> None:
     assert f"--endpoint-url {settings['AWS_ENDPOINT_URL']}" in text
     assert f"AWS_REGION={settings['AWS_REGION']}" in text
     assert text.count(settings["STILLHOUSE_OBJECT_STORE_URL"]) == 2
+
+
+def test_shares_a_machine_out_among_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Harm: the engines of both fill the memory twice over, and the kernel kills what it likes."""
+    (loop,) = re.findall(r"\$ (for gpu .*?done)\n", section("Install"), re.DOTALL)
+    (cores, gigabytes) = re.findall(r"(\d+) cores and (\d+) GB:", section("Install"))[0]
+    # In the worker's place each says what it was given.
+    (tmp_path / "stillhouse").write_text('#!/bin/sh\nenv > "$0.$CUDA_VISIBLE_DEVICES"\n')
+    (tmp_path / "stillhouse").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", f"{loop}; wait"], env={"PATH": path}, check=True)
+    given = []
+    for gpu in (0, 1):
+        for line in (tmp_path / f"stillhouse.{gpu}").read_text().splitlines():
+            name, _, value = line.partition("=")
+            if name.startswith("STILLHOUSE_"):
+                monkeypatch.setenv(name, value)
+        given.append(Settings())
+    assert sum(settings.engine_threads or 0 for settings in given) == int(cores)
+    memory = sum(settings.engine_memory_limit_bytes or 0 for settings in given)
+    assert 0.8 < memory / (int(gigabytes) * 10**9) <= ENGINE_MEMORY_SHARE
+    assert len({settings.metrics_port for settings in given} - {None}) == 2
+    assert {settings.engine_device for settings in given} == {"cuda"}
 
 
 def test_names_the_methods_that_can_refuse_a_teacher_or_a_dataset() -> None:

@@ -2,21 +2,18 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-import yaml
 from starlette.testclient import TestClient
 
 from app import exposition
 from app.main import create_app
-from tests.deployment.files import COMPOSE_SECRETS, Manifest, resolve_compose
+from tests.deployment.files import COMPOSE_VARIABLES, Manifest, compose_services
 from tests.fixtures.environment import ChangeSettings
 
 
 @pytest.fixture(scope="session")
 def services() -> dict[str, Manifest]:
     """The services of docker-compose.yml, with every default and anchor filled in."""
-    resolved = resolve_compose(COMPOSE_SECRETS)
-    assert resolved.returncode == 0, resolved.stderr
-    return dict(yaml.safe_load(resolved.stdout)["services"])
+    return compose_services(COMPOSE_VARIABLES)
 
 
 @pytest.fixture

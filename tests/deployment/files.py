@@ -22,12 +22,14 @@ Manifest = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "k8s" / "base"
 POD_MONITOR = ROOT / "k8s" / "components" / "pod-monitor" / "pod-monitor.yaml"
+TEACHERS = ROOT / "k8s" / "components" / "teachers"
 OVERLAYS = ("cpu", "gpu")
 OPERATIONS = ROOT / "docs" / "operations.md"
 # Where pip puts the programs of the packages: hadolint, weed and the like.
 PROGRAMS = Path(sysconfig.get_path("scripts"))
-# What an operator has to give docker-compose.yml, and nothing else.
-COMPOSE_SECRETS = {
+# What an operator has to give docker-compose.yml, and nothing else; here with all profiles, of which they choose one.
+COMPOSE_VARIABLES = {
+    "COMPOSE_PROFILES": "cpu,gpu",
     "POSTGRES_PASSWORD": "5f1d0c",
     "REDIS_PASSWORD": "7a2b9e",
     "S3_ACCESS_KEY_ID": "stillhouse",
@@ -102,14 +104,22 @@ def environment(container: Manifest, secret: Mapping[str, str]) -> dict[str, str
     return found
 
 
-def resolve_compose(variables: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """docker-compose.yml as podman-compose understands it, with these variables and no others of ours."""
+def resolve_compose(variables: Mapping[str, str], *, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """The folder's docker-compose.yml as podman-compose understands it, with these variables and no others of ours."""
     inherited = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     # A dry run: only then it does not look for podman, which `config` has no use for.
-    command = [PROGRAMS / "podman-compose", "--env-file", os.devnull, "--dry-run", "--profile", "gpu", "config"]
+    command = [PROGRAMS / "podman-compose", "--env-file", os.devnull, "--dry-run", "config"]
     return subprocess.run(
-        command, cwd=ROOT, env={**inherited, **variables}, capture_output=True, text=True, check=False
+        command, cwd=folder, env={**inherited, **variables}, capture_output=True, text=True, check=False
     )
+
+
+def compose_services(variables: Mapping[str, str], *, folder: Path = ROOT) -> dict[str, Manifest]:
+    """The services of the folder's docker-compose.yml that these variables start, with all that they stand for filled
+    in."""
+    resolved = resolve_compose(variables, folder=folder)
+    assert resolved.returncode == 0, resolved.stderr
+    return dict(yaml.safe_load(resolved.stdout)["services"])
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
@@ -142,6 +152,10 @@ def section(title: str) -> str:
 def console_blocks(text: str) -> list[list[list[str]]]:
     """The words of the commands of each console block; what a command prints or reads is left out."""
     return [_commands(block) for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
+
+
+def yaml_blocks(text: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
 
 
 def posted(text: str, path: str) -> list[str]:

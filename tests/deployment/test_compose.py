@@ -17,16 +17,18 @@ from botocore.exceptions import ClientError
 
 from app.settings import Settings
 from tests.deployment.files import (
-    COMPOSE_SECRETS,
+    COMPOSE_VARIABLES,
     PROGRAMS,
     ROOT,
     Manifest,
     assert_is_command,
+    compose_services,
     console_blocks,
     image_environment,
     released_version,
     resolve_compose,
     section,
+    yaml_blocks,
 )
 from tests.fixtures.servers import (
     can_connect,
@@ -38,7 +40,9 @@ from tests.fixtures.servers import (
     wait_until,
 )
 
-LONG_RUNNING = ("api", "worker", "worker-gpu", "scheduler")
+# The worker of each profile.
+WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
+LONG_RUNNING = ("api", *WORKERS.values(), "scheduler")
 OURS = (*LONG_RUNNING, "migrate")
 # Of the end of a process that has used up STILLHOUSE_SHUTDOWN_SECONDS.
 SPARE_SECONDS = 5
@@ -58,11 +62,28 @@ class TestFile:
     def test_has_a_service_for_each_part(self, services: dict[str, Manifest]) -> None:
         assert set(services) == {*OURS, "postgres", "redis", "s3", "s3-bucket"}
 
-    @pytest.mark.parametrize("secret", COMPOSE_SECRETS)
-    def test_refuses_to_start_without_a_secret_and_names_it(self, secret: str) -> None:
-        resolved = resolve_compose({name: value for name, value in COMPOSE_SECRETS.items() if name != secret})
+    @pytest.mark.parametrize("variable", COMPOSE_VARIABLES)
+    def test_refuses_to_start_without_what_it_has_to_be_given_and_names_it(self, variable: str) -> None:
+        """Harm: without a profile all starts but a worker, and nobody is told why the jobs wait."""
+        resolved = resolve_compose({name: value for name, value in COMPOSE_VARIABLES.items() if name != variable})
         assert resolved.returncode != 0
-        assert f"required variable {secret} is missing a value: see the head of docker-compose.yml" in resolved.stderr
+        missing = f"required variable {variable} is missing a value"
+        assert f"{missing}: see the head of docker-compose.yml" in resolved.stderr
+        if variable == "COMPOSE_PROFILES":
+            assert missing in section("Upgrade")
+
+    def test_has_what_it_has_to_be_given_in_its_head(self) -> None:
+        """Harm: who follows the head is refused, and finds no more there."""
+        head, _, _ = (ROOT / "docker-compose.yml").read_text().partition("\n\n")
+        assert set(re.findall(r'"(\w+)=', head)) == set(COMPOSE_VARIABLES)
+        assert f'"COMPOSE_PROFILES={next(iter(WORKERS))}"' in head
+
+    @pytest.mark.parametrize("profile", WORKERS)
+    def test_starts_the_worker_of_the_profile_alone(self, services: dict[str, Manifest], profile: str) -> None:
+        """Harm: a worker on the processor takes, on a machine with a GPU, the jobs that are meant for it."""
+        started = compose_services(COMPOSE_VARIABLES | {"COMPOSE_PROFILES": profile})
+        assert set(started) & set(WORKERS.values()) == {WORKERS[profile]}
+        assert set(started) == {n for n, service in services.items() if service.get("profiles", [profile]) == [profile]}
 
     def test_pins_every_image_by_its_version(self, services: dict[str, Manifest]) -> None:
         for name, service in services.items():
@@ -136,38 +157,40 @@ class TestImages:
         assert sorted(built) == sorted(set(built))
         assert set(built) == own_images(services, set(OURS))
 
-    def test_are_built_by_the_commands_of_an_upgrade_before_they_start(self, services: dict[str, Manifest]) -> None:
-        blocks = [[c for c in block if c[:2] == ["docker", "compose"]] for block in console_blocks(section("Upgrade"))]
-        upgrades = [block for block in blocks if any("up" in command for command in block)]
-        assert [_named(services, block[1]) for block in upgrades] == [{"worker"}, {"worker-gpu"}]
-        for first, *others in upgrades:
-            assert "build" in first
-            built = own_images(services, _named(services, first), built=True)
-            for command in others:
-                assert "up" in command
-                started = with_what_they_wait_for(services, _named(services, command))
-                assert own_images(services, started) <= built, command
-            # In the end all, one worker among them.
-            last = _named(services, others[-1]) & set(LONG_RUNNING)
-            assert last == {"api", "scheduler", *_named(services, others[0])}
+    @pytest.mark.parametrize("profile", WORKERS)
+    def test_are_built_by_the_commands_of_an_upgrade_before_they_start(self, profile: str) -> None:
+        """Harm: the release of before goes on, or the API's newer one posts jobs that an older worker does not know."""
+        services = compose_services(COMPOSE_VARIABLES | {"COMPOSE_PROFILES": profile})
+        blocks = [_compose_commands(block, profile) for block in console_blocks(section("Upgrade"))]
+        ((build, first, last),) = [block for block in blocks if any("up" in command for command in block)]
+        assert build == ["build"]
+        assert first == ["up", "--detach", WORKERS[profile]]
+        assert last == ["up", "--detach"]
+        started = with_what_they_wait_for(services, {WORKERS[profile]})
+        assert own_images(services, started) <= own_images(services, set(services), built=True)
+
+    @pytest.mark.parametrize("profile", WORKERS)
+    def test_of_the_release_before_come_back_when_all_that_writes_has_stopped(self, profile: str) -> None:
+        """Harm: the database is changed under a worker that writes to it."""
+        blocks = [_compose_commands(block, profile) for block in console_blocks(section("Upgrade"))]
+        ((stop, run),) = [block for block in blocks if any("stop" in command for command in block)]
+        assert stop == ["stop", "api", "scheduler", WORKERS[profile]]
+        assert run[0] == "run"
 
 
-def _named(services: dict[str, Manifest], command: list[str]) -> set[str]:
-    """The services that a `docker compose` command names, or all of its profiles."""
-    rest = list(command[2:])
-    profiles, none_of = set(), set()
-    while "--profile" in rest:
-        position = rest.index("--profile")
-        profiles.add(rest[position + 1])
-        del rest[position : position + 2]
-    if "--scale" in rest:
-        position = rest.index("--scale")
-        none_of.add(rest[position + 1].removesuffix("=0"))
-        del rest[position : position + 2]
-    named = {word for word in rest[1:] if not word.startswith("-")}
-    assert named | none_of <= set(services), command
-    default = {name for name, service in services.items() if set(service.get("profiles", ())) <= profiles}
-    return (named or default) - none_of
+def _compose_commands(block: list[list[str]], profile: str) -> list[list[str]]:
+    """The arguments of the block's `docker compose` commands on a machine of that profile."""
+    lines = (" ".join(command[2:]) for command in block if command[:2] == ["docker", "compose"])
+    return [re.sub(r"\$\((.*)\)", lambda inner: _printed(inner[1], profile), line).split() for line in lines]
+
+
+def _printed(command: str, profile: str) -> str:
+    """What a shell's command prints there, where podman-compose is docker compose."""
+    program = f"{PROGRAMS / 'podman-compose'} --env-file {os.devnull} --dry-run"
+    environment = {"PATH": os.environ["PATH"], **COMPOSE_VARIABLES, "COMPOSE_PROFILES": profile}
+    script = command.replace("docker compose", program)
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 class TestLongRunningServices:
@@ -200,6 +223,19 @@ class TestLongRunningServices:
     def test_see_the_teachers_where_the_settings_say(self, services: dict[str, Manifest], name: str) -> None:
         folder = services[name]["environment"]["STILLHOUSE_TEACHER_DIRS"]
         assert f"teachers:{folder}:ro" in services[name]["volumes"]
+
+    def test_of_a_second_gpu_differs_in_the_device_alone(self, services: dict[str, Manifest], tmp_path: Path) -> None:
+        """Harm: both workers compute on the first GPU, and the second one costs its price for nothing."""
+        (added,) = yaml_blocks(section("Install").split("**Docker compose**")[1].split("\n**")[0])
+        before, scheduler, after = (ROOT / "docker-compose.yml").read_text().partition("  scheduler:\n")
+        (tmp_path / "docker-compose.yml").write_text(f"{before}{added}\n{scheduler}{after}")
+        first, second = services["worker-gpu"], compose_services(COMPOSE_VARIABLES, folder=tmp_path)["worker-gpu-1"]
+        # An image is built by one service.
+        assert {key for key in first if first[key] != second.get(key)} == {"build", "deploy"}
+        assert "build" not in second
+        devices = [worker["deploy"]["resources"]["reservations"]["devices"] for worker in (first, second)]
+        assert [device.pop("device_ids") for (device,) in devices] == [["0"], ["1"]]
+        assert devices[0] == devices[1]
 
     def test_of_the_gpu_profile_differ_in_the_image_and_the_device_alone(self, services: dict[str, Manifest]) -> None:
         worker, gpu = services["worker"], services["worker-gpu"]

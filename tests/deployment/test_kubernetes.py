@@ -24,6 +24,7 @@ from tests.deployment.files import (
     OVERLAYS,
     POD_MONITOR,
     ROOT,
+    TEACHERS,
     Manifest,
     assert_is_command,
     base_manifests,
@@ -39,10 +40,12 @@ from tests.deployment.files import (
     released_version,
     section,
     settings_file,
+    yaml_blocks,
 )
 from tests.deployment.overlays import resolve
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.servers import free_port
+from worker.engine_outcome import EngineEnd
 
 # The oldest that k8s/base/kustomization.yaml names, and the newest that the validator knows.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
@@ -452,6 +455,37 @@ class TestImages:
         assert settings["data"]["STILLHOUSE_OBJECT_STORE_URL"] == "s3://our-bucket"
         assert component_of(settings) == "settings"
 
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_of_the_next_release_know_the_gpu_where_they_are_for_it(self, overlay: str, tmp_path: Path) -> None:
+        """Harm: the CPU image runs on GPU nodes, finds no GPU, and no job is ever done."""
+        cpu, gpu = yaml_blocks(section("Upgrade"))
+        kustomization = yaml.safe_load({"cpu": cpu, "gpu": gpu}[overlay])
+        kustomization["resources"] = [_relative(str(ROOT / "k8s" / "overlays" / overlay), tmp_path)]
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        for component, template in pods(build(tmp_path)).items():
+            is_for_gpu = (component, overlay) == ("worker", "gpu")
+            for container in containers(template):
+                _, _, tag = container["image"].rpartition(":")
+                assert tag.removesuffix("-cuda") != released_version()
+                assert tag.endswith("-cuda") == is_for_gpu
+
+    def test_that_know_no_gpu_are_named_where_a_worker_ends_for_want_of_one(self) -> None:
+        """Harm: the driver and the hardware are looked at, and it was the tag."""
+        (paragraph,) = [part for part in section("Install").split("\n\n") if "exit code 69" in part]
+        for word in ("the CPU image", "`-cuda`", f"`{EngineEnd.NO_DEVICE}`"):
+            assert word in paragraph
+
+
+class TestSecret:
+    def test_of_the_docs_is_made_of_the_example(self) -> None:
+        """Harm: a command that reads a file of a form which no page shows."""
+        (install,) = [b for b in console_blocks(section("Install")) if ["kubectl", "create"] in [c[:2] for c in b]]
+        (copied,) = [command for command in install if command[0] == "cp"]
+        assert (ROOT / "k8s" / "overlays" / "ours" / copied[1]).resolve() == BASE / "secret.example.yaml"
+        applied = [command[-1] for command in install if "--filename" in command]
+        assert applied == [copied[2]]
+        assert f"--filename {copied[2]}" in (BASE / "secret.example.yaml").read_text()
+
 
 def docker_builds() -> list[list[str]]:
     commands = [command for block in console_blocks(OPERATIONS.read_text()) for command in block]
@@ -601,14 +635,45 @@ class TestOverlays:
         assert tolerated == (["nvidia.com/gpu"] if is_for_gpu else [])
 
     def test_take_the_pod_monitor(self, overlay: str, tmp_path: Path) -> None:
-        """As an operator adds it who does not change these files: from a folder of their own."""
-        kustomization = {
-            "resources": [str(ROOT / "k8s" / "overlays" / overlay)],
-            "components": [str(POD_MONITOR.parent)],
-        }
-        relative = {kind: [_relative(path, tmp_path) for path in paths] for kind, paths in kustomization.items()}
-        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(relative))
-        assert of_kind(build(tmp_path), "PodMonitor") == of_kind(read_manifests(POD_MONITOR), "PodMonitor")
+        built = _with_component(POD_MONITOR.parent, overlay, tmp_path)
+        assert of_kind(built, "PodMonitor") == of_kind(read_manifests(POD_MONITOR), "PodMonitor")
+
+    def test_take_the_teachers(self, overlay: str, tmp_path: Path) -> None:
+        """Harm: a folder is allowed which some pod does not see, or which it could write to."""
+        manifests = _with_component(TEACHERS, overlay, tmp_path)
+        for manifest in manifests:
+            validate(manifest)
+        (settings,) = of_kind(manifests, "ConfigMap").values()
+        assert component_of(settings) == "settings"
+        folder = settings["data"]["STILLHOUSE_TEACHER_DIRS"]
+        assert settings["data"] == settings_file() | {"STILLHOUSE_TEACHER_DIRS": folder}
+        for component, template in pods(manifests).items():
+            (container,) = template["spec"]["containers"]
+            claims = {
+                v["name"]: v["persistentVolumeClaim"]
+                for v in template["spec"].get("volumes", ())
+                if "persistentVolumeClaim" in v
+            }
+            mounts = [mount for mount in container.get("volumeMounts", ()) if mount["name"] in claims]
+            if component not in ("api", "worker"):
+                assert claims == {}
+                continue
+            assert mounts == [{"name": "teachers", "mountPath": folder, "readOnly": True}]
+            assert claims == {"teachers": {"claimName": "stillhouse-teachers", "readOnly": True}}
+            # What the pod has of its own stays.
+            own = main_container(component)["volumeMounts"]
+            assert [mount for mount in container["volumeMounts"] if mount not in mounts] == own
+
+
+def _with_component(component: Path, overlay: str, folder: Path) -> list[Manifest]:
+    """As an operator adds it who does not change these files: from a folder of their own."""
+    kustomization = {
+        "resources": [str(ROOT / "k8s" / "overlays" / overlay)],
+        "components": [str(component)],
+    }
+    relative = {kind: [_relative(path, folder) for path in paths] for kind, paths in kustomization.items()}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(relative))
+    return build(folder)
 
 
 def _relative(path: str, start: Path) -> str:

@@ -58,6 +58,7 @@ class TestEveryNameIsASetting:
             "docker-compose.yml",
             "app/Dockerfile",
             "worker/Dockerfile",
+            "docs/operations.md",
             *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "k8s").rglob("*") if path.is_file()),
         ],
     )
