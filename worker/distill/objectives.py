@@ -30,6 +30,7 @@ class Objective(ABC):
 
     needs_teacher: bool = True
     needs_features: bool = False  # of the teacher
+    is_of_batch: bool = False  # the losses of its rows are one of all of them
 
     @abstractmethod
     def __call__(self, answers: Answers) -> torch.Tensor:
@@ -108,7 +109,8 @@ class KnowledgeDistillation(Objective):
 
 
 class Combined(Objective):
-    """An objective and what is added to it, each as it is alone, of the rows that a gate lets count."""
+    """An objective and what is added to it, each as it is alone; of the rows that a gate lets count, but for what is of
+    the batch as a whole."""
 
     def __init__(self, objective: Objective, auxiliaries: Sequence[Objective], gate: Gate | None = None) -> None:
         self.parts = [objective, *auxiliaries]
@@ -117,9 +119,12 @@ class Combined(Objective):
         self.needs_features = any(part.needs_features for part in self.parts)
 
     def __call__(self, answers: Answers) -> torch.Tensor:
-        first, *others = (part(answers) for part in self.parts)
-        losses = sum(others, start=first)
-        return losses if self.gate is None else losses * self.gate(answers)
+        if self.gate is None:
+            first, *others = (part(answers) for part in self.parts)
+            return sum(others, start=first)
+        weights = self.gate(answers)
+        first, *others = (part(answers) if part.is_of_batch else part(answers) * weights for part in self.parts)
+        return sum(others, start=first)
 
     def check(self, classes: int, width: int) -> None:
         for part in self.parts:

@@ -28,10 +28,8 @@ class Llkd(MethodParameters):
         default=0.99,
         ge=0,
         lt=1,
-        description="Of the moving averages that are the thresholds. A class's begins at the mean of the first batch "
-        "that has it and goes by 1 - momentum towards that of each further one. With many classes these are few, and "
-        "the entropy's stays near that of an untrained student: few rows reach it, and what is learnt from is mostly "
-        "what `least_share` adds.",
+        description="Of the moving averages that are the thresholds. A class's is the plain mean of the batches that "
+        "have it, until a further one would count for less than 1 - momentum.",
     )
     least_share: float = Field(
         default=0.1,

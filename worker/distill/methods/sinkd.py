@@ -30,6 +30,8 @@ class SinkhornDistance(Objective):
     transported apart from each other. Every row carries the distance of its own kind.
     """
 
+    is_of_batch = True
+
     def __init__(self, parameters: Sinkd) -> None:
         self.parameters = parameters
 

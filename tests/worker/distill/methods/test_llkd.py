@@ -6,6 +6,7 @@ import torch
 
 from tests.worker.distill.methods.answers import some_answers
 from worker.distill.methods.llkd import Llkd, SureTeacherUnsureStudent
+from worker.distill.methods.sinkd import Sinkd, SinkhornDistance
 from worker.distill.objectives import Combined, KnowledgeDistillation
 
 DEFAULTS = {"momentum": 0.9, "least_share": 0.0, "gated": "all"}
@@ -59,6 +60,19 @@ class TestSureTeacherUnsureStudent:
         for label in classes.unique().tolist():
             assert which.confidence[label] == pytest.approx(float(confidence[classes == label].mean()), abs=1e-5)
 
+    def test_the_first_batches_of_a_class_count_alike(self) -> None:
+        """Harm: with many classes a threshold stays where an untrained student was, and hardly a row reaches it."""
+        which = gate(momentum=0.99)
+        for first in (0.6, 0.9, 0.9):
+            which(some_answers(logits(0.8, 0.8), logits(first, first)))
+        assert which.confidence == pytest.approx({0: 0.8})
+
+    def test_goes_on_from_a_release_that_did_not_count_batches(self) -> None:
+        which = gate(momentum=0.9)
+        which.load_state_dict({"confidence": [[0, 0.8]], "entropy": [[0, 0.5]], "rows_seen": 2, "rows_kept": 1})
+        which(some_answers(logits(0.8, 0.8), logits(0.6, 0.6)))
+        assert which.confidence == pytest.approx({0: 0.9 * 0.8 + 0.1 * 0.6})
+
     @pytest.mark.parametrize("gated", ["all", "synthetic"])
     def test_a_batch_of_which_no_row_is_kept_costs_nothing(self, gated: str) -> None:
         """Harm: a loss that is not a number ends the job, with the advice to lower the learning rate."""
@@ -72,6 +86,15 @@ class TestSureTeacherUnsureStudent:
         assert student.grad is not None
         assert not student.grad.any()
         assert which.facts() == {"kept_share": 0.0}
+
+    def test_leaves_alone_what_is_of_the_batch_as_a_whole(self) -> None:
+        """Harm: a distance between two sets of rows that counts for more the more of them are kept."""
+        which = gate()
+        which.confidence, which.entropy = {0: 0.8}, {0: 0.5}
+        given = some_answers(logits(0.6, 0.6, 0.95, 0.95), logits(0.9, 0.7, 0.9, 0.7))
+        plain, distance = KnowledgeDistillation(2.0, 0.9), SinkhornDistance(Sinkd(0.8, 2.0, 0.1, 20, debiased=False))
+        expected = plain(given) * torch.tensor([4.0, 0.0, 0.0, 0.0]) + distance(given)
+        torch.testing.assert_close(Combined(plain, [distance], which)(given), expected)
 
     def test_a_class_that_was_never_seen_is_kept(self) -> None:
         weights = gate()(some_answers())
