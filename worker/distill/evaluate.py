@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from worker.distill.rows import parts_by_logits
 
 _CALIBRATION_BINS = 15
+# Examples before each turn of a model that are not counted.
+_WARM_UP = 5
+_TURNS = 2
 
 
 @dataclass(frozen=True)
@@ -46,28 +50,48 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def measure_latency(
-    model: torch.nn.Module, tokenizer: Any, examples: list[tuple[str, ...]], max_length: int
-) -> dict[str, float]:
-    """p50 and p95 in milliseconds of one example at a time, tokenisation included, on the model's device.
+def measure_latencies(
+    models: Sequence[torch.nn.Module],
+    tokenizer: Any,
+    examples: list[tuple[str, ...]],
+    max_length: int,
+    check_stop: Callable[[], None],
+) -> list[dict[str, float]]:
+    """Of each model, p50 and p95 in milliseconds of one example at a time, tokenisation included, on its device.
 
-    An example is a text or a pair of texts. Ten warm up and are not counted.
+    An example is a text or a pair of texts. The models take turns, and the least of what a model's turns say counts:
+    what else the machine does for a while slows a turn of one of them, and seldom all its turns.
     """
+    turns: list[list[dict[str, float]]] = [[] for _ in models]
+    for _ in range(_TURNS):
+        for model, of_model in zip(models, turns, strict=True):
+            check_stop()
+            of_model.append(_quantiles(_durations_ms(model, tokenizer, examples, max_length)))
+    return [{name: min(turn[name] for turn in of_model) for name in ("p50", "p95")} for of_model in turns]
+
+
+def _durations_ms(
+    model: torch.nn.Module, tokenizer: Any, examples: list[tuple[str, ...]], max_length: int
+) -> list[float]:
+    """Of each example, after some that warm up."""
     device = next(model.parameters()).device
     model.eval()
     durations_ms = []
-    for position in range(len(examples) + 10):
+    for position in range(-_WARM_UP, len(examples)):
         start = time.perf_counter()
         example = examples[position % len(examples)]
         encoded = tokenizer(*example, truncation=True, max_length=max_length, return_tensors="pt").to(device)
         model(**encoded).logits.cpu()
         durations_ms.append((time.perf_counter() - start) * 1_000)
-    counted = sorted(durations_ms[10:])
-    if len(counted) == 1:  # of one there are no quantiles
-        counted *= 2
+    return durations_ms[_WARM_UP:]
+
+
+def _quantiles(durations_ms: list[float]) -> dict[str, float]:
+    if len(durations_ms) == 1:  # of one there are no quantiles
+        durations_ms = durations_ms * 2
     return {
-        "p50": round(statistics.median(counted), 3),
-        "p95": round(statistics.quantiles(counted, n=20, method="inclusive")[-1], 3),
+        "p50": round(statistics.median(durations_ms), 3),
+        "p95": round(statistics.quantiles(durations_ms, n=20, method="inclusive")[-1], 3),
     }
 
 

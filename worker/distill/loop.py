@@ -252,6 +252,9 @@ class Run:
             arm: measurer.measure_student(student, weights, teacher)
             for arm, weights in self.checkpoints.finished_weights.items()
         }
+        teacher["latency_ms"], of_students = measurer.measure_latencies(self.teacher, student)
+        for summary in measured.values():
+            summary["latency_ms"] = dict(of_students)  # they are of one shape, and no time goes by the weights
         return {
             "teacher": teacher,
             "student": measured[STUDENT],

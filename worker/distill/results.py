@@ -8,7 +8,7 @@ import torch
 
 from worker.distill.data import Dataset
 from worker.distill.errors import NanLoss
-from worker.distill.evaluate import agreement, measure_latency, measure_quality
+from worker.distill.evaluate import agreement, measure_latencies, measure_quality
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
 from worker.distill.predict import predict_logits, rows_not_finite
@@ -58,6 +58,12 @@ class Measurer:
                 )
         return self._summary(student.model, logits, whole_accuracy=teacher[self.reported]["accuracy"])
 
+    def measure_latencies(self, *networks: Network) -> list[dict[str, float]]:
+        """Of each, in turns."""
+        models = [network.model for network in networks]
+        examples = self.dataset.examples[self.reported]
+        return measure_latencies(models, self.tokenizer, examples, self.max_length, self.check_stop)
+
     def _summary(
         self, model: torch.nn.Module, logits: Mapping[str, np.ndarray], *, whole_accuracy: float | None
     ) -> dict[str, Any]:
@@ -73,5 +79,4 @@ class Measurer:
             "agreement": agreement(logits[self.reported], self.teacher_logits[self.reported]),
             "parameters": sum(p.numel() for p in model.parameters()),
             "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-            "latency_ms": measure_latency(model, self.tokenizer, self.dataset.examples[self.reported], self.max_length),
         }

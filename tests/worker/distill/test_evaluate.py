@@ -1,39 +1,76 @@
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import BatchEncoding
 
-from worker.distill.evaluate import measure_latency, measure_quality
+from worker.distill.evaluate import measure_latencies, measure_quality
 
 
 def logits_of(probabilities: list[list[float]]) -> np.ndarray:
     return np.log(np.array(probabilities, np.float32))
 
 
-class Answering(torch.nn.Module):
-    """Takes texts as they are, and says nothing."""
+class Clock:
+    """Goes on only while a model computes, and for a while everything takes three times as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: tuple[float, float] = (0.0, 0.0)) -> None:
+        self.now = 0.0
+        self.slow_from, self.slow_until = slow
+        monkeypatch.setattr("worker.distill.evaluate.time.perf_counter", lambda: self.now)
+
+    def work(self, seconds: float) -> None:
+        is_slow = self.slow_from - 1e-9 < self.now < self.slow_until - 1e-9
+        self.now += 3 * seconds if is_slow else seconds
+
+
+class Answering(torch.nn.Module):
+    """Takes texts as they are, and says nothing, for some seconds each time."""
+
+    def __init__(self, clock: Clock, *seconds: float) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.clock, self.seconds = clock, itertools.cycle(seconds)
 
     def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        self.clock.work(next(self.seconds))
         return SimpleNamespace(logits=self.weight * input_ids)
 
 
-class TestLatency:
-    def test_is_none_that_was_not_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+def latencies(*models: Answering, texts: int, check_stop: Callable[[], None] = lambda: None) -> list[dict[str, float]]:
+    def tokenizer(*_: Any, **__: Any) -> BatchEncoding:
+        return BatchEncoding({"input_ids": torch.ones(1)})
+
+    return measure_latencies(models, tokenizer, [("a",)] * texts, 8, check_stop)
+
+
+class TestLatencies:
+    def test_are_none_that_was_not_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Harm: of few texts a slowest twentieth that is slower than the slowest of them."""
-        durations = [*[1.0] * 10, 0.005, 0.0052, 0.009]
-        ends = itertools.accumulate(step for duration in durations for step in (0.0, duration))
-        monkeypatch.setattr("worker.distill.evaluate.time.perf_counter", lambda: next(ends))
-        texts = [("a",), ("b",), ("c",)]
-        told = measure_latency(Answering(), lambda *_, **__: BatchEncoding({"input_ids": torch.ones(1)}), texts, 8)
+        [told] = latencies(Answering(Clock(monkeypatch), *[1.0] * 5, 0.005, 0.0052, 0.009), texts=3)
         assert told["p50"] == pytest.approx(5.2)
         assert 5.2 < told["p95"] <= 9.0
+
+    @pytest.mark.parametrize("slow", [(0.0, 0.45), (0.15, 0.6), (0.45, 0.9)])
+    def test_are_alike_of_models_alike_whatever_else_the_machine_did(
+        self, slow: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: of two students of one shape that is taken for the slower which was timed at a bad moment."""
+        clock = Clock(monkeypatch, slow=slow)
+        told = latencies(Answering(clock, 0.01), Answering(clock, 0.01), texts=10)
+        assert clock.now > 2 * 2 * 0.15, "no moment was bad"
+        assert told == [{"p50": 10.0, "p95": 10.0}] * 2
+
+    def test_may_be_left_at_any_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: the end of a job with a slow model on a slow machine holds up whoever pauses it."""
+        clock = Clock(monkeypatch)
+        began: list[float] = []
+        latencies(*[Answering(clock, 1.0)] * 2, texts=10, check_stop=lambda: began.append(clock.now))
+        assert began == pytest.approx([0, 15, 30, 45])
 
 
 class TestQuality:

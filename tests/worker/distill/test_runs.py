@@ -76,6 +76,17 @@ class TestBudget:
         # Two rounds share what the warm-up epoch leaves; a ratio of 0.5 makes a third of each round added rows.
         assert sum(added) == pytest.approx((375 - 150) / 3, abs=2)
 
+    def test_students_of_one_shape_are_said_to_be_as_quick_as_each_other(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a method is taken for that of the slower student, which was timed at a bad moment."""
+        run_engine(make_run(tmp_path / "run", "kd", baselines=[METHODS["fine_tune"]], training__epochs=1.0))
+        [end] = events_of(tmp_path / "run", "succeeded")
+        teacher, student = (end["result"][model]["latency_ms"] for model in ("teacher", "student"))
+        assert student == end["result"]["baselines"]["fine_tune"]["latency_ms"]
+        for latency in (teacher, student):
+            assert 0 < latency["p50"] <= latency["p95"]
+
     def test_sage_without_synthetic_rows_is_plain_distillation_bit_for_bit(
         self, tmp_path: Path, run_engine: Runner
     ) -> None:
