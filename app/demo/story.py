@@ -25,7 +25,7 @@ from app.settings import Settings, get_settings
 POLL_SECONDS = 0.5
 
 # Of a server that is on another machine, in a container, or was not told of the folder.
-_CANNOT_READ_FOLDER = frozenset({"folder_not_allowed", "folder_not_found"})
+_CANNOT_READ_FOLDER = frozenset({"folder_not_allowed", "folder_not_found", "folder_not_readable"})
 
 
 def run(*, url: str | None, port: int | None, output: Path | None) -> int:

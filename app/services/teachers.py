@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Teacher
 from app.db.session import read_session, write_session
+from app.domain.folders import why_closed
 from app.domain.ids import new_id
 from app.domain.jobs import JobStatus
 from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound, some_of
@@ -92,6 +93,8 @@ def _check_folder(settings: Settings, path: str) -> None:
             param="source.path",
         )
     # In a cluster the folder need only exist where the workers are.
+    if settings.embedded and (closed := why_closed(resolved)):
+        raise InvalidRequest(f"source.path is {path!r}. {closed}", code="folder_not_readable", param="source.path")
     if settings.embedded and (problem := _why_no_folder(resolved)):
         raise InvalidRequest(f"source.path is {path!r}, which {problem}.", code="folder_not_found", param="source.path")
 
@@ -111,7 +114,7 @@ def _why_no_folder(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        # A name that is too long, a folder on the way that may not be entered.
+        # A name that is too long.
         return f"cannot be looked at on this machine: {error.strerror}"
     return "is not a folder on this machine. Check its spelling"
 

@@ -1,5 +1,7 @@
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,9 @@ from app.services import teachers
 from app.settings import get_settings
 from tests.app.routes.helpers import succeeded_job
 from tests.app.test_queue import take_messages
+from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import read_job, read_teacher
+from tests.fixtures.ordinary_user import folder_for_all, ordinary_uid, output_as_ordinary_user
 from tests.fixtures.racing import race
 
 SOURCE = {"type": "hub", "repo": "org/name", "revision": "main"}
@@ -29,6 +33,50 @@ class TestRegister:
             teacher = teachers.register(get_settings(), source=SOURCE, teacher_id="tch_demo", name=name)
         assert teacher.name == "first"
         assert len(take_messages()) == 1
+
+
+REGISTER = """
+import sys
+from app.errors import InvalidRequest
+from app.services import teachers
+from app.settings import get_settings
+from tests.fixtures.ordinary_user import become_ordinary_user
+
+settings = get_settings()
+become_ordinary_user()
+try:
+    teachers.register(settings, source={"type": "folder", "path": sys.argv[1]})
+except InvalidRequest as error:
+    print(error.code, error.param, error)
+"""
+
+
+class TestFolderThatIsClosed:
+    @pytest.fixture
+    def allowed(self, change_settings: ChangeSettings) -> Iterator[Path]:
+        with folder_for_all() as folder:
+            change_settings(teacher_dirs=folder)
+            yield folder
+
+    @pytest.mark.parametrize("mode", [0o044, 0o011], ids=["not to be entered", "not to be listed"])
+    def test_is_refused_with_what_opens_it(self, allowed: Path, mode: int) -> None:
+        """Harm: who posts it learns from the worker, later, that something is wrong, and from nobody what helps."""
+        teacher = allowed / "bert"
+        teacher.mkdir()
+        teacher.chmod(mode)
+        said = output_as_ordinary_user(REGISTER, teacher)
+        assert said.startswith(f"folder_not_readable source.path source.path is '{teacher}'. {teacher} cannot be read")
+        assert f"(uid {ordinary_uid()}). Run `chmod -R a+rX {teacher}`" in said
+
+    def test_is_refused_by_the_name_of_the_one_around_it(self, allowed: Path) -> None:
+        """Harm: the folder itself is opened, again and again, in vain."""
+        around = allowed / "models of anna"
+        (around / "bert").mkdir(parents=True)
+        around.chmod(0)
+        said = output_as_ordinary_user(REGISTER, around / "bert")
+        assert said.startswith("folder_not_readable source.path")
+        assert f"{around} cannot be entered" in said
+        assert f"`chmod a+x '{around}'`" in said
 
 
 @pytest.mark.usefixtures("filesystem_broker")
