@@ -78,8 +78,8 @@ class TestCheck:
     def test_names_a_difference(self) -> None:
         migrate.upgrade()
         with write_session() as session:
-            session.execute(text("DROP INDEX ix_jobs_teacher_id"))
-        with pytest.raises(CommandError, match="ix_jobs_teacher_id"):
+            session.execute(text("DROP INDEX ix_jobs_teacher_id_created_at_id"))
+        with pytest.raises(CommandError, match="ix_jobs_teacher_id_created_at_id"):
             migrate.check()
 
 
@@ -186,6 +186,36 @@ class TestRowsOfAnOlderRelease:
         migrate.upgrade()
         response = api().post("/jobs", json=older_rows.BODY, headers={"Idempotency-Key": older_rows.BODY_KEY})
         assert (response.status_code, response.json().get("id")) == (200, "job_0queued"), response.text
+
+
+@pytest.mark.usefixtures("empty_database")
+class TestWarningsOfAnOlderRelease:
+    def test_come_from_the_events_into_the_job(self) -> None:
+        """Harm: a job is said to have no warnings which has, for good where it has ended."""
+        migrate.upgrade(revision="0004")
+        said: list[tuple[str, dict[str, Any]]] = [
+            ("warning", {"code": "padding_in_texts", "message": "three rows"}),
+            ("resumed", {"step": 40, "exact_resume": False}),
+            ("warning", {"code": "inexact_resume", "message": "threads"}),
+            ("resumed", {"step": 40, "exact_resume": True}),
+            ("warning", {"code": "padding_in_texts", "message": "four rows"}),
+        ]
+        with get_engine().begin() as connection:
+            for job_id, told in (("job_1", said), ("job_2", said[:3]), ("job_3", [])):
+                older_rows.insert(connection, "jobs", older_rows.job(job_id, "failed"))
+                for sequence, (kind, payload) in enumerate(told, start=1):
+                    event = {"sequence": sequence, "type": kind, "payload": payload, "created_at": older_rows.NOON}
+                    older_rows.insert(connection, "job_events", {"job_id": job_id, **event})
+        migrate.upgrade()
+        warnings = {job["id"]: job["warnings"] for job in api().get("/jobs").json()["data"]}
+        assert warnings == {
+            "job_1": [{"code": "padding_in_texts", "message": "four rows"}],
+            "job_2": [
+                {"code": "padding_in_texts", "message": "three rows"},
+                {"code": "inexact_resume", "message": "threads"},
+            ],
+            "job_3": [],
+        }
 
 
 @pytest.mark.usefixtures("empty_database")

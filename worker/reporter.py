@@ -49,6 +49,8 @@ class Reporter:
             "eta_seconds": None,
         }
         self._last_metrics: dict[str, float | None] = {}
+        # Messages by code; None where one no longer holds.
+        self._warnings: dict[str, str | None] = {}
         self._has_progress = True  # "preparing" is news too
         # Something waits to be stored until what was said before it is written.
         self._has_uploads = False
@@ -112,6 +114,11 @@ class Reporter:
             self._points.append((series, int(payload["step"]), float("nan") if value is None else float(value)))
             self._last_metrics[series] = value
             self._has_progress = True
+        elif kind == "warning":
+            self._warnings[str(payload["code"])] = str(payload["message"])
+        elif kind == "resumed":
+            # Said anew, right after this, where it holds: an attempt that went on elsewhere may have left no trace.
+            self._warnings["inexact_resume"] = None
         elif kind == "checkpoint":
             self._uploads.add_checkpoint(_checkpoint_facts(payload), self._inside(payload["path"]))
             self._has_uploads = True
@@ -136,12 +143,13 @@ class Reporter:
         if self._points:
             metrics.upsert(session, claim, self._points)
         self._events.write(session)
-        jobs.update_progress(session, claim, **self._progress, metrics=self._last_metrics)
+        jobs.update_progress(session, claim, **self._progress, metrics=self._last_metrics, warnings=self._warnings)
 
     def _forget(self) -> None:
         self._points.clear()
         self._events.committed()
         self._last_metrics.clear()
+        self._warnings.clear()
         self._has_progress = self._has_uploads = False
         self._uploads.release()
 

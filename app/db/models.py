@@ -49,6 +49,9 @@ class Job(Leased, Base):
         # List by status.
         Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         Index("ix_jobs_created_at_id", "created_at", "id"),
+        # List by teacher or by dataset, also by one whose jobs are all old.
+        Index("ix_jobs_teacher_id_created_at_id", "teacher_id", "created_at", "id"),
+        Index("ix_jobs_dataset_id_created_at_id", "dataset_id", "created_at", "id"),
         # List by metadata: a key, or a key with its value. SQLite has nothing of the kind.
         Index("ix_jobs_metadata", "metadata", postgresql_using="gin").ddl_if(dialect="postgresql"),
         Index(
@@ -63,8 +66,8 @@ class Job(Leased, Base):
     # Changed only by app.repositories.jobs.switch_status.
     status: Mapped[str] = mapped_column(String(16))
     # No foreign keys to what the job used: a finished job keeps naming it after it was deleted.
-    teacher_id: Mapped[str] = mapped_column(Id, index=True)
-    dataset_id: Mapped[str] = mapped_column(Id, index=True)
+    teacher_id: Mapped[str] = mapped_column(Id)
+    dataset_id: Mapped[str] = mapped_column(Id)
     # The request, with every default filled in.
     student: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
     method: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
@@ -77,7 +80,7 @@ class Job(Leased, Base):
     # Higher first. The server's defaults here are for the rows of API processes of an older release.
     priority: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     time_limit_seconds: Mapped[float | None] = mapped_column(Float)
-    # Time under a worker since the job was posted or last retried: what the limit is compared with.
+    # For how long engines have worked on it since it was posted or last retried: what the limit is compared with.
     run_seconds: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
     # Of the request that posted it: they tie the worker's log lines and spans to the API's.
     request_id: Mapped[str | None] = mapped_column(CleanText)
@@ -89,6 +92,8 @@ class Job(Leased, Base):
     progress: Mapped[float] = mapped_column(Float, default=0.0)
     eta_seconds: Mapped[float | None] = mapped_column(Float)
     last_metrics: Mapped[dict[str, Any]] = mapped_column(CleanJSON, default=dict)
+    # [{"code", "message"}]: what the run warned of since it began, over all attempts; each code once.
+    warnings: Mapped[list[dict[str, str]]] = mapped_column(CleanJSON, default=list, server_default="[]")
     result: Mapped[dict[str, Any] | None] = mapped_column(CleanJSON)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(CleanText)

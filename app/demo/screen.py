@@ -54,6 +54,12 @@ def done(console: Console, text: str, *, seconds: float = 0.0) -> None:
     console.print(line, soft_wrap=True)
 
 
+def warn(console: Console, warning: Json) -> None:
+    """What a job noticed and put up with."""
+    line = Text("! ", style="yellow").append(f"{warning['code']}: {warning['message']}", style="default")
+    console.print(line, soft_wrap=True)
+
+
 class JobView:
     """The progress of one job: `show` it whenever it was read."""
 

@@ -17,7 +17,7 @@ from app.demo.api import Api, DemoError, Json, Refused
 from app.demo.classify import classify
 from app.demo.download import download, unpack, verify
 from app.demo.materials import Materials, shipped
-from app.demo.screen import JobView, done, make_console, results_table, step
+from app.demo.screen import JobView, done, make_console, results_table, step, warn
 from app.demo.server import StartedServer, is_free, start, what_is_missing
 from app.home_lock import running_address
 from app.settings import Settings, get_settings
@@ -171,6 +171,8 @@ def _follow(console: Console, api: Api, job: Json) -> Json:
         error = job["error"] or {}
         raise DemoError(f"Job {job['id']} {job['status']}: {error.get('code')}: {error.get('message')}")
     done(console, "Job succeeded", seconds=time.monotonic() - started_at)
+    for warning in job["warnings"]:
+        warn(console, warning)
     return job
 
 

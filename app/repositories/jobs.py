@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Row, and_, delete, exists, func, inspect, select, type_coerce, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    inspect,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -122,12 +135,20 @@ def list_page(
     limit: int = 20,
     after: str | None = None,
     statuses: Sequence[str] | None = None,
+    teacher_id: str | None = None,
+    dataset_id: str | None = None,
     metadata: Mapping[str, str | None] | None = None,
 ) -> Page[Job]:
     """A page of jobs, newest first. `metadata` maps each key asked for to its value, or to None for any."""
     query = select(Job)
     if statuses:
         query = query.where(Job.status.in_(statuses))
+    if teacher_id is not None:
+        query = _by_index_of(session, query, Job.teacher_id, teacher_id)
+        if dataset_id is not None:
+            query = query.where(Job.dataset_id == dataset_id)
+    elif dataset_id is not None:
+        query = _by_index_of(session, query, Job.dataset_id, dataset_id)
     for key, value in (metadata or {}).items():
         query = query.where(_metadata_matches(session, key, value))
     return fetch_page(session, query, Job, limit=limit, after=after)
@@ -165,15 +186,15 @@ def resume(session: Session, job_id: str) -> RequestResult | None:
 def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult | None:
     """Let a failed or cancelled job wait anew, to go on from its newest checkpoint, if it has one, unless `from_start`.
 
-    A cancelled job has none. The attempts, events and metrics stay; the time limit counts anew. None when there is no
-    such job.
+    A cancelled job has none. The attempts, events and metrics stay; the time limit counts anew, and what begins anew
+    begins without warnings. None when there is no such job.
     """
     current = _locked_status(session, job_id)
     if current not in RETRYABLE:
         return None if current is None else RequestResult(current, changed=False)
     if from_start:
         checkpoints.drop_all(session, job_id)
-    values = {
+    values: dict[str, Any] = {
         "fruitless_attempts": 0,
         "run_seconds": 0.0,
         "error_code": None,
@@ -184,6 +205,8 @@ def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult |
         "rounds": None,
         "progress": 0.0,
     }
+    if checkpoints.latest(session, job_id) is None:
+        values["warnings"] = []
     switch_status(session, JobStatus.QUEUED, Job.id == job_id, values=values, sources_allowed=RETRYABLE)
     return RequestResult(JobStatus.QUEUED, changed=True)
 
@@ -221,8 +244,10 @@ def update_progress(
     progress: float,
     eta_seconds: float | None,
     metrics: Mapping[str, float | None] | None = None,
+    warnings: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Write where the job stands. `progress` is 0..1; `metrics` are merged into the last values."""
+    """Write where the job stands. `progress` is 0..1; `metrics` are merged into the last values, `warnings`, messages
+    by their codes, into those of the run: None takes one back."""
     hold(session, claim)
     values: dict[str, Any] = {
         "phase": phase,
@@ -234,6 +259,12 @@ def update_progress(
     if metrics:
         last = session.scalars(select(Job.last_metrics).where(held_by(claim))).one()
         values["last_metrics"] = {**last, **metrics}
+    if warnings:
+        told = session.scalars(select(Job.warnings).where(held_by(claim))).one()
+        by_code = {warning["code"]: warning["message"] for warning in told} | dict(warnings)
+        values["warnings"] = [
+            {"code": code, "message": message} for code, message in by_code.items() if message is not None
+        ]
     session.execute(update(Job).where(held_by(claim)).values(values).execution_options(synchronize_session=False))
 
 
@@ -381,6 +412,16 @@ def _waits_for_student_of(job_id: str | InstrumentedAttribute[str]) -> ColumnEle
     # Of the other sources none has a job.
     source_job = type_coerce(Teacher.source, JSON)["job"].as_string()
     return and_(Teacher.status == ImportStatus.PENDING, source_job == job_id)
+
+
+def _by_index_of(session: Session, query: Select[Job], column: InstrumentedAttribute[str], value: str) -> Select[Job]:
+    """`query` for the jobs with this value, by the index that begins with the column."""
+    if is_postgres(session):
+        # PostgreSQL takes the jobs with it to be spread evenly, and would look for them among all, newest first, though
+        # they may all be old. An order that begins with the column forbids that, unless it is one of a single value:
+        # hence a range.
+        return query.where(column.between(value, value)).order_by(column.desc())
+    return query.where(column == value)
 
 
 def _metadata_matches(session: Session, key: str, value: str | None) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from app.domain.jobs import TERMINAL, JobStatus
 from app.repositories.jobs import JobRow
 from app.schemas.errors import error_responses
 from app.schemas.job_bodies import JOB_EXAMPLE, KD_EXAMPLE, JobCreate
-from app.schemas.jobs import JobError, JobLinks, JobPage, JobRead, JobsQuery
+from app.schemas.jobs import JobError, JobLinks, JobPage, JobRead, JobsQuery, JobWarning
 from app.services import jobs
 from app.services.job_reader import JobReader
 
@@ -72,7 +72,13 @@ def create_job(
 def list_jobs(query: Annotated[JobsQuery, Query()], settings: SettingsDep) -> JobPage:
     """Newest first."""
     page = jobs.list_page(
-        settings, limit=query.limit, after=query.after, statuses=query.status, metadata=query.metadata
+        settings,
+        limit=query.limit,
+        after=query.after,
+        statuses=query.status,
+        teacher_id=query.teacher,
+        dataset_id=query.dataset,
+        metadata=query.metadata,
     )
     return JobPage(data=[read_job(job) for job in page.rows], has_more=page.has_more, next=page.next)
 
@@ -110,6 +116,7 @@ def read_job(job: Job | JobRow) -> JobRead:
         eta_seconds=job.eta_seconds,
         attempt=job.attempt,
         metrics=job.last_metrics,
+        warnings=[JobWarning(**warning) for warning in job.warnings],
         error=JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
         teacher=job.teacher_id,
         dataset=job.dataset_id,

@@ -44,7 +44,8 @@ _OWN: dict[str, dict[int, Example]] = {
         422: (
             "invalid_request",
             "unknown_field",
-            "\"state\" is not a field. Did you mean 'status'? Known are: limit, after, status, metadata.",
+            "\"state\" is not a field. Did you mean 'status'? Known are: limit, after, status, teacher, "
+            "dataset, metadata.",
             "state",
         ),
     },
@@ -172,7 +173,8 @@ _OWN: dict[str, dict[int, Example]] = {
         409: (
             "conflict",
             "dataset_in_use",
-            f"Dataset 'dts_demo' is used by {JOB_ID}, not finished yet. Cancel them or wait until they end.",
+            f"Dataset 'dts_demo' is used by {JOB_ID}, not finished yet. Cancel them or wait until they end; "
+            "GET /jobs?dataset=dts_demo lists all of its jobs.",
             "dataset_id",
         ),
     },
@@ -193,7 +195,8 @@ _OWN: dict[str, dict[int, Example]] = {
         409: (
             "conflict",
             "teacher_in_use",
-            f"Teacher 'tch_demo' is used by {JOB_ID}, not finished yet. Cancel them or wait until they end.",
+            f"Teacher 'tch_demo' is used by {JOB_ID}, not finished yet. Cancel them or wait until they end; "
+            "GET /jobs?teacher=tch_demo lists all of its jobs.",
             "teacher_id",
         ),
     },

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.domain import older_jobs
+from app.domain import learning_rates, older_jobs
 from app.schemas.base import RequestModel, ShortText, Text
 from app.schemas.job_methods import (
     completed_combine,
@@ -56,7 +56,13 @@ class TrainingConfig(RequestModel):
         description="Budget: epochs x training rows is the number of rows presented, real and synthetic.",
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Peak learning rate of AdamW. Null: chosen by the teacher's width, 2e-4 up to 384 dimensions and "
+        "2e-4 x (384 / width)^2 above, so 5e-5 at 768; the job shows the number.",
+    )
     warmup_ratio: float = Field(
         default=0.1, ge=0, le=1, description="Share of the steps over which the learning rate rises."
     )
@@ -70,18 +76,32 @@ class TrainingConfig(RequestModel):
     seed: Seed = 7
     deterministic: bool = Field(default=False, description="On CUDA: the slower kernels that make a resume exact.")
 
+    def meaning(self) -> dict[str, Any]:
+        # What the first release took where none is named, whatever the teacher's width: the body keeps its hash.
+        return super().meaning() | {"learning_rate": self.learning_rate or learning_rates.STUDENT}
+
 
 class TeacherTuning(RequestModel):
     """Fine-tune the teacher on the dataset first; the tuned teacher is stored and reused."""
 
     epochs: float = Field(default=3.0, gt=0, le=1000, description="Epochs over the training rows.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
-    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Peak learning rate of AdamW. Null: chosen by the teacher's width, 1e-4 up to 384 dimensions and "
+        "1e-4 x (384 / width)^2 above, so 2.5e-5 at 768; the job shows the number.",
+    )
     warmup_ratio: float = Field(
         default=0.1, ge=0, le=1, description="Share of the steps over which the learning rate rises."
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     seed: Seed = 7
+
+    def meaning(self) -> dict[str, Any]:
+        # As that of TrainingConfig.
+        return super().meaning() | {"learning_rate": self.learning_rate or learning_rates.TUNING}
 
 
 def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
@@ -107,8 +127,8 @@ JOB_EXAMPLE: dict[str, Any] = {
     "dataset": "dts_demo",
     "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
     "method": {"type": "sage", "rounds": 4, "synthetic_ratio": 0.5, "neighbors": 10},
-    "training": {"epochs": 4, "batch_size": 32, "learning_rate": 2e-4, "max_length": 48, "seed": 7},
-    "teacher_tuning": {"epochs": 3, "batch_size": 32, "learning_rate": 1e-4},
+    "training": {"epochs": 4, "batch_size": 32, "max_length": 48, "seed": 7},
+    "teacher_tuning": {"epochs": 3, "batch_size": 32},
     "baselines": ["fine_tune"],
     "metadata": {"team": "search"},
 }
@@ -167,8 +187,9 @@ class JobCreate(RequestModel):
         default=None,
         gt=0,
         le=366 * 86400,
-        description="Time under a worker, waiting and pauses not counted, after which the job fails as "
-        "`time_limit_exceeded`. It keeps its checkpoint: a retry goes on from there.",
+        description="For how long engines may work on the job, all attempts together; fetching, storing, waiting and "
+        "pauses are not counted. After it the job fails as `time_limit_exceeded`. It keeps its checkpoint: a retry "
+        "goes on from there.",
         examples=[7200],
     )
     metadata: Metadata = Field(default_factory=dict)
@@ -192,13 +213,17 @@ class JobCreate(RequestModel):
         """The methods beside the main one, with what they lack to be a whole training."""
         return completed_combine(self.method, self.combine)
 
-    def spec(self) -> dict[str, Any]:
-        """The job as it is stored: every default written out, so that none is looked up later."""
+    def spec(self, teacher_width: int | None = None) -> dict[str, Any]:
+        """The job as it is stored: every default written out, so that none is looked up later; learning rates that are
+        left out are those for a teacher of this width, or of 384 where it is not known."""
         spec = self.model_dump(exclude={"metadata", "priority", "time_limit_seconds"})
         epochs = self.training.epochs
         spec["method"] = written_out(self.method, epochs)
         spec["combine"] = [written_out(method, epochs) for method in self.completed_combine()]
         spec["baselines"] = [written_out(baseline, epochs) for baseline in self.resolved_baselines()]
+        for part, rate in (("training", learning_rates.STUDENT), ("teacher_tuning", learning_rates.TUNING)):
+            if spec[part] is not None and spec[part]["learning_rate"] is None:
+                spec[part]["learning_rate"] = learning_rates.by_width(rate, teacher_width)
         return spec
 
 

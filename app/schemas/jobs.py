@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.schemas.base import Page, PageQuery, ResponseModel, Text
+from app.schemas.base import Page, PageQuery, ResponseModel, ShortText, Text
 from app.schemas.job_bodies import TeacherTuning, TrainingConfig
 from app.schemas.methods.sage import Sage
 
@@ -16,6 +16,8 @@ class JobsQuery(PageQuery):
     status: list[JobStatusName] = Field(
         default_factory=list, max_length=8, description="Only these; repeat the parameter for several."
     )
+    teacher: ShortText | None = Field(default=None, description="Only jobs with the teacher of this id.")
+    dataset: ShortText | None = Field(default=None, description="Only jobs with the dataset of this id.")
     metadata: list[Text] = Field(
         default_factory=list,
         max_length=16,
@@ -25,6 +27,11 @@ class JobsQuery(PageQuery):
 
 
 class JobError(ResponseModel):
+    code: str
+    message: str
+
+
+class JobWarning(ResponseModel):
     code: str
     message: str
 
@@ -54,14 +61,15 @@ class JobRead(ResponseModel):
                 "eta_seconds": 61.5,
                 "attempt": 1,
                 "metrics": {"loss": 0.38, "student/train_loss": 0.41, "student/validation_accuracy": 0.93},
+                "warnings": [],
                 "error": None,
                 "teacher": "tch_demo",
                 "dataset": "dts_demo",
                 "student": {"layers": 3, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
                 "method": Sage().model_dump(),
                 "combine": [],
-                "training": TrainingConfig().model_dump(),
-                "teacher_tuning": TeacherTuning().model_dump(),
+                "training": TrainingConfig(learning_rate=2e-4).model_dump(),
+                "teacher_tuning": TeacherTuning(learning_rate=1e-4).model_dump(),
                 "baselines": [{"type": "fine_tune"}],
                 "priority": 0,
                 "time_limit_seconds": None,
@@ -102,6 +110,11 @@ class JobRead(ResponseModel):
     metrics: dict[str, Any] = Field(
         description="The last value of each series that `GET /jobs/{job_id}/metrics` has, and `loss`, that of the "
         "newest steps."
+    )
+    warnings: list[JobWarning] = Field(
+        description="What was noticed and put up with since the run began, whichever worker had it; each code once. "
+        "`inexact_resume` is among them where the run last went on so that it will not end with the same bits as an "
+        "undisturbed one."
     )
     error: JobError | None = Field(description="Why a failed job failed.")
     teacher: str

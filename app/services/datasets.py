@@ -103,7 +103,7 @@ def delete(settings: Settings, dataset_id: str) -> None:
         if users:
             raise Conflict(
                 f"Dataset {dataset_id!r} is used by {some_of(users)}, not finished yet. Cancel "
-                "them or wait until they end.",
+                f"them or wait until they end; GET /jobs?dataset={dataset_id} lists all of its jobs.",
                 code="dataset_in_use",
                 param="dataset_id",
             )

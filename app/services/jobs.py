@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app import tracing
-from app.db.models import Job
+from app.db.models import Job, Teacher
 from app.db.session import read_session, write_session
 from app.domain.ids import new_id
 from app.domain.jobs import TERMINAL
@@ -55,7 +55,7 @@ def submit(
                 return _repeated(session, earlier.job_id, earlier.body_sha256, body_sha256, idempotency_key)
     job_id = new_id("job")
     with write_session(settings) as session:
-        _check(session, body)
+        teacher = _checked_teacher(session, body)
         if idempotency_key is not None:
             taken = idempotency.take(
                 session,
@@ -66,7 +66,7 @@ def submit(
             )
             if taken.job_id != job_id:
                 return _repeated(session, taken.job_id, taken.body_sha256, body_sha256, idempotency_key)
-        spec = body.spec()
+        spec = body.spec(teacher.hidden_size)
         job = jobs.create(
             session,
             job_id=job_id,
@@ -90,12 +90,27 @@ def submit(
 
 
 def list_page(
-    settings: Settings, *, limit: int, after: str | None, statuses: Sequence[str], metadata: Sequence[str]
+    settings: Settings,
+    *,
+    limit: int,
+    after: str | None,
+    statuses: Sequence[str],
+    teacher_id: str | None,
+    dataset_id: str | None,
+    metadata: Sequence[str],
 ) -> Page[Job]:
     """A page of jobs, newest first; `metadata` holds filters as `key:value` or `key`."""
     filters = _metadata_filters(metadata)
     with read_session(settings) as session:
-        return jobs.list_page(session, limit=limit, after=after, statuses=statuses, metadata=filters)
+        return jobs.list_page(
+            session,
+            limit=limit,
+            after=after,
+            statuses=statuses,
+            teacher_id=teacher_id,
+            dataset_id=dataset_id,
+            metadata=filters,
+        )
 
 
 def delete(settings: Settings, job_id: str) -> None:
@@ -128,7 +143,8 @@ def find_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def _check(session: Session, body: JobCreate) -> None:
+def _checked_teacher(session: Session, body: JobCreate) -> Teacher:
+    """The job's teacher, once it is known that the job fits it and its dataset."""
     # Locked in this order everywhere, until the commit: neither can be deleted while a job on it is made.
     teacher = teachers.lock(session, body.teacher)
     if teacher is None:
@@ -139,6 +155,7 @@ def _check(session: Session, body: JobCreate) -> None:
     check_ready("teacher", teacher)
     check_ready("dataset", dataset)
     check_fit(body, teacher, dataset)
+    return teacher
 
 
 def _repeated(session: Session, job_id: str, earlier_sha256: str, body_sha256: str, key: str) -> Submitted:

@@ -68,7 +68,7 @@ def delete(settings: Settings, teacher_id: str) -> None:
         if users:
             raise Conflict(
                 f"Teacher {teacher_id!r} is used by {some_of(users)}, not finished yet. Cancel "
-                "them or wait until they end.",
+                f"them or wait until they end; GET /jobs?teacher={teacher_id} lists all of its jobs.",
                 code="teacher_in_use",
                 param="teacher_id",
             )

@@ -144,6 +144,12 @@ def killed_later(run: Run) -> int:
     return 0
 
 
+def doubting(run: Run) -> int:
+    """Warns of something, which who goes on does not say again, and is killed after a checkpoint."""
+    run.events.emit("warning", code="padding_in_texts", message="3 of 90 train rows contain '<pad>'.")
+    return killed_later(run)
+
+
 def stopped(run: Run) -> int:
     """Stopped by somebody who is not its worker, before it got anywhere."""
     run.begin()
@@ -195,6 +201,7 @@ PARTS: dict[str, Callable[[Run], int]] = {
         crashing,
         killed,
         killed_later,
+        doubting,
         stopped,
         without_device,
         losing_device,

@@ -14,7 +14,7 @@ from app.db.session import get_engine, read_session, write_session
 from app.repositories import jobs, metrics
 from tests.app.routes.helpers import commit_answers_lost
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import add_job, claimed
+from tests.fixtures.factories import add_job, claimed, read_job
 from tests.worker.conftest import Bench, wait_for
 from worker.lease_keeper import LeaseKeeper
 from worker.observation import observed
@@ -112,6 +112,10 @@ class Run:
         self.reporter.collect()
 
     @property
+    def warnings(self) -> list[tuple[str, str]]:
+        return [(warning["code"], warning["message"]) for warning in read_job(self.job_id).warnings]
+
+    @property
     def told(self) -> list[Any]:
         """What a reader of the job's events sees after they were first `running`."""
         said = self._bench.events(self.job_id)[2:]
@@ -174,3 +178,28 @@ class TestUnansweredCommit:
             wait_for(lambda: run.told)
         assert run.uploads.settle(30.0)
         assert run.told == [12]
+
+
+class TestWarnings:
+    def test_stand_in_the_job_once_each(self, run: Run) -> None:
+        """Harm: they are found by those alone who read all of its events."""
+        run.says("warning", code="padding_in_texts", message="Three rows.")
+        with commit_answers_lost():
+            run.reporter.flush_if_due()
+        assert run.warnings == [("padding_in_texts", "Three rows.")]
+        run.says("warning", code="teacher_order_doubtful", message="Another order.")
+        run.says("warning", code="padding_in_texts", message="Four rows.")
+        run.reporter.flush(go_on)
+        run.says("round", round=1)
+        run.reporter.flush(go_on)
+        assert run.warnings == [("padding_in_texts", "Four rows."), ("teacher_order_doubtful", "Another order.")]
+
+    def test_of_an_attempt_that_left_no_checkpoint_go_where_the_next_one_goes_on_exactly(self, run: Run) -> None:
+        """Harm: a student that is the same to the bit is said not to be."""
+        run.says("resumed", step=40, exact_resume=False)
+        run.says("warning", code="inexact_resume", message="This run goes on where threads differ.")
+        run.reporter.flush(go_on)
+        assert [code for code, _ in run.warnings] == ["inexact_resume"]
+        run.says("resumed", step=40, exact_resume=True)
+        run.reporter.flush(go_on)
+        assert run.warnings == []

@@ -179,6 +179,15 @@ class TestFailedJob:
         resumed = [event for event in local_bench.events(job_id) if event["type"] == "resumed"]
         assert len(resumed) == 1
 
+    def test_what_a_run_warned_of_stays_where_another_attempt_goes_on(self, local_bench: Bench) -> None:
+        """Harm: a student that reads some texts otherwise than it was trained, and nobody who takes it is told."""
+        job_id = local_bench.add_job()
+        warnings = [{"code": "padding_in_texts", "message": "3 of 90 train rows contain '<pad>'."}]
+        local_bench.run("doubting")
+        assert (local_bench.job(job_id).status, local_bench.job(job_id).warnings) == ("queued", warnings)
+        local_bench.run("student")
+        assert (local_bench.job(job_id).status, local_bench.job(job_id).warnings) == ("succeeded", warnings)
+
     def test_an_engine_that_is_killed_each_time_ends_the_job(self, local_bench: Bench) -> None:
         job = self.job_that_ends_each_time(local_bench, "killed")
         assert job.error_code == "engine_died"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.demo.screen import JobView, results_table, step
+from app.demo.screen import JobView, results_table, step, warn
 
 Json = dict[str, Any]
 
@@ -86,6 +86,13 @@ class TestStep:
         with step(console, "Uploading") as current:
             current.text = "Uploaded 3 rows"
         assert printed(console) == "✓ Uploaded 3 rows\n"
+
+
+class TestWarn:
+    def test_prints_code_and_message(self, console: Console) -> None:
+        """Harm: a student is taken over of which the job said that it may be wrong."""
+        warn(console, {"code": "teacher_order_doubtful", "message": "The outputs [0] seem to be 'b'."})
+        assert printed(console) == "! teacher_order_doubtful: The outputs [0] seem to be 'b'.\n"
 
 
 class TestResultsTable:

@@ -190,6 +190,18 @@ class TestUpdateProgress:
                 )
         assert read_job(job_id).last_metrics == {"loss": None, "accuracy": 0.5}
 
+    def test_keeps_one_warning_of_each_code_and_takes_one_back(self) -> None:
+        job_id = add_job()
+        claim = claimed()
+        assert read_job(job_id).warnings == []
+        told: list[dict[str, str | None]] = [{"a": "first", "b": "other"}, {}, {"a": "second"}, {"b": None, "c": None}]
+        for warnings in told:
+            with write_session() as session:
+                jobs.update_progress(
+                    session, claim, phase=None, round=None, rounds=None, progress=0, eta_seconds=None, warnings=warnings
+                )
+        assert read_job(job_id).warnings == [{"code": "a", "message": "second"}]
+
     @pytest.mark.parametrize(("given", "stored"), [(1.7, 1.0), (-0.2, 0.0), (float("nan"), 0.0)])
     def test_keeps_progress_between_0_and_1(self, given: float, stored: float) -> None:
         job_id = add_job()

@@ -263,6 +263,22 @@ class TestRetry:
         with read_session() as session:
             assert checkpoints.latest(session, job_id) is None
 
+    @pytest.mark.parametrize("checkpoint", ["kept", "forgotten", "none"])
+    def test_keeps_the_warnings_of_a_run_that_goes_on_alone(self, checkpoint: str) -> None:
+        """Harm: what no longer holds is said, or what the run that goes on does not say again is lost."""
+        job_id = add_job()
+        claim = claimed()
+        if checkpoint != "none":
+            record_checkpoint(claim, 40)
+        with write_session() as session:
+            jobs.update_progress(
+                session, claim, phase=None, round=None, rounds=None, progress=0, eta_seconds=None, warnings={"a": "x"}
+            )
+            jobs.finish_failed(session, claim, code="disk_full", message="Full.")
+        assert len(read_job(job_id).warnings) == 1
+        retry(job_id, from_start=checkpoint == "forgotten")
+        assert read_job(job_id).warnings == ([{"code": "a", "message": "x"}] if checkpoint == "kept" else [])
+
     def test_gives_all_attempts_anew(self) -> None:
         job_id = add_job()
         for _ in range(2):

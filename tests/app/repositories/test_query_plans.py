@@ -1,15 +1,16 @@
-"""What PostgreSQL does for the queries that run all the time, with many rows in the tables.
+"""What PostgreSQL does for the queries that run all the time, with many rows in the tables, and SQLite for a page.
 
 Each has to read about as many rows as it gives back, whatever there is besides.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from app.db import migrate
@@ -17,18 +18,20 @@ from app.db.session import get_engine, read_session, write_session
 from app.domain.ids import new_id
 from app.repositories import events, jobs, leases
 from app.repositories.pages import encode_cursor
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from tests.fixtures.database import new_postgres_database
+from tests.fixtures.factories import add_job
 
 JOBS = 40_000
-# Most have succeeded; a few of each other status lie among them, at all ages.
+# Most have succeeded; a few of each other status lie among them, at all ages. All of one teacher and dataset are old.
 FILL = """
 INSERT INTO jobs (id, status, teacher_id, dataset_id, student, method, training, baselines, metadata, last_metrics,
                   attempt, fruitless_attempts, progress, event_sequence, priority, run_seconds, created_at, queued_at)
 SELECT 'job_' || lpad(n::text, 26, '0'),
        CASE n % 1000 WHEN 0 THEN 'queued' WHEN 1 THEN 'running' WHEN 2 THEN 'failed' WHEN 3 THEN 'cancelled'
                      ELSE 'succeeded' END,
-       'tch_demo', 'dts_demo', '{}', '{}', '{}', '[]',
+       CASE WHEN n <= 4000 THEN 'tch_old' WHEN n % 4000 = 1 THEN 'tch_rare' ELSE 'tch_demo' END,
+       CASE WHEN n <= 4000 THEN 'dts_old' WHEN n % 4000 = 1 THEN 'dts_rare' ELSE 'dts_demo' END, '{}', '{}', '{}', '[]',
        jsonb_build_object('team', 'team-' || n % 7, 'run', n::text), '{}', 1, 0, 0, 5, n % 3, 0,
        timestamptz '2026-01-01' + n * interval '1 second', timestamptz '2026-01-01' + n * interval '1 second'
 FROM generate_series(1, :count) AS n
@@ -88,27 +91,31 @@ def crowded(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Settings
 
 def plan_of(settings: Settings, act: Callable[[Session], Any], *, table: str = "jobs") -> Plan:
     """How the last statement of `act` on the table is executed; what `act` changes is undone."""
+    with read_session(settings) as session:
+        with noted_statements(get_engine(settings)) as seen:
+            act(session)
+        statement, parameters = [item for item in seen if f" {table}" in item[0]][-1]
+        # The planner's choice is for these values, and not for any.
+        session.connection().exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
+        rows = session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+        found = rows.scalar_one()
+    parsed = found if isinstance(found, list) else json.loads(found)
+    return Plan(list(_nodes(parsed[0]["Plan"])))
+
+
+@contextmanager
+def noted_statements(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
+    """What is executed in the block, with its parameters."""
     seen: list[tuple[str, Any]] = []
-    engine = get_engine(settings)
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         seen.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:
-        with read_session(settings) as session:
-            act(session)
-            event.remove(engine, "before_cursor_execute", note)
-            statement, parameters = [item for item in seen if f" {table}" in item[0]][-1]
-            # The planner's choice is for these values, and not for any.
-            session.connection().exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
-            rows = session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
-            found = rows.scalar_one()
+        yield seen
     finally:
-        if event.contains(engine, "before_cursor_execute", note):
-            event.remove(engine, "before_cursor_execute", note)
-    parsed = found if isinstance(found, list) else json.loads(found)
-    return Plan(list(_nodes(parsed[0]["Plan"])))
+        event.remove(engine, "before_cursor_execute", note)
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -153,6 +160,33 @@ class TestListJobs:
         plan = plan_of(crowded, lambda session: jobs.list_page(session, limit=10, after=after, statuses=statuses))
         assert plan.rows_read <= 100, plan
 
+    @pytest.mark.parametrize(
+        ("filters", "middle"),
+        [
+            ({"teacher_id": "tch_demo"}, 20_000),
+            ({"teacher_id": "tch_old"}, 2_000),
+            ({"teacher_id": "tch_rare"}, 20_001),
+            ({"dataset_id": "dts_demo"}, 20_000),
+            ({"dataset_id": "dts_old"}, 2_000),
+            ({"dataset_id": "dts_rare"}, 20_001),
+        ],
+    )
+    @pytest.mark.parametrize("is_deep", [False, True])
+    def test_reads_those_of_a_teacher_or_a_dataset(
+        self, crowded: Settings, filters: dict[str, Any], middle: int, is_deep: bool
+    ) -> None:
+        """Harm: the jobs of a teacher that is no longer in use are looked for among all that came after them."""
+        after = cursor(middle, crowded) if is_deep else None
+        plan = plan_of(crowded, lambda session: jobs.list_page(session, limit=20, after=after, **filters))
+        assert plan.rows_read <= 30, plan
+
+    @pytest.mark.parametrize("is_deep", [False, True])
+    def test_reads_those_of_a_teacher_and_a_dataset_among_those_of_one(self, crowded: Settings, is_deep: bool) -> None:
+        after = cursor(2_000, crowded) if is_deep else None
+        both: dict[str, Any] = {"teacher_id": "tch_old", "dataset_id": "dts_old"}
+        plan = plan_of(crowded, lambda session: jobs.list_page(session, limit=20, after=after, **both))
+        assert plan.rows_read <= 4_000, plan
+
     def test_finds_a_common_label_on_the_way(self, crowded: Settings) -> None:
         plan = plan_of(crowded, lambda session: jobs.list_page(session, limit=20, metadata={"team": "team-3"}))
         assert plan.rows_read <= 200, plan
@@ -160,6 +194,27 @@ class TestListJobs:
     def test_finds_a_rare_label(self, crowded: Settings) -> None:
         plan = plan_of(crowded, lambda session: jobs.list_page(session, limit=20, metadata={"run": "17"}))
         assert plan.rows_read <= 200, plan
+
+
+@pytest.mark.usefixtures("sqlite_database")
+class TestListJobsOnSqlite:
+    @pytest.mark.parametrize("column", ["teacher_id", "dataset_id"])
+    @pytest.mark.parametrize("is_deep", [False, True])
+    def test_reads_those_of_a_teacher_or_a_dataset_in_order(self, column: str, is_deep: bool) -> None:
+        """Harm: for each page all jobs of the teacher are read and sorted."""
+        add_job()
+        after = None
+        with read_session() as session:
+            if is_deep:
+                [job] = jobs.list_page(session).rows
+                after = encode_cursor(job.created_at, job.id)
+            with noted_statements(get_engine(get_settings())) as seen:
+                jobs.list_page(session, after=after, **{column: "an id"})
+            statement, parameters = seen[-1]
+            rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            [step] = [row.detail for row in rows]
+        assert f"USING INDEX ix_jobs_{column}_created_at_id" in step
+        assert ("created_at" in step.partition("(")[2]) == is_deep
 
 
 class TestGetJobs:

@@ -1,11 +1,12 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.session import read_session
-from app.repositories import jobs
+from app.db.session import read_session, write_session
+from app.repositories import idempotency, jobs
 from app.settings import get_settings
 from tests.app.routes.helpers import add_demo, check_error, job_body
 from tests.fixtures.environment import ChangeSettings
+from tests.fixtures.factories import add_job
 from tests.fixtures.racing import race
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -43,6 +44,26 @@ class TestIdempotencyKey:
         client.post(f"/jobs/{first}/cancel")
         assert client.delete("/datasets/dts_demo").status_code == 204
         assert post(client) == (200, first)
+
+    @pytest.mark.parametrize(
+        ("named", "of_an_older_release"),
+        [
+            ({}, "13496478b2c3c9a6e5be815b83358eb05fffa0433510862b754938aa1d62f911"),
+            (
+                {"training": {"learning_rate": 5e-5}, "teacher_tuning": {"learning_rate": 3e-5}},
+                "8d7ae26eb2b486165d1a47b6357ec56b138ec67927f9b4929dcf1af74a39739f",
+            ),
+        ],
+    )
+    def test_knows_bodies_from_before_learning_rates_went_by_width(
+        self, client: TestClient, named: dict[str, object], of_an_older_release: str
+    ) -> None:
+        """Harm: a request sent again after an upgrade is refused as another one."""
+        add_demo(teacher={"hidden_size": 768})
+        job_id = add_job()
+        with write_session() as session:
+            idempotency.take(session, key="k1", body_sha256=of_an_older_release, job_id=job_id, hours=24)
+        assert post(client, **named) == (200, job_id)
 
     def test_is_free_again_after_its_time(self, client: TestClient, change_settings: ChangeSettings) -> None:
         add_demo()

@@ -38,6 +38,8 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str | None, list[str]]] = [
     ({"training": {"batch_size": 0}}, "out_of_range", "training.batch_size", ["is 0"]),
     ({"training": {"learning_rate": NAN}}, "out_of_range", "training.learning_rate", ["NaN", "finite"]),
     ({"training": {"learning_rate": -1}}, "out_of_range", "training.learning_rate", ["is -1"]),
+    ({"training": {"learning_rate": "1"}}, "wrong_type", "training.learning_rate", ['"1"', "a number"]),
+    ({"teacher_tuning": {"learning_rate": 0}}, "out_of_range", "teacher_tuning.learning_rate", ["is 0", "more than 0"]),
     ({"training": {"seed": -1}}, "out_of_range", "training.seed", ["is -1"]),
     ({"training": {"seed": 2**32}}, "out_of_range", "training.seed", ["4294967296", "4294967295"]),
     ({"training": {"precision": "fp16"}}, "unknown_value", "training.precision", ['"fp16"', "'bf16'"]),

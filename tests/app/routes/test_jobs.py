@@ -1,8 +1,8 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.session import read_session
-from app.repositories import events
+from app.db.session import read_session, write_session
+from app.repositories import events, jobs
 from tests.app.routes.helpers import add_demo, check_error, failed_job, job_body, running_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job, add_teacher, claimed, read_job, ready_teacher
@@ -25,6 +25,14 @@ class TestCreateJob:
         assert job["teacher_tuning"]["epochs"] == 3.0
         assert job["metadata"] == {"team": "search"}
         assert client.get(f"/jobs/{job['id']}").json() == job
+
+    def test_stores_the_learning_rates_that_the_teachers_width_asks_for(self, client: TestClient) -> None:
+        """Harm: a wide teacher's job learns at the rate of a narrow one, or its rates are unknown to who reads it."""
+        add_demo(teacher={"hidden_size": 768})
+        job = client.post("/jobs", json=job_body(training={"learning_rate": None})).json()
+        assert (job["training"]["learning_rate"], job["teacher_tuning"]["learning_rate"]) == (5e-5, 2.5e-5)
+        stored = read_job(job["id"])
+        assert (stored.training, stored.teacher_tuning) == (job["training"], job["teacher_tuning"])
 
     def test_lets_baselines_take_over_the_parameters_of_the_method(self, client: TestClient) -> None:
         add_demo()
@@ -81,6 +89,27 @@ class TestListJobs:
         assert ids("team", "run:a:b") == [search]
         assert ids("team:nobody") == []
 
+    def test_filters_by_teacher_and_dataset(self, client: TestClient) -> None:
+        """Harm: to see what is in the way of a teacher that is to be deleted, one reads every job there is."""
+        first = add_job(teacher_id="tch_a", dataset_id="dts_a", metadata={"team": "search"})
+        second = add_job(teacher_id="tch_a", dataset_id="dts_b")
+        third = add_job(teacher_id="tch_b", dataset_id="dts_a")
+
+        def page(**filters: str | int) -> tuple[list[str], str | None]:
+            answer = client.get("/jobs", params=filters).json()
+            return [job["id"] for job in answer["data"]], answer["next"]
+
+        assert page(teacher="tch_a") == ([second, first], None)
+        assert page(dataset="dts_a") == ([third, first], None)
+        assert page(teacher="tch_a", dataset="dts_a") == ([first], None)
+        assert page(teacher="tch_a", metadata="team", status="queued") == ([first], None)
+        assert page(teacher="tch_a", status="running") == ([], None)
+        assert page(teacher="tch_nowhere") == page(dataset="no id at all") == ([], None)
+        newest, after = page(teacher="tch_a", limit=1)
+        assert newest == [second]
+        assert after is not None
+        assert page(teacher="tch_a", limit=1, after=after) == ([first], None)
+
     @pytest.mark.parametrize(
         ("query", "code", "param", "message"),
         [
@@ -95,6 +124,8 @@ class TestListJobs:
             ("metadata=a%20b:c", "wrong_form", "metadata", ["'a b:c'", "key:value"]),
             ("metadata=a:1&metadata=a:2", "duplicate_filter", "metadata", ["'a'"]),
             ("metadata=a:%00", "wrong_form", "metadata", ["zero byte"]),
+            ("teacher=", "out_of_range", "teacher", ["at least 1"]),
+            ("dataset=%00", "wrong_form", "dataset", ["zero byte"]),
         ],
     )
     def test_refuses(self, client: TestClient, query: str, code: str, param: str, message: list[str]) -> None:
@@ -106,6 +137,25 @@ class TestGetJob:
         job = client.get(f"/jobs/{failed_job()}").json()
         assert (job["status"], job["terminal"]) == ("failed", True)
         assert job["error"] == {"code": "nan_loss", "message": "The loss was NaN. Lower learning_rate."}
+
+    def test_says_what_the_run_warned_of(self, client: TestClient) -> None:
+        """Harm: a student is taken over of which the job said that it may be wrong."""
+        job_id = add_job()
+        assert client.get(f"/jobs/{job_id}").json()["warnings"] == []
+        with write_session() as session:
+            jobs.update_progress(
+                session,
+                claimed(),
+                phase="training",
+                round=1,
+                rounds=2,
+                progress=0.5,
+                eta_seconds=None,
+                warnings={"teacher_order_doubtful": "Another order fits better."},
+            )
+        warnings = [{"code": "teacher_order_doubtful", "message": "Another order fits better."}]
+        assert client.get(f"/jobs/{job_id}").json()["warnings"] == warnings
+        assert client.get("/jobs").json()["data"][0]["warnings"] == warnings
 
     def test_links_lead_somewhere(self, client: TestClient) -> None:
         links = client.get(f"/jobs/{add_job()}").json()["links"]

@@ -151,6 +151,17 @@ class TestSpec:
         for name in shared:
             assert control.model_fields[name].default == Sage.model_fields[name].default, name
 
+    @pytest.mark.parametrize("left_out", [{}, {"learning_rate": None}])
+    def test_chooses_learning_rates_by_the_teachers_width(self, left_out: dict[str, Any]) -> None:
+        """Harm: a BERT-base learns at four times the rate that suits it, and nobody is told."""
+        spec = job(training=left_out, teacher_tuning=left_out).spec(768)
+        assert (spec["training"]["learning_rate"], spec["teacher_tuning"]["learning_rate"]) == (5e-5, 2.5e-5)
+        assert job(training=left_out).spec(768)["teacher_tuning"] is None
+
+    def test_keeps_learning_rates_that_are_named(self) -> None:
+        spec = job(training={"learning_rate": 2e-4}, teacher_tuning={"learning_rate": 1}).spec(768)
+        assert (spec["training"]["learning_rate"], spec["teacher_tuning"]["learning_rate"]) == (2e-4, 1.0)
+
     def test_makes_whole_numbers_of_epochs_the_same_as_decimal_ones(self) -> None:
         assert job(training={"epochs": 4}).spec() == job(training={"epochs": 4.0}).spec()
 
@@ -172,6 +183,11 @@ class TestMeaning:
         assert meaning["priority"] == 1
         assert meaning["student"]["word_vectors"] == "frozen"
         assert meaning["method"]["scored_rows"] == 500
+
+    def test_of_what_has_another_default_by_now_is_as_it_was(self) -> None:
+        """Harm: a request sent again after an upgrade is refused, as of another body."""
+        assert job(method={"type": "opdf"}).meaning()["method"]["alignment_weight"] == 1e-4
+        assert job(method={"type": "opdf", "alignment_weight": 7}).meaning()["method"]["alignment_weight"] == 7
 
 
 class TestWarmup:
