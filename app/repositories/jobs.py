@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.dialects import is_postgres
-from app.db.models import IdempotencyKey, Job, Teacher
+from app.db.models import IdempotencyKey, Job, Metric, Teacher
 from app.db.session import after_commit
 from app.db.types import clean_json, db_now
 from app.domain.attempts import OUTCOME_BY_STATUS
@@ -186,8 +186,8 @@ def resume(session: Session, job_id: str) -> RequestResult | None:
 def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult | None:
     """Let a failed or cancelled job wait anew, to go on from its newest checkpoint, if it has one, unless `from_start`.
 
-    A cancelled job has none. The attempts, events and metrics stay; the time limit counts anew, and what begins anew
-    begins without warnings. None when there is no such job.
+    A cancelled job has none. Attempts and events stay; the time limit counts anew, and what begins anew begins without
+    metrics, which would be those of two runs, and without warnings. None when there is no such job.
     """
     current = _locked_status(session, job_id)
     if current not in RETRYABLE:
@@ -206,7 +206,8 @@ def retry(session: Session, job_id: str, *, from_start: bool) -> RequestResult |
         "progress": 0.0,
     }
     if checkpoints.latest(session, job_id) is None:
-        values["warnings"] = []
+        values |= {"warnings": [], "last_metrics": {}}
+        session.execute(delete(Metric).where(Metric.job_id == job_id))
     switch_status(session, JobStatus.QUEUED, Job.id == job_id, values=values, sources_allowed=RETRYABLE)
     return RequestResult(JobStatus.QUEUED, changed=True)
 

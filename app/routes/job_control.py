@@ -58,5 +58,6 @@ def resume_job(job_id: JobId, settings: SettingsDep) -> JobRead:
 def retry_job(job_id: JobId, settings: SettingsDep, body: Annotated[JobRetry | None, Body()] = None) -> JobRead:
     """The same job waits for a worker once more. A failed one goes on from its last checkpoint, if it has one; a
     cancelled one begins anew, because its checkpoints went with the cancel. What its earlier attempts did stays in
-    `GET /jobs/{job_id}/attempts`; its time limit counts anew."""
+    `GET /jobs/{job_id}/attempts`; its time limit counts anew, and one that begins anew leaves the metrics of the run
+    before behind."""
     return read_job(job_control.retry(settings, job_id, from_start=body.from_start if body else False))

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import delete, select
@@ -264,20 +264,27 @@ class TestRetry:
             assert checkpoints.latest(session, job_id) is None
 
     @pytest.mark.parametrize("checkpoint", ["kept", "forgotten", "none"])
-    def test_keeps_the_warnings_of_a_run_that_goes_on_alone(self, checkpoint: str) -> None:
-        """Harm: what no longer holds is said, or what the run that goes on does not say again is lost."""
+    def test_keeps_warnings_and_metrics_of_a_run_that_goes_on_alone(self, checkpoint: str) -> None:
+        """Harm: what no longer holds is said, a curve is that of two runs, or what the run that goes on does not say
+        again is lost."""
         job_id = add_job()
         claim = claimed()
         if checkpoint != "none":
             record_checkpoint(claim, 40)
         with write_session() as session:
-            jobs.update_progress(
-                session, claim, phase=None, round=None, rounds=None, progress=0, eta_seconds=None, warnings={"a": "x"}
-            )
+            place: dict[str, Any] = {"phase": None, "round": None, "rounds": None, "progress": 0, "eta_seconds": None}
+            jobs.update_progress(session, claim, **place, metrics={"loss": 0.5}, warnings={"a": "x"})
+            metrics.upsert(session, claim, [("loss", 10, 0.5)])
             jobs.finish_failed(session, claim, code="disk_full", message="Full.")
-        assert len(read_job(job_id).warnings) == 1
+        told = read_job(job_id)
+        assert (told.warnings, told.last_metrics) == ([{"code": "a", "message": "x"}], {"loss": 0.5})
         retry(job_id, from_start=checkpoint == "forgotten")
-        assert read_job(job_id).warnings == ([{"code": "a", "message": "x"}] if checkpoint == "kept" else [])
+        goes_on = checkpoint == "kept"
+        told = read_job(job_id)
+        assert told.warnings == ([{"code": "a", "message": "x"}] if goes_on else [])
+        assert told.last_metrics == ({"loss": 0.5} if goes_on else {})
+        with read_session() as session:
+            assert metrics.list_points(session, job_id) == ([("loss", 10, 0.5)] if goes_on else [])
 
     def test_gives_all_attempts_anew(self) -> None:
         job_id = add_job()
