@@ -62,7 +62,8 @@ class TestKilledWorker:
         wait_for(lambda: sweep_once(local_bench.settings).expired.requeued)
         start_worker()
         wait_for(lambda: local_bench.job(job_id).status in TERMINAL, seconds=90)
-        assert local_bench.job(job_id).status == "succeeded"
+        job = local_bench.job(job_id)
+        assert (job.status, job.error_message) == ("succeeded", None)
         resumed = [event for event in local_bench.events(job_id) if event["type"] == "resumed"]
         assert [event["exact_resume"] for event in resumed] == [True]
         wait_for(lambda: not list(local_bench.settings.work_dir.iterdir()))
