@@ -165,8 +165,7 @@ def _read_index(store: ObjectStore, index: str) -> set[str] | None:
     """The files that an entry's index names, as they lie in its folder; None where it cannot be understood."""
     try:
         files = json.loads(store.get_bytes(index))["files"]
-        # Older releases stored a file under its path.
-        return {str(file.get("object", file["path"])) for file in files}
+        return {keys.name_in_cache(file) for file in files}
     except ObjectMissing:
         return set()
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -32,8 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class _CacheFile(StoredFile):
-    # Its name in the entry's folder; older releases had `path` there.
-    object: str
+    object: str  # its name in the entry's folder
 
 
 def fetch_entries(work: Work, wanted: Sequence[tuple[str, str]], folder: Path) -> list[str]:
@@ -119,7 +118,7 @@ def _read_index(work: Work, kind: str, key: str, check: Check, patience_seconds:
 
 def _read_file(kind: str, key: str, file: Any) -> _CacheFile:
     """Raises ValueError where one of its names would lead out of the entry's folder."""
-    path, stored_as = str(file["path"]), str(file.get("object", file["path"]))
+    path, stored_as = str(file["path"]), keys.name_in_cache(file)
     for name in (path, stored_as):
         keys.cache_file(kind, key, name)
     return {"path": path, "size_bytes": int(file["size_bytes"]), "sha256": str(file["sha256"]), "object": stored_as}

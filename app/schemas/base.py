@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -75,14 +77,17 @@ class RequestModel(_Closed):
 
     # Fields that came after the first release.
     later_fields: ClassVar[frozenset[str]] = frozenset()
+    # Of fields that have another default by now: what a body without them meant until then.
+    earlier_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def meaning(self) -> dict[str, Any]:
         """All fields, but for later ones that say nothing: equal for what the first release would have taken alike."""
-        return {
-            name: _meaning(value)
-            for name, value in self
-            if name not in self.later_fields or value != type(self).model_fields[name].default
-        }
+        meant = {}
+        for name, value in self:
+            says_nothing = value == type(self).model_fields[name].default
+            if not (says_nothing and name in self.later_fields):
+                meant[name] = _meaning(self.earlier_defaults.get(name, value) if says_nothing else value)
+        return meant
 
 
 class QueryModel(_Closed):

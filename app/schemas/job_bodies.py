@@ -1,6 +1,7 @@
 """What is posted of a job: POST /jobs and POST /jobs/{job_id}/retry."""
 
 import re
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -49,6 +50,8 @@ class StudentConfig(RequestModel):
 class TrainingConfig(RequestModel):
     """How the student is trained: the same budget for every method."""
 
+    earlier_defaults = MappingProxyType({"learning_rate": learning_rates.STUDENT})
+
     epochs: float = Field(
         default=4.0,
         gt=0,
@@ -76,13 +79,11 @@ class TrainingConfig(RequestModel):
     seed: Seed = 7
     deterministic: bool = Field(default=False, description="On CUDA: the slower kernels that make a resume exact.")
 
-    def meaning(self) -> dict[str, Any]:
-        # What the first release took where none is named, whatever the teacher's width: the body keeps its hash.
-        return super().meaning() | {"learning_rate": self.learning_rate or learning_rates.STUDENT}
-
 
 class TeacherTuning(RequestModel):
     """Fine-tune the teacher on the dataset first; the tuned teacher is stored and reused."""
+
+    earlier_defaults = MappingProxyType({"learning_rate": learning_rates.TUNING})
 
     epochs: float = Field(default=3.0, gt=0, le=1000, description="Epochs over the training rows.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
@@ -98,10 +99,6 @@ class TeacherTuning(RequestModel):
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     seed: Seed = 7
-
-    def meaning(self) -> dict[str, Any]:
-        # As that of TrainingConfig.
-        return super().meaning() | {"learning_rate": self.learning_rate or learning_rates.TUNING}
 
 
 def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ Functions that name a folder return it without a slash at the end.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from app.domain.leases import Kind
 
@@ -62,6 +64,11 @@ def job_artifact(job_id: str, run_token: str, name: str) -> str:
 
 def probe(run_token: str) -> str:
     return _join(PROBES, run_token)
+
+
+def name_in_cache(file: Mapping[str, Any]) -> str:
+    """The name in its entry's folder of a file that the entry's index lists; older releases had its path there."""
+    return str(file.get("object", file["path"]))
 
 
 def cache_folder(kind: str, content_key: str) -> str:

@@ -1,12 +1,11 @@
 """OPDF."""
 
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Literal
 
 from pydantic import Field
 
 from app.schemas.methods.base import MethodParameters
-
-_AUTHORS_ALIGNMENT_WEIGHT = 1e-4
 
 
 class Opdf(MethodParameters):
@@ -23,6 +22,7 @@ class Opdf(MethodParameters):
         "2024 (arXiv:2411.06448); with a gradient for the alignment loss, which the released code lacks."
     )
     needs_teacher = False
+    earlier_defaults = MappingProxyType({"alignment_weight": 1e-4})  # the authors'
 
     type: Literal["opdf"] = "opdf"
     tensors: int = Field(default=5, ge=3, le=9, description="Tensors in each chain.")
@@ -41,7 +41,3 @@ class Opdf(MethodParameters):
         "The mean is over the entries of a tensor, tens of thousands: at the authors' 1e-4 its gradient is lost in the "
         "rounding of the loss's own, and costs its time; it takes thousands to weigh as much.",
     )
-
-    def meaning(self) -> dict[str, Any]:
-        # Releases before this one took the authors' weight where none is named: the body keeps its hash.
-        return super().meaning() | {"alignment_weight": self.alignment_weight or _AUTHORS_ALIGNMENT_WEIGHT}

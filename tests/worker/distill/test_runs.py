@@ -383,15 +383,12 @@ class TestTextsCut:
         folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
         length = json.loads((folder / "job.json").read_text())["training"]["max_length"]
         change_texts(folder / "dataset/test.parquet", dict.fromkeys(range(3), "a very old cat " * length))
-        run_engine(folder)
-        (warning,) = events_of(folder, "warning")
+        warning = told_once(folder, run_engine)
         assert warning["code"] == "texts_cut"
         assert warning["message"].startswith(
             f"0 of 150 train rows, 0 of 60 validation rows, 3 of 60 test rows fill the {length} tokens of "
             "training.max_length"
         )
-        run_engine(folder)
-        assert events_of(folder, "warning") == [warning]
 
     def test_is_not_told_of_a_few(self, tmp_path: Path, run_engine: Runner) -> None:
         folder = make_run(tmp_path / "run", "kd", training__epochs=1.0)
@@ -408,15 +405,12 @@ class TestPaddingInTexts:
         folder = make_run(tmp_path / "run", "kd", family=family, training__epochs=1.0)
         for split, rows in {"train": [7], "test": [3, 59]}.items():
             change_texts(folder / f"dataset/{split}.parquet", dict.fromkeys(rows, "the <pad> cat" + " and a dog" * 6))
-        run_engine(folder)
-        (warning,) = events_of(folder, "warning")
+        warning = told_once(folder, run_engine)
         assert warning["code"] == "padding_in_texts"
         assert warning["message"].startswith(
             f"1 of 150 train rows, 2 of 60 test rows contain '<pad>', by which a {family} counts positions; the first "
             "is row 7 of train "
         )
-        run_engine(folder)
-        assert events_of(folder, "warning") == [warning]
 
     @pytest.mark.parametrize("padding", [None, -1])
     def test_a_teacher_that_does_not_count_by_it_need_not_name_it(
@@ -512,6 +506,15 @@ class TestBadJobs:
             run_engine(folder)
         for weights in (folder / "checkpoints").glob("*/model.safetensors"):
             assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+
+
+def told_once(folder: Path, run_engine: Runner) -> dict[str, Any]:
+    """The one warning of a run, which whoever takes it up again does not say again."""
+    run_engine(folder)
+    (warning,) = events_of(folder, "warning")
+    run_engine(folder)
+    assert events_of(folder, "warning") == [warning]
+    return warning
 
 
 def change_texts(file: Path, texts: dict[int, str]) -> None:
