@@ -10,7 +10,7 @@ from app.errors import LeaseLost
 from app.repositories import artifacts, datasets, jobs, teachers
 from app.storage import keys
 from worker.files import describe_files
-from worker.preparation.datasets import prepare_dataset
+from worker.preparation.datasets import UNLABELLED, prepare_dataset
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.folder_source import copy_folder
 from worker.preparation.hub import download_teacher
@@ -60,6 +60,7 @@ def run_dataset(work: Work) -> None:
         max_bytes=UNPACKED_RATIO * work.settings.max_upload_bytes,
         tick=work.keeper.check,
     )
+    rows = {split: count for split, count in prepared.rows.items() if split != UNLABELLED}
     prefix = keys.dataset_prepared(claim.id, claim.run_token)
     files = describe_files(folder)
     work.upload_folder(folder, prefix, files)
@@ -70,7 +71,8 @@ def run_dataset(work: Work) -> None:
             text_column=prepared.columns.text,
             text_pair_column=prepared.columns.text_pair,
             label_column=prepared.columns.label,
-            rows=prepared.rows,
+            rows=rows,
+            unlabelled_rows=prepared.rows.get(UNLABELLED),
             labels=prepared.labels,
             is_validation_made=prepared.validation_made,
             sha256=prepared.sha256,

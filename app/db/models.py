@@ -216,7 +216,8 @@ class Dataset(Leased, Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
     # From here on null until the dataset is ready.
-    rows: Mapped[dict[str, int] | None] = mapped_column(CleanJSON)
+    rows: Mapped[dict[str, int] | None] = mapped_column(CleanJSON)  # by split, the labelled ones
+    unlabelled_rows: Mapped[int | None] = mapped_column(BigInteger)  # null where there are none
     labels: Mapped[list[str] | None] = mapped_column(CleanJSON)
     is_validation_made: Mapped[bool | None] = mapped_column()
     # Over the rows' content, not over the bytes of the files.

@@ -68,6 +68,7 @@ def mark_ready(
     text_pair_column: str | None,
     label_column: str | None,
     rows: Mapping[str, int],
+    unlabelled_rows: int | None = None,
     labels: Sequence[str],
     is_validation_made: bool,
     sha256: str,
@@ -75,12 +76,13 @@ def mark_ready(
     files: Sequence[StoredFile],
     warnings: Sequence[Any] = (),
 ) -> None:
-    """Record what the checks found and where the prepared files lie."""
+    """Record what the checks found and where the prepared files lie; `rows` are by split, the labelled ones."""
     values = {
         "text_column": text_column,
         "text_pair_column": text_pair_column,
         "label_column": label_column,
         "rows": dict(rows),
+        "unlabelled_rows": unlabelled_rows,
         "labels": list(labels),
         "is_validation_made": is_validation_made,
         "sha256": sha256,

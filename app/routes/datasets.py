@@ -67,7 +67,7 @@ def read_dataset(dataset: Dataset) -> DatasetRead:
         text_column=dataset.text_column,
         text_pair_column=dataset.text_pair_column,
         label_column=dataset.label_column,
-        rows=Rows(**(dataset.rows or {})),
+        rows=Rows(**(dataset.rows or {}), unlabelled=dataset.unlabelled_rows),
         labels=dataset.labels or [],
         sha256=dataset.sha256,
         size_bytes=dataset.size_bytes,

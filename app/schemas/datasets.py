@@ -32,6 +32,11 @@ DATASET_FORM: dict[str, Any] = {
                         "description": f"Validation rows: {_FORMATS}. Split off from `train` when absent.",
                     },
                     "test": {**_FILE, "description": f"Test rows: {_FORMATS}."},
+                    "unlabelled": {
+                        **_FILE,
+                        "description": f"More training texts, without labels: {_FORMATS}. What they are, the teacher "
+                        "says; a label column in it is not read.",
+                    },
                     "name": {
                         **_TEXT,
                         "description": "A name for people; the training file's name when absent.",
@@ -60,6 +65,9 @@ class Rows(ResponseModel):
     train: int | None = None
     validation: int | None = None
     test: int | None = None
+    unlabelled: int | None = Field(
+        default=None, description="Training rows of which only the teacher says what they are."
+    )
 
 
 class DatasetError(ResponseModel):
@@ -78,7 +86,7 @@ class DatasetRead(ResponseModel):
                 "text_column": "text",
                 "text_pair_column": None,
                 "label_column": "label",
-                "rows": {"train": 1500, "validation": 300, "test": 450},
+                "rows": {"train": 1500, "validation": 300, "test": 450, "unlabelled": None},
                 "labels": ["balance", "card_declined", "transfer"],
                 "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                 "size_bytes": 38012,

@@ -48,7 +48,7 @@ class StudentConfig(RequestModel):
 
 
 class TrainingConfig(RequestModel):
-    """How the student is trained: the same budget for every method."""
+    """How the student is trained: the same budget for every method that hears the teacher."""
 
     earlier_defaults = MappingProxyType({"learning_rate": learning_rates.STUDENT})
 
@@ -56,7 +56,8 @@ class TrainingConfig(RequestModel):
         default=4.0,
         gt=0,
         le=1000,
-        description="Budget: epochs x training rows is the number of rows presented, real and synthetic.",
+        description="Budget: epochs x training rows, labelled and unlabelled, is the number of rows presented, real "
+        "and synthetic. `fine_tune` has no use for unlabelled ones: its epochs are of the labelled rows.",
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
     learning_rate: float | None = Field(
@@ -85,7 +86,7 @@ class TeacherTuning(RequestModel):
 
     earlier_defaults = MappingProxyType({"learning_rate": learning_rates.TUNING})
 
-    epochs: float = Field(default=3.0, gt=0, le=1000, description="Epochs over the training rows.")
+    epochs: float = Field(default=3.0, gt=0, le=1000, description="Epochs over the labelled training rows.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows in a step.")
     learning_rate: float | None = Field(
         default=None,
@@ -166,7 +167,8 @@ class JobCreate(RequestModel):
     baselines: list[MethodType] = Field(
         default_factory=list,
         max_length=4,
-        description="Methods to train as well, under the same budget, for comparison, each by itself on all rows. "
+        description="Methods to train as well, for as many epochs, for comparison, each by itself on all rows "
+        "(`fine_tune` on the labelled ones). "
         "One that the job names has the parameters that it has there; another one takes over what the body says of the "
         "main method under the same name, `synthetic_ratio` and `oversample_ratio` from each other, and has its own "
         "defaults for the rest. What means something else under that name is not taken over: `temperature` of `pld` "

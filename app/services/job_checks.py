@@ -3,11 +3,14 @@
 And what a release before took: a request that is sent again is answered before this is asked.
 """
 
+from dataclasses import dataclass
+
 from app.db.models import Dataset, Teacher
 from app.domain.imports import ImportStatus
 from app.errors import Conflict, InvalidRequest
 from app.schemas.job_bodies import JobCreate
-from app.schemas.methods.combinations import wastes_new_rows, weight_of
+from app.schemas.methods.base import MethodParameters
+from app.schemas.methods.combinations import makes_up_rows, wastes_rows_without_label, weight_of
 from app.schemas.methods.llkd import Llkd
 from app.schemas.methods.registry import Method
 from app.schemas.methods.taid import Taid
@@ -41,9 +44,9 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     _check_depth(job, teacher)
     _check_length(job, teacher)
     _check_subclasses(job, teacher, dataset)
-    _check_gate(job)
+    _check_gate(job, dataset)
     _check_target(job)
-    _check_new_rows(job)
+    _check_rows_without_label(job, dataset)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)
 
@@ -85,15 +88,15 @@ def _check_subclasses(job: JobCreate, teacher: Teacher, dataset: Dataset) -> Non
             )
 
 
-def _check_gate(job: JobCreate) -> None:
+def _check_gate(job: JobCreate, dataset: Dataset) -> None:
     methods = _methods(job)
-    if any(method.makes_rows for method in methods.values()):
+    if any(method.makes_rows for method in methods.values()) or _unlabelled_rows(dataset):
         return
     for place, method in methods.items():
         if isinstance(method, Llkd) and method.gated == "synthetic":
             raise InvalidRequest(
-                f"{place}.gated is 'synthetic', and no method of this job makes synthetic rows. Add 'sage' or "
-                "'random_anchors', or leave it out.",
+                f"{place}.gated is 'synthetic', and no method of this job makes synthetic rows; nor has dataset "
+                f"{dataset.id!r} unlabelled ones. Add 'sage' or 'random_anchors', or leave it out.",
                 code="gate_without_rows",
                 param=f"{place}.gated",
             )
@@ -110,27 +113,54 @@ def _check_target(job: JobCreate) -> None:
             )
 
 
-def _check_new_rows(job: JobCreate) -> None:
-    places = _methods(job)
-    wasteful = wastes_new_rows(list(places.values()))
-    for place, method in places.items():
-        if method is wasteful:
+def _check_rows_without_label(job: JobCreate, dataset: Dataset) -> None:
+    # With what they lack to be a whole training, which has a loss that learns from any row.
+    wasted = _wasted([job.method, *job.completed_combine()], dataset)
+    for place, method in _methods(job).items():
+        if wasted is not None and method is wasted.method:
             parameter = f"{place}.{weight_of(type(method))}"
             raise InvalidRequest(
-                f"{parameter} is 0, and the rows that this job makes up have no label, so nothing would be learnt from "
-                "them. Raise it, or set synthetic_ratio to 0.",
-                code="new_rows_wasted",
+                f"{parameter} is 0, and {wasted.what} no label, so nothing would be learnt from them. Raise it, or "
+                f"{wasted.way_out}.",
+                code=wasted.code,
                 param=parameter,
             )
     for index, baseline in enumerate(job.resolved_baselines()):
-        if wastes_new_rows([baseline]):
+        wasted = _wasted([baseline], dataset)
+        if wasted is not None:
             raise InvalidRequest(
                 f"baselines[{index}] is {baseline.type!r}, whose {weight_of(type(baseline))} is 0 by what the job says "
-                "of its methods, and the rows that it makes up have no label, so nothing would be learnt from them. "
+                f"of its methods, and {wasted.what} no label, so nothing would be learnt from them. "
                 "Raise it there, or leave the baseline out.",
-                code="new_rows_wasted",
+                code=wasted.code,
                 param=f"baselines[{index}]",
             )
+
+
+@dataclass(frozen=True)
+class _Wasted:
+    method: MethodParameters  # that would have to learn from the rows
+    what: str  # the rows
+    way_out: str
+    code: str
+
+
+def _wasted(methods: list[MethodParameters], dataset: Dataset) -> _Wasted | None:
+    """The rows without a label that a training by these methods has, and learns nothing from."""
+    method = wastes_rows_without_label(methods)
+    if method is None:
+        return None
+    # First: who sets synthetic_ratio to 0 would have these all the same.
+    if rows := _unlabelled_rows(dataset):
+        what = f"{rows} rows of dataset {dataset.id!r} have"
+        return _Wasted(method, what, "take a dataset without unlabelled rows", "unlabelled_rows_wasted")
+    if makes_up_rows(methods):
+        return _Wasted(method, "the rows that this job makes up have", "set synthetic_ratio to 0", "new_rows_wasted")
+    return None
+
+
+def _unlabelled_rows(dataset: Dataset) -> int:
+    return dataset.unlabelled_rows or 0
 
 
 def _methods(job: JobCreate) -> dict[str, Method]:

@@ -19,7 +19,7 @@ from app.storage.store import ObjectStore
 
 log = structlog.get_logger(__name__)
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "unlabelled")
 FIELDS = ("name", "text_column", "text_pair_column", "label_column")
 LONGEST_FIELD = 200
 

@@ -28,12 +28,17 @@ class TestDataset:
     @pytest.mark.usefixtures("database", "object_store")
     def test_becomes_ready_with_all_that_the_api_tells(self, bench: Bench) -> None:
         dataset_id = bench.add_dataset(
-            {"train.csv.gz": gzip.compress(CSV), "test.csv": b"text,label\nrow 0,no\nrow 1,yes\n"}
+            {
+                "train.csv.gz": gzip.compress(CSV),
+                "test.csv": b"text,label\nrow 0,no\nrow 1,yes\n",
+                "unlabelled.csv": b"text\nmore\n",
+            }
         )
         work(bench)
         row = bench.dataset(dataset_id)
         assert (row.status, row.error_message) == ("ready", None)
         assert (row.rows, row.labels) == ({"train": 36, "validation": 4, "test": 2}, ["no", "yes"])
+        assert row.unlabelled_rows == 1
         assert (row.text_column, row.text_pair_column, row.label_column) == ("text", None, "label")
         assert row.is_validation_made
         assert len(row.warnings) == 1
@@ -44,6 +49,7 @@ class TestDataset:
             "dataset.json",
             "test.parquet",
             "train.parquet",
+            "unlabelled.parquet",
             "validation.parquet",
         ]
 

@@ -30,8 +30,9 @@ class Batch:
     mask: torch.Tensor  # (rows, length) bool
     segments: torch.Tensor  # (rows, length) int64
     is_special: torch.Tensor  # (rows, length) bool, padding included
-    labels: torch.Tensor  # (rows,) int64; of a synthetic row its anchor's, which nobody vouches for
-    has_label: torch.Tensor  # (rows,) bool: real rows
+    labels: torch.Tensor  # (rows,) int64; of a row without one some class, which nobody vouches for
+    has_label: torch.Tensor  # (rows,) bool: real rows, but for the unlabelled ones
+    is_real: torch.Tensor  # (rows,) bool
     teacher_logits: torch.Tensor | None  # (rows, classes)
     teacher_features: torch.Tensor | None  # (rows, width)
     shifts: torch.Tensor | None  # (rows, width); None where every row is real
@@ -84,8 +85,9 @@ def collate(
         "mask": mask,
         "segments": np.where(mask, split.segments[tokens], 0).astype(np.int64),
         "is_special": is_special,
-        "labels": split.labels[text_rows],
-        "has_label": is_real,
+        "labels": np.maximum(split.labels[text_rows], 0),
+        "has_label": is_real & split.has_label[text_rows],
+        "is_real": is_real,
         "places": np.flatnonzero(mask),
         "teacher_logits": logits,
         "teacher_features": features,
@@ -102,6 +104,7 @@ def collate(
         is_special=placed["is_special"],
         labels=placed["labels"],
         has_label=placed["has_label"],
+        is_real=placed["is_real"],
         teacher_logits=placed.get("teacher_logits"),
         teacher_features=placed.get("teacher_features"),
         shifts=placed.get("shifts"),

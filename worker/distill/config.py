@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 from worker.distill.errors import InvalidJob
 
 FORMAT_VERSION = 1
-DATASET_FORMAT_VERSION = 1  # of dataset.json, which outlives releases
+# Of dataset.json, which outlives releases. An engine that knows no unlabelled rows would leave them out without a word.
+DATASET_FORMAT_VERSION, UNLABELLED_FORMAT_VERSION = 1, 2
 Parameters = TypeVar("Parameters")
 
 

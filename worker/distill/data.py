@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
-from worker.distill.config import DATASET_FORMAT_VERSION
+from worker.distill.config import DATASET_FORMAT_VERSION, UNLABELLED_FORMAT_VERSION
 from worker.distill.errors import InvalidJob
 
 SPLITS = ("train", "validation", "test")
+NO_LABEL = -1
 _TOKENISER_BATCH_ROWS = 2_000
 _EXAMPLES = 50
 
@@ -32,7 +33,7 @@ class Split:
     segments: np.ndarray  # (tokens,) int8
     is_special: np.ndarray  # (tokens,) bool: [CLS], [SEP]
     offsets: np.ndarray  # (rows + 1,) int64
-    labels: np.ndarray  # (rows,) int64
+    labels: np.ndarray  # (rows,) int64; NO_LABEL where there is none, which rows come last
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +47,31 @@ class Split:
     def words(self) -> np.ndarray:
         """(rows,) ordinary tokens in each row: all but the special ones."""
         return np.add.reduceat(~self.is_special, self.offsets[:-1], dtype=np.int64)
+
+    @functools.cached_property
+    def has_label(self) -> np.ndarray:
+        """(rows,) bool."""
+        return np.asarray(self.labels != NO_LABEL)
+
+    @functools.cached_property
+    def labelled(self) -> "Split":
+        """Its rows that have a label, under the same numbers."""
+        rows = int(np.count_nonzero(self.has_label))
+        if rows == len(self):
+            return self
+        tokens = self.offsets[rows]
+        return Split(
+            ids=self.ids[:tokens],
+            segments=self.segments[:tokens],
+            is_special=self.is_special[:tokens],
+            offsets=self.offsets[: rows + 1],
+            labels=self.labels[:rows],
+        )
+
+    def place(self, name: str, row: int) -> str:
+        """Where that row of the split called `name` stands in the prepared dataset, for a message."""
+        behind = row - len(self.labelled)
+        return f"row {row} of {name}" if behind < 0 else f"row {behind} of unlabelled"
 
     def rows_with(self, token: int) -> np.ndarray:
         """The rows in which the token stands, ascending."""
@@ -66,21 +92,28 @@ class Dataset:
 
 
 def load_dataset(folder: Path, tokenizer: Any, max_length: int) -> Dataset:
-    """Tokenise every split that the prepared `folder` has, cutting rows at `max_length` tokens."""
+    """Tokenise every split that the prepared `folder` has, cutting rows at `max_length` tokens.
+
+    Its unlabelled rows stand behind those of the training split, as a part of it.
+    """
     try:
         summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidJob(f"{folder} holds no dataset.json: it is not a prepared dataset.") from None
-    if summary["format_version"] != DATASET_FORMAT_VERSION:
+    if summary["format_version"] not in (DATASET_FORMAT_VERSION, UNLABELLED_FORMAT_VERSION):
         raise InvalidJob(
             f"the dataset was prepared in format {summary['format_version']}, and this engine reads "
-            f"{DATASET_FORMAT_VERSION}: upload it again, or run the release that prepared it."
+            f"{DATASET_FORMAT_VERSION} and {UNLABELLED_FORMAT_VERSION}: upload it again, or run the release that "
+            "prepared it."
         )
     splits, examples = {}, {}
     for name in SPLITS:
         file = folder / f"{name}.parquet"
         if file.exists():
             splits[name], examples[name] = _load_split(file, tokenizer, max_length)
+    if summary["format_version"] == UNLABELLED_FORMAT_VERSION:
+        unlabelled, _ = _load_split(folder / "unlabelled.parquet", tokenizer, max_length)
+        splits["train"] = _joined(splits["train"], unlabelled)
     return Dataset(summary["labels"], summary["has_pairs"], splits, examples, _tokens_sha256(splits))
 
 
@@ -101,7 +134,7 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         segments.append(_flat(encoded["token_type_ids"], np.int8))
         special.append(_flat(encoded["special_tokens_mask"], bool))
         lengths += [len(row) for row in encoded["input_ids"]]
-        labels.append(np.asarray(columns["label"], np.int64))
+        labels.append(np.asarray(columns.get("label", [NO_LABEL] * len(columns["text"])), np.int64))
         if len(examples) < _EXAMPLES:
             texts = [columns[name] for name in ("text", "text_pair") if name in columns]
             examples += list(zip(*texts, strict=True))[: _EXAMPLES - len(examples)]
@@ -113,6 +146,17 @@ def _load_split(file: Path, tokenizer: Any, max_length: int) -> tuple[Split, lis
         labels=np.concatenate(labels),
     )
     return split, examples
+
+
+def _joined(first: Split, second: Split) -> Split:
+    """The rows of both, one after the other."""
+    return Split(
+        ids=np.concatenate([first.ids, second.ids]),
+        segments=np.concatenate([first.segments, second.segments]),
+        is_special=np.concatenate([first.is_special, second.is_special]),
+        offsets=np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
+        labels=np.concatenate([first.labels, second.labels]),
+    )
 
 
 def _tokens_sha256(splits: dict[str, Split]) -> str:

@@ -65,7 +65,7 @@ class Guidance:
 
     def work_of_questions(self, recipe: Recipe, training: TrainingConfig, student_layers: int) -> list[float]:
         """What it will cost to ask the models what each round of the recipe's strategy asks, for the progress."""
-        labels = self.split.labels
+        labels = recipe.learns_from(self.split).labels
         learnt = len(labels) if recipe.subset is None else len(recipe.subset(labels, training.seed))
         teacher_layers = count_layers(self.teacher.model)
         return [
@@ -74,16 +74,17 @@ class Guidance:
         ]
 
     def context(
-        self, arm: str, seed: int, student: Network, teacher: Predictions | None, rows: np.ndarray
+        self, arm: str, seed: int, student: Network, teacher: Predictions | None, split: Split, rows: np.ndarray
     ) -> StrategyContext:
-        """What the arm's strategy gets; what the `teacher` says is of the training rows, of which it learns `rows`."""
+        """What the arm's strategy gets; what the `teacher` says is of the training rows. Of those the arm knows
+        `split`, all or the labelled ones, and learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
         teacher_answered = functools.partial(self._answered, arm, count_layers(self.teacher.model))
         student_answered = functools.partial(self._answered, arm, count_layers(student.model))
         return StrategyContext(
             arm=arm,
             seed=seed,
-            split=self.split,
+            split=split,
             rows=rows,
             synthesizer=functools.partial(self._synthesizer, rows),
             score=functools.partial(self._score, student, teacher, student_answered),
@@ -129,7 +130,7 @@ class Guidance:
                     logits[part],
                     None if teacher is None else teacher.logits[rows[part]],
                     self.split.labels[rows[part]],
-                    have_labels=True,
+                    self.split.has_label[rows[part]],
                 )
                 for part in parts_by_logits(len(rows), self.classes)
             ]
@@ -161,22 +162,23 @@ class Guidance:
                 student, synthetic, self.split, self.vectors, self.compute.device, after_batch=answered
             )
             labels = self.split.labels[synthetic.anchors]
+            has_label = np.zeros(len(labels), bool)
             losses = [
-                _losses(objective, said.logits[part], synthetic.teacher_logits[part], labels[part], have_labels=False)
+                _losses(objective, said.logits[part], synthetic.teacher_logits[part], labels[part], has_label[part])
                 for part in parts_by_logits(len(labels), self.classes)
             ]
             return np.concatenate(losses)
 
 
 def _losses(
-    objective: Objective, student: np.ndarray, teacher: np.ndarray | None, labels: np.ndarray, *, have_labels: bool
+    objective: Objective, student: np.ndarray, teacher: np.ndarray | None, labels: np.ndarray, has_label: np.ndarray
 ) -> np.ndarray:
     """(rows,) loss of each row by the logits of the two, (rows, classes): of some rows at a time, so `objective` is one
     that looks at each by itself, as all do that rows are scored by."""
     answers = Answers(
         student=torch.from_numpy(student),
         teacher=None if teacher is None else torch.from_numpy(teacher),
-        labels=torch.from_numpy(labels),
-        has_label=torch.full((len(labels),), have_labels),
+        labels=torch.from_numpy(np.maximum(labels, 0)),
+        has_label=torch.from_numpy(has_label),
     )
     return objective(answers).numpy()

@@ -90,7 +90,7 @@ def doubt_padding(config: Any, dataset: Dataset, tokenizer: PreTrainedTokenizerF
     told = [f"{len(rows)} of {len(dataset.splits[name])} {name} rows" for name, rows in found.items() if len(rows)]
     if not told:
         return None
-    first = next(f"row {rows[0]} of {name}" for name, rows in found.items() if len(rows))
+    first = next(dataset.splits[name].place(name, rows[0]) for name, rows in found.items() if len(rows))
     return (
         f"{', '.join(told)} contain {padding!r}, by which a {config.model_type} counts positions; the first is {first} "
         "(from 0, as the dataset was prepared). The shipped student reads such a text otherwise than it was trained "

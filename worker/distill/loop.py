@@ -22,6 +22,7 @@ from worker.distill.cache_keys import TEACHER_OUTPUTS, projection_key
 from worker.distill.checkpoint import load_latest
 from worker.distill.config import JobConfig, MethodConfig, read_job
 from worker.distill.coordinates import Coordinates
+from worker.distill.data import Split
 from worker.distill.device import hardware
 from worker.distill.errors import Stopped
 from worker.distill.evaluate import measure_quality
@@ -128,7 +129,9 @@ class Run:
         if any(recipe.strategy.needs_projection for recipe in unfinished):
             shifts = any(recipe.strategy.needs_vectors for recipe in unfinished)
             self.guidance.begin(self.table, self.folder, shifts=shifts)
-        tuned = self.tuned_teacher.bring(lambda arm: self._run_arm(arm, self.teacher, teacher=None))
+        tuned = self.tuned_teacher.bring(
+            lambda arm: self._run_arm(arm, self.teacher, teacher=None, split=self.dataset.train.labelled)
+        )
         with self.watch.on(TEACHER_OUTPUTS_PHASE):
             needs_features = any(recipe.objective.needs_features for recipe in unfinished)
             said = self.teacher_pass.outputs(tuned, needs_features=needs_features)
@@ -152,10 +155,11 @@ class Run:
         self.events.emit("succeeded", result=result)
 
     def _plan_progress(self) -> None:
-        rows = len(self.dataset.train)
-        self.tuned_teacher.plan(self.progress, rows)
+        self.tuned_teacher.plan(self.progress, len(self.dataset.train.labelled))
         self.teacher_pass.plan(list(self.dataset.splits))
-        for name, asked in self.work_of_questions.items():
+        for name, methods in methods_by_arm(self.job).items():
+            rows = len(build_recipe(methods).learns_from(self.dataset.train))
+            asked = self.work_of_questions[name]
             work = training_work(self.job.student.layers, self.job.training.epochs * rows) + sum(asked)
             self.progress.plan(name, work)
             if name in self.checkpoints.finished:
@@ -207,16 +211,23 @@ class Run:
             if recipe.objective.needs_features:
                 classifier = last_layer(self.teacher.model).weight.detach().cpu().numpy()
                 teacher = replace(teacher, features=said.features, classifier=classifier)
-        rows = None if recipe.subset is None else recipe.subset(self.dataset.train.labels, training.seed)
-        return self._run_arm(arm, student, teacher=teacher, rows=rows)
+        split = recipe.learns_from(self.dataset.train)
+        rows = None if recipe.subset is None else recipe.subset(split.labels, training.seed)
+        return self._run_arm(arm, student, teacher=teacher, split=split, rows=rows)
 
     def _run_arm(
-        self, arm: Arm, network: Network, *, teacher: Predictions | None, rows: np.ndarray | None = None
+        self,
+        arm: Arm,
+        network: Network,
+        *,
+        teacher: Predictions | None,
+        split: Split,
+        rows: np.ndarray | None = None,
     ) -> ArmResult:
-        """Train `network` on these `rows` of the training split, or all."""
-        rows = np.arange(len(self.dataset.train)) if rows is None else rows
+        """Train `network` on these `rows` of `split`, or all: of the training rows, or the labelled ones of them."""
+        rows = np.arange(len(split)) if rows is None else rows
         context = ArmContext(
-            split=self.dataset.train,
+            split=split,
             validation=self.dataset.splits["validation"],
             teacher=teacher,
             vectors=self.guidance.vectors,
@@ -224,7 +235,7 @@ class Run:
             events=self.events,
             progress=self.progress,
             work_of_questions=self.work_of_questions.get(arm.name, []),
-            strategy=self.guidance.context(arm.name, arm.seed, network, teacher, rows),
+            strategy=self.guidance.context(arm.name, arm.seed, network, teacher, split, rows),
             watch=self.watch,
             at_safe_point=functools.partial(self.checkpoints.at_safe_point, arm.name),
         )

@@ -20,6 +20,7 @@ class Answers:
     teacher: torch.Tensor | None  # (rows, classes) logits
     labels: torch.Tensor  # (rows,) int64
     has_label: torch.Tensor  # (rows,) bool: somebody vouches for the label
+    is_real: torch.Tensor | None = None  # (rows,) bool: no method made it up; None: as all that have a label
     # (rows, width) what the last linear layer reads, before dropout; the teacher's where an objective needs them.
     student_features: torch.Tensor | None = None
     teacher_features: torch.Tensor | None = None
@@ -42,7 +43,7 @@ class Objective(ABC):
 
     def begin(self, teacher: Predictions | None, labels: np.ndarray) -> None:  # noqa: B027 - most need nothing
         """Before the first step, also of a resumed run: what the teacher says to the training rows, and their
-        `labels` (rows,)."""
+        `labels` (rows,), where there is none the teacher's first choice."""
 
     def trained_beside(self) -> dict[str, torch.nn.Parameter]:
         """What is trained with the student and not kept, by name; there from `begin` on, wherever it began."""

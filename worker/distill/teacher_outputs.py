@@ -71,11 +71,11 @@ class TeacherPass:
         if logits_at is None:
             said = self._ask(list(self.dataset.splits), begun, keeps_features=asks_features)
             logits = {name: predictions.logits for name, predictions in said.items()}
-            _check_finite(logits)
+            _check_finite(logits, self.dataset)
             logits_at = self.cache.share(TEACHER_OUTPUTS, key, logits_file, logits)
         else:
             logits = load_file(logits_at)
-            _check_finite(logits)  # older releases kept what they were
+            _check_finite(logits, self.dataset)  # older releases kept what they were
             if asks_features:
                 said = self._ask(["train"], begun, keeps_features=True)
         self.progress.complete(PHASE)
@@ -124,14 +124,14 @@ class TeacherPass:
         return forward_work(count_layers(self.teacher.model), rows)
 
 
-def _check_finite(logits: dict[str, np.ndarray]) -> None:
+def _check_finite(logits: dict[str, np.ndarray], dataset: Dataset) -> None:
     """Raises TeacherNotFinite where some of the teacher's `logits`, by split, are nothing to learn or to measure by."""
     for name, of_split in logits.items():
         broken = rows_not_finite(of_split)
         if len(broken):
             raise TeacherNotFinite(
                 f"the teacher answers {len(broken)} of {len(of_split)} {name} rows with logits that are not finite "
-                f"numbers; the first is row {broken[0]} (from 0, as the dataset was prepared). What it knows of some "
-                "word is broken, or its numbers overflowed: save it again in fp32 and check a prediction, set "
-                "training.precision to fp32, or use another teacher."
+                f"numbers; the first is {dataset.splits[name].place(name, broken[0])} (from 0, as the dataset was "
+                "prepared). What it knows of some word is broken, or its numbers overflowed: save it again in fp32 and "
+                "check a prediction, set training.precision to fp32, or use another teacher."
             )

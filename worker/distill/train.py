@@ -107,7 +107,10 @@ class ArmTraining:
         parameterisation = None if arm.parameterisation is None else arm.parameterisation()
         rows = context.strategy.rows
         known = None if context.teacher is None else context.teacher.of(rows)
-        arm.objective.begin(known, context.split.labels[rows])
+        labels, has_label = context.split.labels[rows], context.split.has_label[rows]
+        if known is not None:
+            labels = np.where(has_label, labels, known.logits.argmax(1))
+        arm.objective.begin(known, labels)
         beside = arm.objective.trained_beside()
         for parameter in beside.values():
             parameter.data = parameter.data.to(context.compute.device)
@@ -222,6 +225,7 @@ class ArmTraining:
             teacher=batch.teacher_logits,
             labels=batch.labels,
             has_label=batch.has_label,
+            is_real=batch.is_real,
             student_features=outputs.features,
             teacher_features=batch.teacher_features,
         )

@@ -15,9 +15,10 @@ def check_rows(split: StagedSplit, columns: Columns) -> list[str]:
     """Refuse a file without usable rows; returns warnings about the rows that were left out."""
     name = split.upload.name
     if split.rows_seen == 0:
-        raise PreparationFailed(
-            "dataset_empty", f"{name} has no rows. Upload a file with at least two rows for each class."
+        enough = (
+            "one that has some, or none" if columns.label is None else "a file with at least two rows for each class"
         )
+        raise PreparationFailed("dataset_empty", f"{name} has no rows. Upload {enough}.")
     if split.empty_rows == 0:
         return []
     if columns.text_pair is not None and split.empty_pairs == split.rows_seen:
@@ -29,12 +30,14 @@ def check_rows(split: StagedSplit, columns: Columns) -> list[str]:
             "text_pair_column.",
         )
     where = _where(split, split.first_empty, split.empty_rows)
-    what = f"{split.empty_rows} of {split.rows_seen} rows of {name} have an empty text or label ({where})"
+    empty = "an empty text" if columns.label is None else "an empty text or label"
+    what = f"{split.empty_rows} of {split.rows_seen} rows of {name} have {empty} ({where})"
     if split.empty_rows >= MAX_EMPTY_SHARE * split.rows_seen:
+        elsewhere = "" if columns.label is None else " Training texts without a label go into a file `unlabelled`."
         raise PreparationFailed(
             "dataset_empty_rows",
             f"{what}; {MAX_EMPTY_SHARE:.0%} or more is refused. Fill them in or remove them, "
-            "and check that the right columns are named.",
+            f"and check that the right columns are named.{elsewhere}",
         )
     return [f"{what}; they were left out."]
 
@@ -85,13 +88,27 @@ def repeated_warnings(train: StagedSplit, validation: np.ndarray) -> list[str]:
     ]
 
 
-def duplicate_warnings(train: StagedSplit, other: StagedSplit) -> list[str]:
-    """Rows of a held-out file that also stand in train make its numbers look better than they are."""
-    shared = other.places()[np.isin(other.texts(), train.texts())]
+def learnt_warnings(unlabelled: StagedSplit, train: StagedSplit, validation: np.ndarray) -> list[str]:
+    """Rows of the validation split taken from train (mask over its rows) whose text is learnt without its label."""
+    is_shared = np.isin(train.texts()[validation], unlabelled.texts())
+    if not is_shared.any():
+        return []
+    shared = train.places()[validation][is_shared]
+    return [
+        f"{len(shared)} of the {int(validation.sum())} validation rows taken from {train.upload.name} also stand in "
+        f"{unlabelled.upload.name} ({_first_of(train, shared)} of {train.upload.name}); numbers measured on them "
+        "flatter the model. Leave out of the one file what stands in the other, or upload a validation file."
+    ]
+
+
+def duplicate_warnings(learnt: StagedSplit, other: StagedSplit) -> list[str]:
+    """Rows of a held-out file that are learnt from as well, labelled or not, make its numbers look better than they
+    are."""
+    shared = other.places()[np.isin(other.texts(), learnt.texts())]
     if len(shared) == 0:
         return []
     return [
-        f"{len(shared)} of {other.rows} rows of {other.upload.name} also stand in {train.upload.name} "
+        f"{len(shared)} of {other.rows} rows of {other.upload.name} also stand in {learnt.upload.name} "
         f"({_first_of(other, shared)}); numbers measured on them flatter the model."
     ]
 

@@ -13,11 +13,11 @@ LABEL_NAMES = ("label",)
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a dataset; `text_pair` is None where a row is one text."""
+    """The columns of a dataset; `text_pair` is None where a row is one text, `label` where nobody gave one."""
 
     text: str
     text_pair: str | None
-    label: str
+    label: str | None
 
     @property
     def names(self) -> list[str]:
@@ -28,13 +28,11 @@ def choose_columns(
     upload: Upload, available: Sequence[str], *, text: str | None, text_pair: str | None, label: str | None
 ) -> Columns:
     """Take the columns asked for; those not asked for are found by their usual names."""
-    chosen = Columns(
+    return Columns(
         text=text or _first(upload, available, TEXT_NAMES, "text_column"),
         text_pair=text_pair or next((name for name in PAIR_NAMES if name in available and name != text), None),
         label=label or _first(upload, available, LABEL_NAMES, "label_column"),
     )
-    check_columns(upload, available, chosen)
-    return chosen
 
 
 def check_columns(upload: Upload, available: Sequence[str], columns: Columns) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worker.distill.config import DATASET_FORMAT_VERSION
+from worker.distill.config import DATASET_FORMAT_VERSION, UNLABELLED_FORMAT_VERSION
 from worker.preparation.checks import (
     check_classes,
     check_labels_seen,
     check_rows,
     duplicate_warnings,
+    learnt_warnings,
     repeated_warnings,
 )
 from worker.preparation.columns import Columns, check_columns, choose_columns
@@ -28,11 +29,14 @@ from worker.preparation.staging import StagedSplit, stage_split
 from worker.preparation.tables import open_table
 
 SPLITS = ("train", "validation", "test")
+# Rows of texts alone: the student learns from them with the training rows, and only the teacher says what they are.
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A folder with train.parquet, validation.parquet, perhaps test.parquet, and dataset.json."""
+    """A folder with train.parquet, validation.parquet, perhaps test.parquet and unlabelled.parquet, and
+    dataset.json."""
 
     columns: Columns
     labels: list[str]
@@ -52,13 +56,13 @@ def prepare_dataset(
     max_bytes: int = 64 * 1024**3,
     tick: Tick = no_tick,
 ) -> PreparedDataset:
-    """Check every row of the uploads (train, and perhaps validation and test) and write the prepared folder.
+    """Check every row of the uploads (train, perhaps validation, test and unlabelled) and write the prepared folder.
 
     Raises PreparationFailed with a code and a sentence for a person. `max_bytes` bounds what each file
     may unpack to. `tick` is called while rows are read and written, and what it raises ends the work.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    uploads = sorted(uploads, key=lambda upload: SPLITS.index(upload.split))
+    uploads = sorted(uploads, key=lambda upload: (*SPLITS, UNLABELLED).index(upload.split))
     codes: dict[str, int] = {}
     splits: dict[str, StagedSplit] = {}
     columns: Columns | None = None
@@ -69,20 +73,21 @@ def prepare_dataset(
             columns = choose_columns(
                 upload, table.columns, text=text_column, text_pair=text_pair_column, label=label_column
             )
-        else:
-            check_columns(upload, table.columns, columns)
+        wanted = replace(columns, label=None) if upload.split == UNLABELLED else columns
+        check_columns(upload, table.columns, wanted)
         staged_path = folder / f".{upload.split}.staged.parquet"
-        staged = stage_split(upload, table, columns, label_codes=codes, path=staged_path, tick=tick)
-        warnings += check_rows(staged, columns)
+        staged = stage_split(upload, table, wanted, label_codes=codes, path=staged_path, tick=tick)
+        warnings += check_rows(staged, wanted)
         splits[upload.split] = staged
     assert columns is not None, "a dataset has at least its train file"
 
-    train = splits["train"]
+    train, unlabelled = splits["train"], splits.get(UNLABELLED)
     names = {code: name for name, code in codes.items()}
     check_classes(train, names, split_needed="validation" not in splits)
-    for other in list(splits.values())[1:]:
+    for other in (splits[split] for split in SPLITS[1:] if split in splits):
         check_labels_seen(train, other, names)
-        warnings += duplicate_warnings(train, other)
+        for learnt in filter(None, (train, unlabelled)):
+            warnings += duplicate_warnings(learnt, other)
 
     labels = sort_labels(list(codes))
     writer = _FolderWriter(folder, labels, codes, has_pairs=columns.text_pair is not None, tick=tick)
@@ -90,12 +95,16 @@ def prepare_dataset(
     if validation_made:
         validation = validation_mask(train.codes(), train.texts())
         warnings += repeated_warnings(train, validation)
+        if unlabelled is not None:
+            warnings += learnt_warnings(unlabelled, train, validation)
         writer.write_parted(train, validation)
     else:
         writer.write("train", train)
     for split in SPLITS[1:]:
         if split in splits:
             writer.write(split, splits[split])
+    if unlabelled is not None:
+        writer.write(UNLABELLED, unlabelled)
     for staged in splits.values():
         staged.path.unlink()
 
@@ -113,7 +122,7 @@ def sort_labels(names: Sequence[str]) -> list[str]:
 
 def _description(prepared: PreparedDataset) -> dict[str, Any]:
     return {
-        "format_version": DATASET_FORMAT_VERSION,
+        "format_version": UNLABELLED_FORMAT_VERSION if UNLABELLED in prepared.rows else DATASET_FORMAT_VERSION,
         "labels": prepared.labels,
         "has_pairs": prepared.columns.text_pair is not None,
         "rows": prepared.rows,
@@ -134,8 +143,6 @@ class _FolderWriter:
         self._label_of_code = np.array([order[name] for name in codes], dtype=np.int32)
         self._hashes: dict[str, str] = {}
         self.rows: dict[str, int] = {}
-        fields = [("text", pa.string()), ("text_pair", pa.string()), ("label", pa.int32())]
-        self._schema = pa.schema([field for field in fields if has_pairs or field[0] != "text_pair"])
 
     def write(self, split: str, staged: StagedSplit) -> None:
         self._write(split, staged, np.ones(staged.rows, dtype=bool))
@@ -148,16 +155,19 @@ class _FolderWriter:
     def _write(self, split: str, staged: StagedSplit, mask: np.ndarray) -> None:
         digest = hashlib.sha256()
         start = 0
-        with pq.ParquetWriter(self._folder / f"{split}.parquet", self._schema) as writer:
+        texts = ["text", "text_pair"] if self._has_pairs else ["text"]
+        schema = pa.schema([(name, pa.string()) for name in texts])
+        if split != UNLABELLED:
+            schema = schema.append(pa.field("label", pa.int32()))
+        with pq.ParquetWriter(self._folder / f"{split}.parquet", schema) as writer:
             for batch in staged.batches():
                 kept = batch.filter(pa.array(mask[start : start + batch.num_rows]))
                 start += batch.num_rows
-                labels = self._label_of_code[kept.column("label").to_numpy()]
-                columns = [kept.column("text"), kept.column("text_pair"), pa.array(labels, pa.int32())]
-                if not self._has_pairs:
-                    del columns[1]
-                rows = pa.record_batch(columns, schema=self._schema)
-                writer.write_batch(rows)
+                columns = [kept.column(name) for name in texts]
+                if split != UNLABELLED:
+                    labels = self._label_of_code[kept.column("label").to_numpy()]
+                    columns.append(pa.array(labels, pa.int32()))
+                writer.write_batch(pa.record_batch(columns, schema=schema))
                 for row in zip(*(column.to_pylist() for column in columns), strict=True):
                     digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 self._tick()

@@ -41,14 +41,14 @@ class StagedSplit:
     empty_rows: int = 0
     empty_pairs: int = 0  # rows among them whose second text is empty
     first_empty: list[int] = field(default_factory=list)  # lines or rows, at most EXAMPLES
-    label_codes: "array[int]" = field(default_factory=lambda: array("i"))  # one per kept row, first-seen order
+    label_codes: "array[int]" = field(default_factory=lambda: array("i"))  # one per labelled row, first-seen order
     fingerprints: "array[int]" = field(default_factory=lambda: array("Q"))  # one per kept row, of its texts
     kept_places: "array[int]" = field(default_factory=lambda: array("i"))  # one per kept row, its line or row
     label_places: dict[int, int] = field(default_factory=dict)  # label code -> where it was first seen
 
     @property
     def rows(self) -> int:
-        return len(self.label_codes)
+        return len(self.fingerprints)
 
     def codes(self) -> np.ndarray:
         return np.frombuffer(self.label_codes, dtype=np.int32)
@@ -69,11 +69,14 @@ class StagedSplit:
 def stage_split(
     upload: Upload, table: Table, columns: Columns, *, label_codes: dict[str, int], path: Path, tick: Tick
 ) -> StagedSplit:
-    """Read every row of `table` into the Parquet file `path`; new labels are added to `label_codes`."""
+    """Read every row of `table` into the Parquet file `path`; new labels are added to `label_codes`.
+
+    Where `columns` have no label, neither have the rows: theirs is null.
+    """
     staged = StagedSplit(upload, path, table.unit)
     texts: list[str] = []
     pairs: list[str | None] = []
-    codes: list[int] = []
+    codes: list[int | None] = []
     characters = 0
 
     with pq.ParquetWriter(path, STAGED) as writer:
@@ -88,28 +91,30 @@ def stage_split(
             characters = 0
             tick()
 
-        for number, values in table.rows(columns.names):
+        for number, values in table.rows(columns):
             place = f"{table.unit.capitalize()} {number} of {upload.name}"
             staged.rows_seen += 1
             text = text_value(values[0], place=place, column=columns.text)
             pair = text_value(values[1], place=place, column=columns.text_pair) if columns.text_pair else None
-            label = label_value(values[-1], place=place, column=columns.label)
+            label = label_value(values[-1], place=place, column=columns.label) if columns.label else None
             lacks_pair = pair is not None and not pair.strip()
             staged.empty_pairs += lacks_pair
-            if not text.strip() or not label or lacks_pair:
+            if not text.strip() or label == "" or lacks_pair:
                 staged.empty_rows += 1
                 if len(staged.first_empty) < EXAMPLES:
                     staged.first_empty.append(number)
                 continue
-            code = label_codes.setdefault(label, len(label_codes))
-            if code >= MAX_LABELS:
-                raise PreparationFailed(
-                    "dataset_too_many_labels",
-                    f"{place}: more than {MAX_LABELS} different labels up to here. "
-                    f"Check that {columns.label!r} is the label column.",
-                )
-            staged.label_places.setdefault(code, number)
-            staged.label_codes.append(code)
+            code = None
+            if label is not None:
+                code = label_codes.setdefault(label, len(label_codes))
+                if code >= MAX_LABELS:
+                    raise PreparationFailed(
+                        "dataset_too_many_labels",
+                        f"{place}: more than {MAX_LABELS} different labels up to here. "
+                        f"Check that {columns.label!r} is the label column.",
+                    )
+                staged.label_places.setdefault(code, number)
+                staged.label_codes.append(code)
             staged.fingerprints.append(_fingerprint(text, pair))
             staged.kept_places.append(number)
             texts.append(text)

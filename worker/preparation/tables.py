@@ -2,14 +2,14 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worker.preparation.columns import PAIR_NAMES
+from worker.preparation.columns import PAIR_NAMES, Columns
 from worker.preparation.errors import PreparationFailed, Tick, quote, quote_all
 from worker.preparation.lines import MAX_LINE_CHARACTERS, MAX_ROWS, Upload, text_lines, too_large
 
@@ -24,8 +24,8 @@ class Table(Protocol):
     columns: list[str]
     unit: str
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        """Yield (line or row number, the values of `names`), checking each row's shape."""
+    def rows(self, wanted: Columns) -> Iterator[tuple[int, list[Any]]]:
+        """Yield (line or row number, the values of the columns `wanted`), checking each row's shape."""
         ...
 
 
@@ -65,8 +65,8 @@ class DelimitedTable:
             raise PreparationFailed("dataset_empty", f"{upload.name} is empty. It needs a header line and rows.")
         self.columns = [name.strip() for name in header[1]]
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        places = [self.columns.index(name) for name in names]
+    def rows(self, wanted: Columns) -> Iterator[tuple[int, list[Any]]]:
+        places = [self.columns.index(name) for name in wanted.names]
         records = self._records(self._quoting)
         next(records)
         for number, record in records:
@@ -162,10 +162,10 @@ class JsonLinesTable:
         self._first_line = first[0]
         self.columns = list(first[1])
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        *texts, _ = names
+    def rows(self, wanted: Columns) -> Iterator[tuple[int, list[Any]]]:
+        names = wanted.names
         # A second text that the first line lacks would be left out of every row without a word.
-        late_pairs = [name for name in PAIR_NAMES if len(texts) == 1 and name not in self.columns]
+        late_pairs = [name for name in PAIR_NAMES if wanted.text_pair is None and name not in self.columns]
         for number, item in self._objects():
             for name in late_pairs:
                 if item.get(name) is not None:
@@ -225,17 +225,18 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             raise self._bad(error) from None
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        self._check_types(names)
+    def rows(self, wanted: Columns) -> Iterator[tuple[int, list[Any]]]:
+        self._check_types(wanted)
+        names = wanted.names
         number, size_bytes = 0, 0
         texts = [name for name in names if _is_text(self._types[name])]
         try:
             with pq.ParquetFile(self._upload.path, read_dictionary=texts) as file:
-                for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=list(names)):
+                for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=names):
                     self._tick()
                     size_bytes += _unpacked_bytes(batch)
                     self._check_size(size_bytes, number + batch.num_rows)
-                    self._check_lengths(batch, names, number)
+                    self._check_lengths(batch, wanted, number)
                     for piece in _pieces(batch):
                         columns = [_values(piece.column(name)) for name in names]
                         for values in zip(*columns, strict=True):
@@ -244,16 +245,15 @@ class ParquetTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._bad(error) from None
 
-    def _check_types(self, names: Sequence[str]) -> None:
-        *_, label = names
-        for name in names:
+    def _check_types(self, wanted: Columns) -> None:
+        for name in wanted.names:
             kind = self._types[name]
             if _is_text(kind) or _is_small(kind):
                 continue
             raise PreparationFailed(
-                "dataset_bad_label" if name == label else "dataset_bad_text",
+                "dataset_bad_label" if name == wanted.label else "dataset_bad_text",
                 f"{self._upload.name} has {quote(name)} as a column of type {quote(kind)}; "
-                f"{'labels are strings, whole numbers or booleans' if name == label else 'texts are strings'}. "
+                f"{'labels are strings, whole numbers or booleans' if name == wanted.label else 'texts are strings'}. "
                 "Cast it (in pyarrow: column.cast(pyarrow.string())) and upload the file again.",
             )
 
@@ -263,13 +263,12 @@ class ParquetTable:
         if rows > MAX_ROWS:
             raise too_large(self._upload, f"has more than {MAX_ROWS} rows")
 
-    def _check_lengths(self, batch: pa.RecordBatch, names: Sequence[str], rows_before: int) -> None:
-        *_, label = names
-        for name in names:
+    def _check_lengths(self, batch: pa.RecordBatch, wanted: Columns, rows_before: int) -> None:
+        for name in wanted.names:
             place = _first_long(batch.column(name)) if _is_text(self._types[name]) else None
             if place is not None:
                 raise PreparationFailed(
-                    "dataset_bad_label" if name == label else "dataset_bad_text",
+                    "dataset_bad_label" if name == wanted.label else "dataset_bad_text",
                     f"Row {rows_before + place + 1} of {self._upload.name}: {quote(name)} is longer than "
                     f"{MAX_LINE_CHARACTERS} characters. Shorten it, or leave the row out.",
                 )

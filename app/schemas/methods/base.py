@@ -23,7 +23,8 @@ ScoringAlpha = Annotated[
         ge=0,
         le=1,
         description="Weight of the teacher term; the hard labels get 1 - alpha. With `targeting: region` rows are "
-        "scored by it too; with `rows`, or led by `rad`, it has no meaning where another method brings the loss.",
+        "scored by it too; with `rows`, on a dataset with unlabelled rows, or led by `rad`, it has no meaning where "
+        "another method brings the loss.",
     ),
 ]
 Rounds = Annotated[int, Field(ge=1, le=100, description="How often new rows are chosen.")]

@@ -52,11 +52,14 @@ def weight_of(method: type[MethodParameters]) -> str | None:
     return next((name for name in _WEIGHTS if name in method.model_fields), None)
 
 
-def wastes_new_rows(methods: list[MethodParameters]) -> MethodParameters | None:
-    """The method that brings the loss of a whole training, where it makes up rows and learns nothing from them: they
-    have no label, and what else there is of the loss weighs nothing."""
-    if not any(getattr(method, "synthetic_ratio", 0) > 0 for method in methods):
-        return None
+def makes_up_rows(methods: list[MethodParameters]) -> bool:
+    """Whether a training by these methods has rows that no dataset has: they have no label."""
+    return any(getattr(method, "synthetic_ratio", 0) > 0 for method in methods)
+
+
+def wastes_rows_without_label(methods: list[MethodParameters]) -> MethodParameters | None:
+    """The method that brings the loss of a whole training, where nothing is learnt from a row without a label: what
+    else there is of the loss weighs nothing."""
     losses = [_main_loss(methods), *(method for method in methods if method.kind == "auxiliary")]
     return losses[0] if all(_weighs_nothing(method) for method in losses) else None
 

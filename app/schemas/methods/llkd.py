@@ -39,5 +39,7 @@ class Llkd(MethodParameters):
         "nothing is learnt from them.",
     )
     gated: Literal["all", "synthetic"] = Field(
-        default="all", description="`synthetic`: real rows count whatever they are; with `sage` or `random_anchors`."
+        default="all",
+        description="`synthetic`: rows with a label count whatever they are; with `sage`, `random_anchors` or a "
+        "dataset's unlabelled rows.",
     )

@@ -27,16 +27,24 @@ class TestCreateDataset:
     def test_stores_the_files_as_they_are_and_leaves_the_rest_to_a_worker(
         self, client: TestClient, object_store: ObjectStore
     ) -> None:
-        files = {"train": ("rows.csv", ROWS), "test": ("rows.JSONL.gz", b"\x1f\x8b..")}
+        files = {
+            "train": ("rows.csv", ROWS),
+            "test": ("rows.JSONL.gz", b"\x1f\x8b.."),
+            "unlabelled": ("texts.csv", b"text\nhi\n"),
+        }
         response = client.post("/datasets", files=files, data={"name": "greetings", "label_column": "label"})
         assert response.status_code == 202
         dataset = response.json()
         assert response.headers["Location"] == f"/datasets/{dataset['id']}"
         assert (dataset["name"], dataset["status"], dataset["terminal"]) == ("greetings", "pending", False)
         assert (dataset["label_column"], dataset["text_column"]) == ("label", None)
-        assert dataset["size_bytes"] == len(ROWS) + 4
+        assert dataset["size_bytes"] == len(ROWS) + 4 + 8
         root = f"datasets/{dataset['id']}/uploads"
-        assert stored(object_store) == {f"{root}/train.csv": ROWS, f"{root}/test.jsonl.gz": b"\x1f\x8b.."}
+        assert stored(object_store) == {
+            f"{root}/train.csv": ROWS,
+            f"{root}/test.jsonl.gz": b"\x1f\x8b..",
+            f"{root}/unlabelled.csv": b"text\nhi\n",
+        }
         upload = read_dataset(dataset["id"]).uploads[0]
         assert upload == {
             "split": "train",
@@ -116,7 +124,13 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None, list[str]]] = [
     ({"files": {"train": (f"{'a' * 250}.csv", ROWS)}}, 422, "bad_file_name", "train", ["200 characters"]),
     (raw_form('name="train"; filename=""'), 422, "not_a_file", "train", ["without a name"]),
     ({"files": {"validation": ("a.csv", ROWS)}}, 422, "missing_field", "train", ["'train'", "curl -F"]),
-    ({"files": {"dev": ("a.csv", ROWS)}}, 422, "unknown_field", "dev", ["'dev'", "train, validation, test"]),
+    (
+        {"files": {"dev": ("a.csv", ROWS)}},
+        422,
+        "unknown_field",
+        "dev",
+        ["'dev'", "train, validation, test, unlabelled"],
+    ),
     (
         {"files": {"train": ("a.csv", ROWS)}, "data": {"column": "x"}},
         422,
@@ -244,10 +258,10 @@ class TestListDatasets:
 class TestGetDataset:
     def test_shows_what_the_worker_found(self, client: TestClient) -> None:
         dataset_id = add_dataset()
-        ready_dataset(claimed(), warnings=["3 rows of test also stand in train"])
+        ready_dataset(claimed(), unlabelled_rows=40, warnings=["3 rows of test also stand in train"])
         dataset = client.get(f"/datasets/{dataset_id}").json()
         assert (dataset["status"], dataset["terminal"], dataset["error"]) == ("ready", True, None)
-        assert dataset["rows"] == {"train": 8, "validation": 2, "test": None}
+        assert dataset["rows"] == {"train": 8, "validation": 2, "test": None, "unlabelled": 40}
         assert dataset["labels"] == ["no", "yes"]
         assert dataset["warnings"] == ["3 rows of test also stand in train"]
 

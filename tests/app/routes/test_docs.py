@@ -136,6 +136,7 @@ class TestOpenapi:
             "train",
             "validation",
             "test",
+            "unlabelled",
         ]
 
     def test_is_served_while_the_database_is_down(self, change_settings: ChangeSettings) -> None:

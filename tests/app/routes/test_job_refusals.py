@@ -233,9 +233,48 @@ class TestMisfit:
             status=422,
             code="gate_without_rows",
             param="combine[0].gated",
-            message=["'sage'", "'random_anchors'"],
+            message=["'sage'", "'random_anchors'", "'dts_demo'"],
         )
         assert client.post("/jobs", json=job_body(method={"type": "sage"}, combine=gated)).status_code == 202
+
+    def test_no_gate_for_rows_without_label_where_the_dataset_has_some(self, client: TestClient) -> None:
+        add_demo(dataset={"unlabelled_rows": 40})
+        gated = [{"type": "llkd", "gated": "synthetic"}]
+        assert client.post("/jobs", json=job_body(method={"type": "kd"}, combine=gated)).status_code == 202
+
+    @pytest.mark.parametrize(
+        ("body", "place", "way_out"),
+        [
+            ({"method": {"type": "kd", "alpha": 0}}, "method.alpha", "without unlabelled rows"),
+            ({"method": {"type": "bd_kd", "weight": 0}}, "method.weight", "without unlabelled rows"),
+            ({"method": {"type": "sage", "alpha": 0}}, "method.alpha", "without unlabelled rows"),
+            (
+                {"method": {"type": "oversample", "alpha": 0}, "combine": [{"type": "pld"}], "baselines": ["kd"]},
+                "baselines[0]",
+                "leave the baseline out",
+            ),
+        ],
+    )
+    def test_unlabelled_rows_from_which_nothing_would_be_learnt(
+        self, body: dict[str, Any], place: str, way_out: str, client: TestClient
+    ) -> None:
+        """Harm: most of the budget goes into rows whose loss is zero, and nobody is told."""
+        add_demo(dataset={"unlabelled_rows": 40})
+        check_error(
+            client.post("/jobs", json=job_body(**body)),
+            status=422,
+            code="unlabelled_rows_wasted",
+            param=place,
+            message=["is 0", "40 rows of dataset 'dts_demo' have no label", way_out],
+        )
+
+    def test_no_labels_are_needed_beside_unlabelled_rows_by_what_learns_from_labels_alone(
+        self, client: TestClient
+    ) -> None:
+        """Harm: the baseline that every student has to beat is refused."""
+        add_demo(dataset={"unlabelled_rows": 40})
+        for body in ({"method": {"type": "fine_tune"}}, {"method": {"type": "kd"}, "baselines": ["fine_tune"]}):
+            assert client.post("/jobs", json=job_body(**body)).status_code == 202
 
     def test_target_that_stays_the_students_own(self, client: TestClient) -> None:
         """Harm: a job that succeeds with a student that learnt nothing."""

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from app.schemas.methods.base import MethodParameters
-from app.schemas.methods.combinations import wastes_new_rows
+from app.schemas.methods.combinations import makes_up_rows, wastes_rows_without_label
 from app.schemas.methods.registry import METHODS
 
 
@@ -16,7 +16,7 @@ SAGE, ANCHORS = {"type": "sage"}, {"type": "random_anchors"}
 LABELS_SAGE = {"type": "sage", "alpha": 0.0}
 
 
-class TestWastesNewRows:
+class TestWastesRowsWithoutLabel:
     @pytest.mark.parametrize(
         ("named", "loss"),
         [
@@ -27,12 +27,14 @@ class TestWastesNewRows:
             ([{"type": "taid", "alpha": 0.0}, ANCHORS], "taid"),
             ([{"type": "bd_kd", "weight": 0.0}, SAGE, {"type": "opdf"}], "bd_kd"),
             ([SAGE, {"type": "pruned", "alpha": 0.0}], "pruned"),
+            ([{"type": "kd", "alpha": 0.0}], "kd"),
+            ([{"type": "oversample", "alpha": 0.0}], "oversample"),
             ([LABELS_SAGE, {"type": "sinkd", "weight": 0.0}, {"type": "nd", "weight": 0.0}], "sage"),
         ],
         ids=str,
     )
     def test_names_the_method_whose_loss_is_zero(self, named: list[dict[str, Any]], loss: str) -> None:
-        found = wastes_new_rows(methods(*named))
+        found = wastes_rows_without_label(methods(*named))
         assert found is not None
         assert found.type == loss
 
@@ -40,9 +42,7 @@ class TestWastesNewRows:
         "named",
         [
             [SAGE],
-            [{"type": "kd", "alpha": 0.0}],
-            [{"type": "oversample", "alpha": 0.0}],
-            [{"type": "sage", "alpha": 0.0, "synthetic_ratio": 0.0}],
+            [{"type": "fine_tune"}],
             [LABELS_SAGE, {"type": "taid"}],
             [LABELS_SAGE, {"type": "pld"}],
             [LABELS_SAGE, {"type": "pruned"}],
@@ -51,6 +51,14 @@ class TestWastesNewRows:
         ],
         ids=str,
     )
-    def test_is_none_where_something_is_learnt_or_no_row_made_up(self, named: list[dict[str, Any]]) -> None:
+    def test_is_none_where_something_is_learnt(self, named: list[dict[str, Any]]) -> None:
         """Harm: a job is refused of which every row has its loss."""
-        assert wastes_new_rows(methods(*named)) is None
+        assert wastes_rows_without_label(methods(*named)) is None
+
+
+def test_rows_are_made_up_where_the_ratio_is_above_zero() -> None:
+    assert makes_up_rows(methods(SAGE))
+    assert makes_up_rows(methods({"type": "kd"}, ANCHORS))
+    assert not makes_up_rows(methods({"type": "kd"}))
+    assert not makes_up_rows(methods({"type": "oversample"}))
+    assert not makes_up_rows(methods({"type": "sage", "synthetic_ratio": 0.0}))

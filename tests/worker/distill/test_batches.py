@@ -10,8 +10,8 @@ from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.teacher import load_tokenizer
 
 
-def tiny_split(tmp_path: Path) -> Split:
-    folder = make_run(tmp_path / "run")
+def tiny_split(tmp_path: Path, *, unlabelled_rows: int = 0) -> Split:
+    folder = make_run(tmp_path / "run", unlabelled_rows=unlabelled_rows)
     return load_dataset(folder / "dataset", load_tokenizer(folder / "teacher"), max_length=24).train
 
 
@@ -43,6 +43,24 @@ class TestCollate:
         np.testing.assert_array_equal(batch.teacher_logits[1], [7.0, 7.0, 7.0])
         np.testing.assert_array_equal(batch.teacher_logits[0], teacher_logits[4])
         np.testing.assert_array_equal(teacher_logits, before)
+
+    def test_an_unlabelled_row_has_the_teachers_word_alone_and_lends_no_label_to_what_is_made_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        split = tiny_split(tmp_path, unlabelled_rows=5)
+        said = np.random.default_rng(0).normal(size=(len(split), 3)).astype(np.float32)
+        nobody = np.empty((0, 2), np.float32)
+        synthetic = SyntheticRows(
+            np.array([152]), None, None, np.ones((1, 3), np.float32), None, np.array([[3, 0, 0, 1]])
+        )
+        rows = np.array([4, 152, len(split)])
+        batch = collate(
+            rows, split, torch.device("cpu"), teacher=Predictions(said, None), synthetic=synthetic, vectors=nobody
+        )
+        assert batch.has_label.tolist() == [True, False, False]
+        assert 0 <= batch.labels.min() <= batch.labels.max() < 3
+        assert batch.teacher_logits is not None
+        np.testing.assert_array_equal(batch.teacher_logits[1], said[152])
 
     def test_lists_the_words_and_the_places_of_the_tokens(self, tmp_path: Path) -> None:
         split = tiny_split(tmp_path)

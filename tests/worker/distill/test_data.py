@@ -8,7 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from tests.worker.distill.tiny_runs import make_run
-from worker.distill.data import Split, load_dataset
+from worker.distill.data import NO_LABEL, Split, load_dataset
 from worker.distill.errors import InvalidJob
 from worker.distill.teacher import load_tokenizer
 
@@ -57,6 +57,30 @@ def test_a_dataset_of_another_release_s_format_is_refused(tmp_path: Path) -> Non
     """Harm: prepared datasets outlive releases, and one that is read by other rules trains all the same."""
     folder = make_run(tmp_path / "run") / "dataset"
     summary = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps(summary | {"format_version": 2}))
-    with pytest.raises(InvalidJob, match="prepared in format 2, and this engine reads 1: upload it again"):
+    (folder / "dataset.json").write_text(json.dumps(summary | {"format_version": 3}))
+    with pytest.raises(InvalidJob, match="prepared in format 3, and this engine reads 1 and 2: upload it again"):
         load_dataset(folder, None, max_length=24)
+
+
+@pytest.mark.parametrize("has_pairs", [False, True])
+def test_unlabelled_rows_stand_behind_those_of_the_training_split(has_pairs: bool, tmp_path: Path) -> None:
+    """Harm: the student is taught a label that nobody gave, or a labelled row's number means another row."""
+    folder = make_run(tmp_path / "run", has_pairs=has_pairs, unlabelled_rows=40)
+    tokenizer = load_tokenizer(folder / "teacher")
+    whole = load_dataset(folder / "dataset", tokenizer, max_length=24)
+    file = folder / "dataset" / "unlabelled.parquet"
+    texts = parquet.read_table(file).to_pydict()
+    alone = load_dataset(make_run(tmp_path / "alone", has_pairs=has_pairs) / "dataset", tokenizer, max_length=24)
+
+    split = whole.train
+    assert len(split) == 190
+    assert split.has_label.tolist() == [True] * 150 + [False] * 40
+    assert (split.labels[150:] == NO_LABEL).all()
+    for left, right in zip(astuple(split.labelled), astuple(alone.train), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for row, written in enumerate(zip(*texts.values(), strict=True), 150):
+        expected = tokenizer(*written, truncation=True, max_length=24)["input_ids"]
+        assert split.ids[split.offsets[row] : split.offsets[row + 1]].tolist() == expected
+    assert whole.tokens_sha256 != alone.tokens_sha256
+    assert alone.train.labelled is alone.train
+    assert [split.place("train", row) for row in (149, 150)] == ["row 149 of train", "row 0 of unlabelled"]

@@ -45,7 +45,7 @@ class Bench:
     def plans(self, guidance: Guidance, recipe: Recipe) -> list[RoundPlan]:
         """Of every round, by the student as it is; the phase changes after each."""
         split = guidance.split
-        context = guidance.context("student", 3, self.student, self.teacher, np.arange(len(split)))
+        context = guidance.context("student", 3, self.student, self.teacher, split, np.arange(len(split)))
         plans = []
         for number, size in enumerate(recipe.strategy.round_sizes(self.job.training.epochs, len(split))):
             plan = recipe.strategy.plan_round(number, size, 0, context)
@@ -135,7 +135,7 @@ class TestBegin:
         """Harm: with all rows scored and thousands of classes their losses take all memory, an hour after the start;
         or, in parts, are other rows'."""
         guidance, rows = bench.make(), np.arange(0, 150, 3)
-        context = guidance.context("student", 3, bench.student, bench.teacher, np.arange(150))
+        context = guidance.context("student", 3, bench.student, bench.teacher, guidance.split, np.arange(150))
         whole = context.score(plain := Counting(), rows)
         monkeypatch.setattr("worker.distill.rows._LOGITS_AT_ONCE", 21)
         in_parts = context.score(parted := Counting(), rows)

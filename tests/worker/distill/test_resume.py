@@ -152,6 +152,19 @@ class TestExactResume:
         assert content_of(run_engine(folder)) == expected
         assert exactness_of_resumes(folder) == [True, True]
 
+    def test_a_run_with_unlabelled_rows_killed_in_each_stage_ends_the_same(
+        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+    ) -> None:
+        whole = {"tuned": True, "unlabelled_rows": 90, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
+            "checkpoint_seconds": 0.02
+        }
+        expected = content_of(undisturbed("sage", **whole))
+        folder = make_killed("sage", **whole)
+        for phase in ("teacher_tuning", "training", "baseline"):
+            kill_in_phase(folder, phase)
+        assert content_of(run_engine(folder)) == expected
+        assert exactness_of_resumes(folder) == [True, True, True]
+
     def test_metrics_replayed_after_a_kill_have_the_same_values(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:

@@ -1,5 +1,6 @@
 """Whole runs of the engine on tiny models: what every method has in common, and what comes out."""
 
+import itertools
 import json
 import math
 import re
@@ -17,7 +18,13 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from tests.fixtures.tiny_models import FAMILIES, SPECIAL_TOKENS, write_classifier, write_tokenizer
 from tests.worker.distill.forked_engine import Instant, fork_engine
@@ -28,6 +35,9 @@ from worker.distill.config import JobConfig
 from worker.distill.data import load_dataset
 from worker.distill.errors import InvalidJob, NanLoss, TeacherLabelMismatch, TeacherNotFinite
 from worker.distill.evaluate import measure_quality
+from worker.distill.methods.nd import NormAndDirection
+from worker.distill.progress import forward_work, training_work
+from worker.distill.rows import Predictions
 from worker.distill.teacher import load_tokenizer
 
 # With test_resume: what these runs begin with, the map above all, is made once in a process.
@@ -93,6 +103,91 @@ class TestBudget:
         plain = run_engine(make_run(tmp_path / "kd", "kd"))
         without = run_engine(make_run(tmp_path / "sage", "sage", method__synthetic_ratio=0.0))
         assert weights_of(without) == weights_of(plain)
+
+
+class TestUnlabelled:
+    def test_an_epoch_is_of_all_rows_for_who_hears_the_teacher_and_of_the_labelled_ones_for_who_does_not(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        baselines = [METHODS["fine_tune"], METHODS["pruned"]]
+        folder = make_run(tmp_path / "run", "sage", unlabelled_rows=90, baselines=baselines, training__epochs=2.0)
+        arms = manifest_of(run_engine(folder))["arms"]
+        presented = {name: arm["rows_presented"] for name, arm in arms.items()}
+        assert presented == {"student": 480, "baseline.fine_tune": 300, "baseline.pruned": 480}
+        # Half of each class, and half of the rows without one.
+        assert {record["kept_rows"] for record in arms["baseline.pruned"]["rounds"]} == {120.0}
+
+    def test_the_progress_knows_whose_epochs_are_shorter(self, tmp_path: Path, run_engine: Runner) -> None:
+        folder = make_run(tmp_path / "run", "kd", unlabelled_rows=90, baselines=[METHODS["fine_tune"]])
+        run_engine(folder)
+        after = itertools.pairwise(events_of(folder, "phase", "progress"))
+        share = next(
+            report["progress"] for phase, report in after if phase["type"] == "phase" and phase["phase"] == "baseline"
+        )
+        layers = AutoConfig.from_pretrained(folder / "teacher").num_hidden_layers
+        done = forward_work(layers, 240 + 60 + 60) + training_work(2, 3 * 240)
+        assert share == pytest.approx(done / (done + training_work(2, 3 * 150)))
+
+    def test_a_row_without_a_label_is_of_the_class_that_the_teacher_gives_it(
+        self, tmp_path: Path, run_engine: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: all that nobody labelled is taken for the last class."""
+        begun = []
+        begin = NormAndDirection.begin
+
+        def note(self: NormAndDirection, teacher: Predictions, labels: np.ndarray) -> None:
+            begun.append((teacher.logits, labels))
+            begin(self, teacher, labels)
+
+        monkeypatch.setattr(NormAndDirection, "begin", note)
+        folder = make_run(tmp_path / "run", "kd", tuned=True, unlabelled_rows=90, combine=[METHODS["nd"]])
+        run_engine(folder)
+        [(logits, labels)] = begun
+        written = parquet.read_table(folder / "dataset/train.parquet").column("label").to_pylist()
+        assert labels[:150].tolist() == written
+        assert labels[150:].tolist() == logits[150:].argmax(1).tolist()
+
+    def test_who_learns_from_labels_alone_ends_to_the_bit_as_without_them(
+        self, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a label that nobody gave is learnt, or the fine-tuned control is another than it was."""
+        plain = run_engine(make_run(tmp_path / "plain", "fine_tune", tuned=True))
+        beside = run_engine(make_run(tmp_path / "beside", "fine_tune", tuned=True, unlabelled_rows=90))
+        assert weights_of(beside) == weights_of(plain)
+        # The teacher too, which is tuned: it says the same of the rows that are held out.
+        measured = [json.loads((each / "metrics.json").read_text())["teacher"] for each in (plain, beside)]
+        assert measured[0]["test"] == measured[1]["test"]
+
+    @pytest.mark.parametrize("targeting", ["rows", "region"])
+    def test_what_nobody_labelled_teaches_the_student_as_if_all_were_labelled(
+        self, targeting: str, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Without the label's part of the loss a label is of no use: which rows have one is all the same."""
+        whole = {"method__alpha": 1.0, "method__targeting": targeting}
+        folder = make_run(tmp_path / "labelled", "sage", train_rows=150, **whole)
+        parted = make_run(tmp_path / "parted", "sage", train_rows=100, unlabelled_rows=50, **whole)
+        rows = parquet.read_table(folder / "dataset/train.parquet")
+        parquet.write_table(rows.slice(0, 100), parted / "dataset/train.parquet")
+        parquet.write_table(rows.slice(100).select(["text"]), parted / "dataset/unlabelled.parquet")
+        assert weights_of(run_engine(parted)) == weights_of(run_engine(folder))
+
+    @pytest.mark.parametrize(
+        ("method", "beside"),
+        [
+            ("kd", ("llkd", "sinkd")),
+            ("pld", ("nd",)),
+            ("lelp", ()),
+            ("taid", ("rad", "oversample")),
+            ("bd_kd", ("opdf",)),
+        ],
+    )
+    def test_every_method_takes_them(
+        self, method: str, beside: tuple[str, ...], tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: a job fails over a class that is none, after its teacher was tuned for hours."""
+        combine = [METHODS[name] for name in beside]
+        folder = make_run(tmp_path / "run", method, unlabelled_rows=90, combine=combine, training__epochs=2.0)
+        assert manifest_of(run_engine(folder))["arms"]["student"]["rows_presented"] == 480
 
 
 class TestEarlyStopping:

@@ -7,10 +7,10 @@ import pytest
 from app.schemas.methods.combinations import is_whole
 from tests.worker.distill.tiny_runs import METHODS
 from worker.distill.config import MethodConfig
-from worker.distill.data import Split
+from worker.distill.data import NO_LABEL, Split
 from worker.distill.methods.registry import METHODS as REGISTERED
 from worker.distill.methods.registry import build_recipe
-from worker.distill.objectives import Objective
+from worker.distill.objectives import KnowledgeDistillation, Objective
 from worker.distill.projection import Projection
 from worker.distill.rows import SyntheticRows
 from worker.distill.splicing import Splices
@@ -231,6 +231,23 @@ class TestSage:
         assert [len(rows) for rows in asked] == [30]
         assert set(plan.synthetic.anchors) <= set(asked[0])
         assert not set(plan.synthetic.splices[:, 0]) <= set(asked[0]), "but any neighbour lends its words"
+
+    @pytest.mark.parametrize("method", ["sage", "oversample"])
+    def test_a_region_is_drawn_to_no_row_by_its_having_a_label(self, method: str) -> None:
+        """Harm: where a tenth of the rows is labelled, the label's part of the loss makes the region of those alone."""
+        plain = context()
+        labels = np.where(np.arange(ROWS) < 12, 0, NO_LABEL)
+        alphas = []
+        for split in (plain.split, replace(plain.split, labels=labels)):
+
+            def score(objective: Objective, rows: np.ndarray) -> np.ndarray:
+                assert isinstance(objective, KnowledgeDistillation)
+                alphas.append(objective.alpha)
+                return plain.score(objective, rows)
+
+            run = replace(plain, split=split, score=score)
+            assert strategy_of(method, targeting="region").plan_round(1, 60, 0, run) is not None
+        assert alphas == [0.9, 1.0]
 
     def test_the_same_round_of_the_same_seed_is_the_same(self) -> None:
         first, second = (strategy_of("sage").plan_round(1, 90, 0, context()) for _ in range(2))

@@ -106,6 +106,7 @@ def make_run(
     checkpoint_seconds: float = 3_600.0,
     train_rows: int = 150,
     validation_rows: int = 60,
+    unlabelled_rows: int = 0,
     **changes: Any,
 ) -> Path:
     """A run folder; `changes` replace whole entries of job.json, or single fields by "section.field" keys."""
@@ -116,12 +117,16 @@ def make_run(
     else:
         write_classifier(teacher, VOCABULARY, LABELS, family=family)
     rows = {"train": train_rows, "validation": validation_rows, "test": 60}
+    name = f"dataset-{has_pairs}-{train_rows}-{validation_rows}"
+    if unlabelled_rows:
+        rows["unlabelled"] = unlabelled_rows
+        name += f"-{unlabelled_rows}"
     _write_dataset(folder / "dataset", has_pairs, rows)
     job: dict[str, Any] = {
         "format_version": 1,
         "job_id": "job_tiny",
         "teacher": {"path": "teacher", "sha256": f"teacher-{family}-{tuned}"},
-        "dataset": {"path": "dataset", "sha256": f"dataset-{has_pairs}-{train_rows}-{validation_rows}"},
+        "dataset": {"path": "dataset", "sha256": name},
         "student": {"layers": 2, "hidden_size": "same", "init": "teacher_layers", "word_vectors": "trained"},
         "method": METHODS[method_type],
         "combine": [],
@@ -178,6 +183,9 @@ def _write_dataset(folder: Path, has_pairs: bool, rows: dict[str, int]) -> None:
         columns: dict[str, Any] = {"text": texts, "label": pa.array(labels, pa.int32())}
         if has_pairs:
             columns["text_pair"] = [" ".join(chance.choices(FILLERS, k=4)) for _ in texts]
+        if split == "unlabelled":
+            del columns["label"]
         parquet.write_table(pa.table(columns), folder / f"{split}.parquet")
-    summary = {"format_version": 1, "labels": LABELS, "has_pairs": has_pairs, "rows": rows, "sha256": "tiny"}
+    version = 2 if "unlabelled" in rows else 1
+    summary = {"format_version": version, "labels": LABELS, "has_pairs": has_pairs, "rows": rows, "sha256": "tiny"}
     (folder / "dataset.json").write_text(json.dumps(summary))

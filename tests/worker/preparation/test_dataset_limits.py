@@ -10,6 +10,7 @@ import pytest
 
 from tests.worker.preparation.uploads import ROWS, Bench, csv_bytes, json_bytes, parquet_bytes
 from worker.preparation import lines, staging, tables
+from worker.preparation.columns import Columns
 from worker.preparation.errors import no_tick
 from worker.preparation.lines import MAX_LINE_CHARACTERS, Upload
 
@@ -78,8 +79,8 @@ class TestSize:
         path = bench.folder / "train.parquet"
         path.write_bytes(sink.getvalue())
         table = tables.open_table(Upload("train", "train.parquet", path), max_bytes=10_000_000, tick=no_tick)
-        rows = [(number, *values) for number, values in table.rows(["label", "text"])]
-        assert rows == list(zip(range(1, 500), columns["label"], texts, strict=True))
+        rows = [(number, *values) for number, values in table.rows(Columns("text", None, "label"))]
+        assert rows == list(zip(range(1, 500), texts, columns["label"], strict=True))
 
     @pytest.mark.parametrize(
         ("text_type", "code"),

@@ -431,6 +431,99 @@ class TestBadContent:
         assert "test.parquet also stand in train.csv (rows 2, 3);" in prepared.warnings[0]
 
 
+def texts_csv(*texts: str) -> bytes:
+    return csv_bytes([(text,) for text in texts], header=("text",))
+
+
+class TestUnlabelled:
+    def test_texts_are_kept_without_a_label_and_the_other_splits_are_what_they_were(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        alone = Bench(tmp_path / "alone")
+        alone.folder.mkdir()
+        without = alone.prepare({"train.csv": csv_bytes(ROWS)})
+
+        prepared = bench.prepare({"unlabelled.csv": texts_csv("lend", "keep"), "train.csv": csv_bytes(ROWS)})
+
+        assert prepared.rows == without.rows | {"unlabelled": 2}
+        assert bench.rows("unlabelled") == [{"text": "lend"}, {"text": "keep"}]
+        for split in ("train", "validation"):
+            assert bench.rows(split) == alone.rows(split)
+        assert prepared.sha256 != without.sha256
+        # An engine that would not read them is not to take the rest for the whole.
+        versions = [
+            json.loads((each / "dataset.json").read_text())["format_version"]
+            for each in (alone.prepared, bench.prepared)
+        ]
+        assert versions == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("unlabelled.jsonl", json_bytes([{"text": "lend", "label": 3.5}, {"text": "keep"}])),
+            ("unlabelled.parquet", parquet_bytes(text=["lend", "keep"], label=[[1], [2]])),
+            ("unlabelled.tsv", csv_bytes([("lend", ""), ("keep", "")], header=("text", "label"), delimiter="\t")),
+        ],
+        ids=["jsonl", "parquet", "tsv"],
+    )
+    def test_of_every_format_a_label_is_not_read(self, bench: Bench, tmp_path: Path, name: str, content: bytes) -> None:
+        reference = Bench(tmp_path / "reference")
+        reference.folder.mkdir()
+        files = {"train.csv": csv_bytes(ROWS)}
+        expected = reference.prepare(files | {"unlabelled.csv": texts_csv("lend", "keep")})
+        assert bench.prepare(files | {name: content}).sha256 == expected.sha256
+
+    def test_pairs_have_both_texts(self, bench: Bench) -> None:
+        rows = [(text, "because", label) for text, label in ROWS]
+        train = csv_bytes(rows, header=("text", "text_pair", "label"))
+        more = [{"text": "lend", "text_pair": "why"}]
+        bench.prepare({"train.csv": train, "unlabelled.jsonl": json_bytes(more)})
+        assert bench.rows("unlabelled") == more
+        error = bench.fail({"train.csv": train, "unlabelled.csv": texts_csv("lend")})
+        assert error.code == "dataset_missing_column"
+        assert "unlabelled.csv has no column 'text_pair'" in str(error)
+
+    def test_second_texts_that_no_training_row_has_are_refused(self, bench: Bench) -> None:
+        more = json_bytes([{"text": "lend"}, {"text": "keep", "text_pair": "why"}])
+        assert "Line 2 of unlabelled.jsonl" in str(bench.fail({"train.csv": csv_bytes(ROWS), "unlabelled.jsonl": more}))
+
+    def test_empty_texts_are_left_out_with_a_warning_or_refused(self, bench: Bench) -> None:
+        train = {"train.csv": csv_bytes(ROWS)}
+        texts = [f"text {number}" for number in range(11)]
+        prepared = bench.prepare(train | {"unlabelled.csv": texts_csv(*texts, " ")})
+        assert prepared.rows["unlabelled"] == 11
+        assert prepared.warnings == ["1 of 12 rows of unlabelled.csv have an empty text (line 13); they were left out."]
+        error = bench.fail(train | {"unlabelled.csv": texts_csv("lend", " ")})
+        assert error.code == "dataset_empty_rows"
+
+    def test_a_file_without_rows_is_refused(self, bench: Bench) -> None:
+        error = bench.fail({"train.csv": csv_bytes(ROWS), "unlabelled.csv": b"text\n"})
+        assert error.code == "dataset_empty"
+        assert "two rows for each class" not in str(error)
+
+    def test_held_out_texts_among_them_are_a_warning(self, bench: Bench) -> None:
+        """Harm: whoever sends all texts that there are is told how well the student knows those that it learnt."""
+        held_out = [("new", "a"), ("newer", "b")]
+        more = texts_csv("lend", "newer", ROWS[0][0])
+        prepared = bench.prepare(
+            {"train.csv": csv_bytes(ROWS), "validation.csv": csv_bytes(held_out), "unlabelled.csv": more}
+        )
+        assert prepared.warnings == [
+            "1 of 2 rows of validation.csv also stand in unlabelled.csv (line 3); "
+            "numbers measured on them flatter the model."
+        ]
+
+    def test_so_are_those_of_a_validation_split_that_was_made(self, bench: Bench) -> None:
+        bench.prepare({"train.csv": csv_bytes(ROWS)})
+        taken = bench.rows("validation")[0]["text"]
+        line = [text for text, _ in ROWS].index(taken) + 2
+        prepared = bench.prepare({"train.csv": csv_bytes(ROWS), "unlabelled.csv": texts_csv("lend", taken)})
+        [warning] = prepared.warnings
+        assert warning.startswith(
+            f"1 of the 2 validation rows taken from train.csv also stand in unlabelled.csv (line {line} of train.csv);"
+        )
+
+
 class TestValidationSplit:
     def test_takes_a_tenth_of_every_class(self, bench: Bench) -> None:
         rows = [

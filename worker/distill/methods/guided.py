@@ -64,4 +64,4 @@ class TargetedMethod(GuidedMethod):
     def guide(self) -> Guide:
         if self.targeting == "rows":
             return RowLoss(score=self.distance)
-        return HighLoss(self.anchor_quantile, score=self.plain)
+        return HighLoss(self.anchor_quantile, score=self.plain, score_unlabelled=self.distance)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from worker.distill.config import MethodConfig
+from worker.distill.data import Split
 from worker.distill.errors import InvalidJob
 from worker.distill.methods.base import Method, Part, Subset
 from worker.distill.methods.bd_kd import BdKd
@@ -60,6 +61,11 @@ class Recipe:
     strategy: DataStrategy
     subset: Subset | None
     parameterisation: Callable[[], Parameterisation] | None
+
+    def learns_from(self, split: Split) -> Split:
+        """The rows of which an epoch is one of all: the labelled ones alone where no teacher says what the others
+        are."""
+        return split if self.objective.needs_teacher else split.labelled
 
 
 def build_recipe(configs: Sequence[MethodConfig]) -> Recipe:

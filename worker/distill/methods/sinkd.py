@@ -40,7 +40,8 @@ class SinkhornDistance(Objective):
         student = torch.softmax(answers.student.float() / own.temperature, -1)
         teacher = torch.softmax(teacher_logits(answers) / own.temperature, -1)
         losses = torch.zeros(len(student), dtype=student.dtype, device=student.device)
-        for which in (answers.has_label, ~answers.has_label):
+        is_real = answers.has_label if answers.is_real is None else answers.is_real
+        for which in (is_real, ~is_real):
             if which.any():
                 distance = self._distance(student[which], teacher[which])
                 losses = torch.where(which, distance, losses)

@@ -54,11 +54,14 @@ class HighLoss(Guide):
     quantile: float
     # By what rows are scored: always the plain KD loss, which stays comparable whatever is trained with.
     score: Objective
+    # And where some rows have no label, by that without the label's part: it would draw the region to those that have.
+    score_unlabelled: Objective
 
     needs_map = True
 
     def region(self, scored: np.ndarray, neighbors: int, context: StrategyContext) -> tuple[Region, float | None]:
-        losses = context.score(self.score, scored)
+        has_labels = bool(context.split.has_label[context.rows].all())
+        losses = context.score(self.score if has_labels else self.score_unlabelled, scored)
         coordinates = context.synthesizer(neighbors).projection.coordinates
         smoothed = smooth(losses, coordinates[scored], coordinates[context.rows], neighbors)
         region = high_loss_region(smoothed, self.quantile)

@@ -14,6 +14,7 @@ def some_answers(
     seed: int = 0,
     labels: list[int] | None = None,
     has_label: list[bool] | None = None,
+    is_real: list[bool] | None = None,
 ) -> Answers:
     """Random logits and labels but for what is given."""
     generator = torch.Generator().manual_seed(seed)
@@ -25,4 +26,5 @@ def some_answers(
         teacher=teacher,
         labels=drawn if labels is None else torch.tensor(labels),
         has_label=torch.ones(len(student), dtype=torch.bool) if has_label is None else torch.tensor(has_label),
+        is_real=None if is_real is None else torch.tensor(is_real),
     )

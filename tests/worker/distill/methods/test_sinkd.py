@@ -41,6 +41,13 @@ class TestSinkhornDistance:
         shuffled = some_answers(given.student, given.teacher.flip(0))
         torch.testing.assert_close(distance(debiased=debiased)(given), distance(debiased=debiased)(shuffled))
 
+    def test_does_not_see_which_real_row_has_a_label(self) -> None:
+        """Harm: of a dataset with few labels a batch has one labelled row, which is transported onto itself."""
+        real = [True] * 6 + [False] * 2
+        few = some_answers(has_label=[True] + [False] * 7, is_real=real)
+        all_of_them = some_answers(has_label=real, is_real=real)
+        torch.testing.assert_close(distance()(few), distance()(all_of_them))
+
     def test_of_a_batch_to_itself_is_positive_and_debiased_zero(self) -> None:
         student = torch.randn(32, 2, generator=torch.Generator().manual_seed(3)) * 3
         same = some_answers(student, student.clone())
