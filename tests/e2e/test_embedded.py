@@ -136,7 +136,7 @@ class TestSecondUp:
 class TestSeeds:
     def test_demo_dataset_becomes_ready(self, embedded: Embedded) -> None:
         dataset = embedded.client.wait_until_ready("datasets", "dts_demo", process=embedded.up)
-        assert dataset["rows"] == {"train": 2000, "validation": 400, "test": 600}
+        assert dataset["rows"] == {"train": 2000, "validation": 400, "test": 600, "unlabelled": None}
         assert len(dataset["labels"]) == 20
         assert dataset["warnings"] == []
 
