@@ -118,11 +118,17 @@ class TestExactResume:
         assert content_of(run_engine(folder)) == expected
         assert exactness_of_resumes(folder) == [True, True]
 
+    @pytest.mark.parametrize("unlabelled_rows", [0, 90])
     def test_a_run_with_tuning_and_a_baseline_killed_in_each_stage_ends_the_same(
-        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
+        self,
+        unlabelled_rows: int,
+        undisturbed: Callable[..., Path],
+        run_engine: Callable[[Path], Path],
+        make_killed: Callable[..., Path],
     ) -> None:
         whole = {"tuned": True, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
-            "checkpoint_seconds": 0.02
+            "checkpoint_seconds": 0.02,
+            "unlabelled_rows": unlabelled_rows,
         }
         expected = content_of(undisturbed("sage", **whole))
         folder = make_killed("sage", **whole)
@@ -157,19 +163,6 @@ class TestExactResume:
             kill_after_checkpoints(folder, count, random.Random(count))
         assert content_of(run_engine(folder)) == expected
         assert exactness_of_resumes(folder) == [True, True]
-
-    def test_a_run_with_unlabelled_rows_killed_in_each_stage_ends_the_same(
-        self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
-    ) -> None:
-        whole = {"tuned": True, "unlabelled_rows": 90, "baselines": [METHODS["fine_tune"]], "training__epochs": 6.0} | {
-            "checkpoint_seconds": 0.02
-        }
-        expected = content_of(undisturbed("sage", **whole))
-        folder = make_killed("sage", **whole)
-        for phase in ("teacher_tuning", "training", "baseline"):
-            kill_in_phase(folder, phase)
-        assert content_of(run_engine(folder)) == expected
-        assert exactness_of_resumes(folder) == [True, True, True]
 
     def test_metrics_replayed_after_a_kill_have_the_same_values(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
