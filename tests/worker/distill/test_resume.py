@@ -95,12 +95,6 @@ def kill_after_checkpoints(folder: Path, count: int, chance: random.Random) -> N
     assert engine.exitcode == -signal.SIGKILL
 
 
-def checkpoints_of_arms(folder: Path) -> list[Path]:
-    """Those that were written while an arm was trained."""
-    found = list_checkpoints(folder / "checkpoints")
-    return [each for each in found if json.loads((each / "state.json").read_text())["arm_position"] is not None]
-
-
 class TestExactResume:
     def test_a_run_killed_twice_ends_with_the_same_weights(
         self,
@@ -185,9 +179,9 @@ class TestExactResume:
     def test_another_thread_count_keeps_the_checkpoints_own(
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
-        expected = content_of(undisturbed("kd", **LONG))
-        folder = make_killed("kd", **LONG)
-        kill_after_checkpoints(folder, 2, random.Random(2))
+        expected = content_of(undisturbed("kd"))
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_in_training(folder)
         job = json.loads((folder / "job.json").read_text())
         (folder / "job.json").write_text(json.dumps(job | {"threads": 2}))
         assert content_of(run_engine(folder)) == expected
@@ -196,8 +190,8 @@ class TestExactResume:
     def test_a_resume_under_other_libraries_says_that_it_is_not_exact(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
-        folder = make_run(tmp_path / "run", "kd", **LONG)
-        kill_after_checkpoints(folder, 2, random.Random(3))
+        folder = make_run(tmp_path / "run", "kd", checkpoint_seconds=0.0)
+        dies_in_training(folder)
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             state["environment"]["libraries"]["torch"] = "2.0.0"
@@ -252,10 +246,10 @@ class TestExactResume:
     def test_coordinates_come_from_the_checkpoint_not_from_a_second_fit(
         self, tmp_path: Path, undisturbed: Callable[..., Path]
     ) -> None:
-        artifact = undisturbed("sage", **LONG)
-        folder = make_run(tmp_path / "killed", "sage", **LONG)
+        artifact = undisturbed("sage")
+        folder = make_run(tmp_path / "killed", "sage", checkpoint_seconds=0.0)
         shutil.copytree(artifact.parent / "cache", folder / "cache")
-        kill_after_checkpoints(folder, 3, random.Random(4))
+        dies_in_training(folder)
         shutil.rmtree(folder / "cache")
         assert start_engine(folder).wait() == exit_codes.SUCCEEDED
         assert "projection" not in {event["phase"] for event in events_of(folder, "phase")}
@@ -303,8 +297,8 @@ class TestExactResume:
     def test_other_teacher_outputs_than_at_the_start_are_no_exact_resume(
         self, tmp_path: Path, run_engine: Callable[[Path], Path]
     ) -> None:
-        folder = make_run(tmp_path / "run", "kd", **LONG)
-        kill_after_checkpoints(folder, 2, random.Random(5))
+        folder = make_run(tmp_path / "run", "kd", checkpoint_seconds=0.0)
+        dies_in_training(folder)
         shift_logits(folder)
         run_engine(folder)
         assert events_of(folder, "resumed")[-1]["exact_resume"] is False
@@ -586,6 +580,11 @@ def dies_at(folder: Path, instant: Instant) -> None:
     assert engine.exitcode == -signal.SIGKILL
 
 
+def dies_in_training(folder: Path) -> None:
+    """Where the second round ends, with a checkpoint of the step before."""
+    dies_at(folder, Instant("worker.distill.train:ArmTraining._log_window", 2, "before"))
+
+
 def file_of_outputs(folder: Path) -> Path:
     (file,) = (folder / "cache/teacher_outputs").glob("*/*")
     return file
@@ -633,22 +632,15 @@ class TestOlderCheckpoint:
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: an upgrade that takes away what a paused job had done."""
-        expected = content_of(undisturbed("kd", **LONG))
-        folder = make_killed("kd", **LONG)
-        chance = random.Random(6)
-        kill_after_checkpoints(folder, 2, chance)
-        # On a slow machine those of the teacher's pass come first.
-        while not (of_arms := checkpoints_of_arms(folder)):
-            kill_after_checkpoints(folder, 2, chance)
+        expected = content_of(undisturbed("kd"))
+        folder = make_killed("kd", checkpoint_seconds=0.0)
+        dies_in_training(folder)
         for checkpoint in list_checkpoints(folder / "checkpoints"):
-            if checkpoint not in of_arms:
-                shutil.rmtree(checkpoint)
-        for checkpoint in of_arms:
             state = json.loads((checkpoint / "state.json").read_text())
             del state["arm_position"]["objective"]
             (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 3}))
         assert content_of(run_engine(folder)) == expected
-        assert events_of(folder, "resumed")[-1]["exact_resume"] is True
+        assert exactness_of_resumes(folder) == [True]
 
     def test_of_a_release_that_recorded_less_is_taken_as_it_is(
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
@@ -670,17 +662,13 @@ class TestOlderCheckpoint:
         self, undisturbed: Callable[..., Path], run_engine: Callable[[Path], Path], make_killed: Callable[..., Path]
     ) -> None:
         """Harm: rows that were shifted when the round began are something else after the upgrade."""
-        expected = content_of(undisturbed("random_anchors", **LONG))
-        folder = make_killed("random_anchors", **LONG)
-        chance = random.Random(8)
-        for _ in range(10):  # until one falls into a round of shifted rows
-            kill_after_checkpoints(folder, 1, chance)
-            plan = list_checkpoints(folder / "checkpoints")[-1] / "round.safetensors"
-            if plan.exists() and "anchors" in load_file(plan):
-                break
+        expected = content_of(undisturbed("random_anchors"))
+        folder = make_killed("random_anchors", checkpoint_seconds=0.0)
+        dies_in_training(folder)
+        plan = list_checkpoints(folder / "checkpoints")[-1] / "round.safetensors"
         assert {"anchors", "sources", "weights"} <= set(load_file(plan))
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             state = json.loads((checkpoint / "state.json").read_text())
             (checkpoint / "state.json").write_text(json.dumps(state | {"format_version": 4}))
         assert content_of(run_engine(folder)) == expected
-        assert events_of(folder, "resumed")[-1]["exact_resume"] is True
+        assert exactness_of_resumes(folder) == [True]
