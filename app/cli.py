@@ -50,6 +50,47 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, help="folder for the student (default: demo/ in STILLHOUSE_HOME)")
     demo.set_defaults(run=_demo)
 
+    distil = commands.add_parser(
+        "distil",
+        help="distil a teacher on a file of rows and bring the student into a folder",
+        description="Distil through the HTTP API: upload what the server lacks, post the job, wait, download the "
+        "student and prove it. Starts `stillhouse up` when none runs on this machine.",
+    )
+    distil.add_argument("data", help="training rows (.csv, .tsv, .jsonl, .parquet), or the id of a dataset (dts_…)")
+    distil.add_argument(
+        "--teacher",
+        required=True,
+        help="a folder with a model, a repository of the hub (org/name or org/name@revision), a teacher's id (tch_…) "
+        "or the id of a job whose student it is to be (job_…)",
+    )
+    distil.add_argument("--validation", type=Path, metavar="FILE", help="rows that choose the student")
+    distil.add_argument("--test", type=Path, metavar="FILE", help="rows that measure it")
+    distil.add_argument("--unlabelled", type=Path, metavar="FILE", help="more texts to learn from, without labels")
+    distil.add_argument("--text-column", metavar="NAME", help="column of the text (default: found by its name)")
+    distil.add_argument("--text-pair-column", metavar="NAME", help="column of the second text of a pair (likewise)")
+    distil.add_argument("--label-column", metavar="NAME", help="column of the label (default: label)")
+    distil.add_argument("--layers", type=int, help="layers of the student (default: half of the teacher's)")
+    distil.add_argument("--method", metavar="NAME", help="how to distil, as GET /methods names it (default: the API's)")
+    distil.add_argument("--job", type=Path, metavar="FILE", help="the body of POST /jobs, or a part of it")
+    distil.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of that body, such as training.epochs=2 or baselines='[\"kd\"]'; may be repeated",
+    )
+    _add_client_arguments(distil)
+    distil.set_defaults(run=_distil)
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="wait for a job and bring its student into a folder",
+        description="Wait for a job that was posted before, download its student and prove it.",
+    )
+    fetch.add_argument("job", help="the job's id (job_…)")
+    _add_client_arguments(fetch)
+    fetch.set_defaults(run=_fetch)
+
     api = commands.add_parser(
         "api",
         help="serve the HTTP API alone, for a cluster",
@@ -93,6 +134,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_client_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", help="address of a running Stillhouse (default: the one on this machine)")
+    command.add_argument(
+        "--output", type=Path, default=Path("student"), metavar="FOLDER", help="where to (default: student)"
+    )
+
+
 def _port(text: str) -> int:
     try:
         number = int(text)
@@ -131,6 +179,35 @@ def _demo(options: argparse.Namespace) -> int:
     from app.demo import story
 
     return story.run(url=options.url, port=options.port, output=options.output)
+
+
+def _distil(options: argparse.Namespace) -> int:
+    _check_settings()
+    from app.client import arguments
+    from app.client.api import ClientError
+    from app.client.distil import run_distil
+
+    try:
+        data = arguments.read_dataset_argument(
+            options.data,
+            {part: getattr(options, part) for part in ("validation", "test", "unlabelled")},
+            {part: getattr(options, part) for part in ("text_column", "text_pair_column", "label_column")},
+        )
+        teacher = arguments.read_teacher_argument(options.teacher, is_far=options.url is not None)
+        body = arguments.read_job_body(
+            options.job, layers=options.layers, method=options.method, assignments=options.set
+        )
+    except ClientError as error:
+        print(f"stillhouse distil: {error}", file=sys.stderr)
+        return 2
+    return run_distil(data=data, teacher=teacher, body=body, url=options.url, output=options.output)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    _check_settings()
+    from app.client.distil import run_fetch
+
+    return run_fetch(job_id=options.job, url=options.url, output=options.output)
 
 
 def _api(options: argparse.Namespace) -> int:

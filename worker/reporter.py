@@ -45,7 +45,7 @@ class Reporter:
             "phase": "preparing",
             "round": None,
             "rounds": None,
-            "progress": 0.0,
+            "progress": None,
             "eta_seconds": None,
         }
         self._last_metrics: dict[str, float | None] = {}

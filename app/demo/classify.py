@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.demo.api import DemoError
+from app.client.api import ClientError
 
 
 def classify(folder: Path, texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -14,7 +14,7 @@ def classify(folder: Path, texts: Sequence[str]) -> list[tuple[str, float]]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise DemoError(
+        raise ClientError(
             f"The student is at {folder}, but {error.name} is not installed here, so it cannot be tried out. "
             "Install it with: pip install transformers torch"
         ) from error

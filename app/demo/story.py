@@ -5,7 +5,6 @@ Read `tell` from top to bottom: it is what a client of the API does.
 
 import contextlib
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -13,16 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from app import seeds
-from app.demo.api import Api, DemoError, Json, Refused
+from app.client.api import Api, ClientError, Json, Refused
+from app.client.jobs import fetch_student, follow
+from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step
+from app.client.server import StartedServer, find_or_start
 from app.demo.classify import classify
-from app.demo.download import download, unpack, verify
 from app.demo.materials import Materials, shipped
-from app.demo.screen import JobView, done, make_console, results_table, step, warn
-from app.demo.server import StartedServer, is_free, start, what_is_missing
-from app.home_lock import running_address
-from app.settings import Settings, get_settings
-
-POLL_SECONDS = 0.5
+from app.settings import get_settings
 
 # Of a server that is on another machine, in a container, or was not told of the folder.
 _CANNOT_READ_FOLDER = frozenset({"folder_not_allowed", "folder_not_found", "folder_not_readable"})
@@ -37,7 +33,9 @@ def run(*, url: str | None, port: int | None, output: Path | None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             try:
-                address, started = _find_server(console, stack, settings, url, port)
+                address, started = find_or_start(
+                    console, stack, settings, url=url, port=port, passes_over=_why_not_this_one
+                )
                 if started is None:
                     goes_on = f"at {address}; POST {address}/jobs/ID/cancel stops it"
                 tell(console, stack.enter_context(Api(address)), shipped(), output)
@@ -46,7 +44,7 @@ def run(*, url: str | None, port: int | None, output: Path | None) -> int:
             except KeyboardInterrupt:
                 console.print(f"\nInterrupted. A job that runs goes on {goes_on}.", soft_wrap=True)
                 return 130
-    except (DemoError, OSError) as error:
+    except (ClientError, OSError) as error:
         console.print(Text(f"stillhouse demo: {error}", style="red"), soft_wrap=True)
         return 1
     return 0
@@ -60,26 +58,19 @@ def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json
     with step(console, "Uploading the dataset") as current:
         dataset = api.upload("/datasets", {"name": materials.dataset_name}, materials.dataset_files)
         dataset = api.wait_until_ready(f"/datasets/{dataset['id']}")
-        current.text = (
-            f"Dataset {dataset['id']}: {len(dataset['labels'])} labels, "
-            + ", ".join(f"{rows:,} {split}" for split, rows in dataset["rows"].items() if rows)
-            + " rows"
-        )
+        current.text = describe_dataset(dataset)
     with step(console, "Waiting for the teacher") as current:
         teacher = api.wait_until_ready(f"/teachers/{teacher['id']}")
-        current.text = (
-            f"Teacher {teacher['id']}: {teacher['name']}, {teacher['family']}, {teacher['layers']} layers, "
-            f"{teacher['parameters'] / 1e6:.1f} M parameters"
-        )
+        current.text = describe_teacher(teacher)
 
     body = {**materials.job, "teacher": teacher["id"], "dataset": dataset["id"]}
     job = api.post("/jobs", body, idempotency_key=str(uuid.uuid4()))
     method = body["method"]["type"]
     done(console, f"Job {job['id']}: method {method}, student of {body['student']['layers']} layers")
-    job = _follow(console, api, job)
+    job = follow(console, api, job)
 
     folder = output / job["id"]
-    _fetch_student(console, api, job, folder)
+    fetch_student(console, api, job, archive=folder / "student.tar.gz", folder=folder / "student")
     with step(console, "Loading the student with transformers.AutoModelForSequenceClassification") as current:
         answers = classify(folder / "student", materials.sentences)
         current.text = "Loaded with transformers.AutoModelForSequenceClassification; it says:"
@@ -96,38 +87,17 @@ def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json
     return job
 
 
-def _find_server(
-    console: Console, stack: contextlib.ExitStack, settings: Settings, url: str | None, port: int | None
-) -> tuple[str, StartedServer | None]:
-    """The address of a running server; where none runs, one is started, and stopped with the stack.
-
-    One that nobody named and that is not this home's, such as a cluster's, is passed over where it has no teacher.
-    """
-    wanted_port = settings.port if port is None else port
-    # An `up` of this home may serve another port: its address stands in its lock file.
-    address = url or running_address(settings.home) or f"http://127.0.0.1:{wanted_port}"
-    missing = what_is_missing(address)
-    running = running_address(settings.home)
-    if missing == "":
-        if url is not None or port is not None or running is not None or _has_teacher(address):
-            return address, None
-        console.print(f"What answers at {address} lacks the demo's teacher, so another is started.", soft_wrap=True)
-    elif missing is not None and (url is not None or running is not None):
-        raise DemoError(f"The server at {address} is not ready: {missing}")
-    if url is not None:
-        raise DemoError(f"No Stillhouse server answers at {url}. Start one with: stillhouse up")
-    if port is None and not is_free(wanted_port):
-        wanted_port = 0  # another program has it, and nobody asked for just this one
-    with step(console, f"Starting the API and a worker; their data is in {settings.home}"):
-        started = stack.enter_context(start(settings.home, wanted_port))
-    return started.address, started
+def _why_not_this_one(address: str) -> str:
+    if _has_teacher(address):
+        return ""
+    return f"What answers at {address} lacks the demo's teacher, so another is started."
 
 
 def _has_teacher(address: str) -> bool:
     try:
         with Api(address) as api:
             return api.find(f"/teachers/{seeds.DEMO_TEACHER_ID}") is not None
-    except DemoError:  # it lets nobody in, or is another's server that answers to anything
+    except ClientError:  # it lets nobody in, or is another's server that answers to anything
         return False
 
 
@@ -145,51 +115,15 @@ def _register_teacher(api: Api, materials: Materials) -> Json:
     if seeded is not None and (found := api.find(f"/teachers/{seeded}")) is not None:
         return found
     if materials.teacher_folder is None:
-        raise DemoError(seeds.HOW_TO_GET_THE_TEACHER)
+        raise ClientError(seeds.HOW_TO_GET_THE_TEACHER)
     source = {"type": "folder", "path": str(materials.teacher_folder)}
     try:
         return api.post("/teachers", {"source": source, "name": materials.teacher_name})
     except Refused as refusal:
         if refusal.code not in _CANNOT_READ_FOLDER:
             raise
-        raise DemoError(
+        raise ClientError(
             f"The server at {api.address} lacks the demo's teacher ({seeds.DEMO_TEACHER_ID}), which `stillhouse up` "
             f"brings along, and cannot read it from {materials.teacher_folder}. Run the demo without --url and --port, "
             "so that it starts a server of its own; stop a `stillhouse up` that lacks the teacher before."
         ) from refusal
-
-
-def _follow(console: Console, api: Api, job: Json) -> Json:
-    started_at = time.monotonic()
-    with JobView(console) as view:
-        while not job["terminal"]:
-            view.show(job)
-            time.sleep(POLL_SECONDS)
-            job = api.get(f"/jobs/{job['id']}")
-        view.show(job)
-    if job["status"] != "succeeded":
-        error = job["error"] or {}
-        raise DemoError(f"Job {job['id']} {job['status']}: {error.get('code')}: {error.get('message')}")
-    done(console, "Job succeeded", seconds=time.monotonic() - started_at)
-    for warning in job["warnings"]:
-        warn(console, warning)
-    return job
-
-
-def _fetch_student(console: Console, api: Api, job: Json, folder: Path) -> None:
-    artifacts = api.get(f"/jobs/{job['id']}/artifacts")["data"]
-    whole = next(artifact for artifact in artifacts if artifact["name"] == "student.tar.gz")
-    archive = folder / whole["name"]
-    with step(console, "Downloading the student") as current:
-        download(
-            api.http,
-            f"/jobs/{job['id']}/artifacts/{whole['name']}",
-            archive,
-            size_bytes=whole["size_bytes"],
-            sha256=whole["sha256"],
-        )
-        current.text = f"Downloaded {archive.name}: {whole['size_bytes'] / 1e6:.1f} MB, sha256 as announced"
-    with step(console, "Unpacking") as current:
-        unpack(archive, folder / "student")
-        count = verify(folder / "student")
-        current.text = f"Unpacked {count + 1} files; each has the sha256 of its manifest"

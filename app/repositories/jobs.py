@@ -242,21 +242,22 @@ def update_progress(
     phase: str | None,
     round: int | None,
     rounds: int | None,
-    progress: float,
+    progress: float | None,
     eta_seconds: float | None,
     metrics: Mapping[str, float | None] | None = None,
     warnings: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Write where the job stands. `progress` is 0..1; `metrics` are merged into the last values, `warnings`, messages
-    by their codes, into those of the run: None takes one back."""
+    """Write where the job stands. `progress` is 0..1, None leaves it as it was; `metrics` are merged into the last
+    values, `warnings`, messages by their codes, into those of the run: None takes one back."""
     hold(session, claim)
     values: dict[str, Any] = {
         "phase": phase,
         "round": round,
         "rounds": rounds,
-        "progress": min(1.0, max(0.0, clean_json(float(progress)) or 0.0)),
         "eta_seconds": clean_json(eta_seconds),
     }
+    if progress is not None:
+        values["progress"] = min(1.0, max(0.0, clean_json(float(progress)) or 0.0))
     if metrics:
         last = session.scalars(select(Job.last_metrics).where(held_by(claim))).one()
         values["last_metrics"] = {**last, **metrics}

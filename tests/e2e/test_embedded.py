@@ -163,7 +163,7 @@ class TestSeeds:
 class TestDemo:
     def test_takes_the_teacher_that_the_server_has(self, embedded: Embedded) -> None:
         """Harm: every run uploads the same ninety megabytes once more."""
-        from app.demo.api import Api
+        from app.client.api import Api
         from app.demo.materials import shipped
         from app.demo.story import _register_teacher
 
@@ -177,7 +177,7 @@ class TestDemo:
 
         from rich.console import Console
 
-        from app.demo.api import Api
+        from app.client.api import Api
         from app.demo.materials import Materials
         from app.demo.story import tell
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, update
 
+from app.db.models import Job
 from app.db.session import get_engine, read_session, write_session
 from app.repositories import jobs, metrics
 from tests.app.routes.helpers import commit_answers_lost
@@ -178,6 +179,19 @@ class TestUnansweredCommit:
             wait_for(lambda: run.told)
         assert run.uploads.settle(30.0)
         assert run.told == [12]
+
+
+class TestProgress:
+    def test_stays_where_it_was_until_an_engine_that_goes_on_knows_better(self, run: Run) -> None:
+        """Harm: a bar falls from nine tenths to nothing, and rises again, each time that a worker is replaced."""
+        with write_session() as session:
+            session.execute(update(Job).values(progress=0.9))
+        run.says("phase", phase="preparing", round=None, rounds=None)
+        run.reporter.flush(go_on)
+        assert (read_job(run.job_id).phase, read_job(run.job_id).progress) == ("preparing", 0.9)
+        run.says("progress", phase="training", round=2, rounds=4, progress=0.7, eta_seconds=5.0, loss=None)
+        run.reporter.flush(go_on)
+        assert read_job(run.job_id).progress == 0.7
 
 
 class TestWarnings:

@@ -84,6 +84,8 @@ class Progress:
         done = sum(self._done.values())
         # A part that took more than was planned was planned too low: it takes nothing from what is left of the others.
         planned = sum(max(work, self._done.get(part, 0.0)) for part, work in self._planned.items())
+        if not planned:
+            return  # nothing is known yet, and a run that goes on is as far as was last said of it
         here = done - self._done_before_this_process
         remaining = max(planned - done, 0.0)
         self._events.emit(
@@ -91,7 +93,7 @@ class Progress:
             phase=phase,
             round=round_,
             rounds=rounds,
-            progress=min(done / planned, 1.0) if planned else 0.0,
+            progress=min(done / planned, 1.0),
             eta_seconds=round(remaining * (now - self._started) / here, 1) if here > 0 else None,
             loss=self._loss,
             **({} if memory is None else {"device_memory": memory}),

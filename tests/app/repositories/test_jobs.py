@@ -180,6 +180,17 @@ class TestUpdateProgress:
         assert job.eta_seconds is None
         assert job.last_metrics == {"loss": 1}
 
+    def test_leaves_the_progress_that_is_not_known_yet_as_it_was(self) -> None:
+        """Harm: a bar that falls to nothing while a run that goes on from 90 % loads its models."""
+        job_id = add_job()
+        claim = claimed()
+        for progress in (0.9, None):
+            with write_session() as session:
+                jobs.update_progress(
+                    session, claim, phase="preparing", round=None, rounds=None, progress=progress, eta_seconds=None
+                )
+        assert read_job(job_id).progress == 0.9
+
     def test_merges_the_last_metrics(self) -> None:
         job_id = add_job()
         claim = claimed()

@@ -55,7 +55,7 @@ class TestProgress:
         progress.enter("training")
         progress.advance("other", 5.0)
         progress.advance("other", 5.0)
-        assert shares_of(tmp_path) == [0.0, 0.6, 0.6, 0.8, 1.0]
+        assert shares_of(tmp_path) == [0.6, 0.6, 0.8, 1.0]
 
 
 class TestWholeRuns:

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.demo import download as download_module
-from app.demo.api import DemoError
-from app.demo.download import download, unpack, verify
+from app.client import download as download_module
+from app.client.api import ClientError
+from app.client.download import download, unpack, verify
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -94,13 +94,13 @@ class TestDownload:
         assert (tmp_path / "file").read_bytes() == CONTENT
 
     def test_refuses_other_content_and_keeps_nothing(self, flaky: FlakyServer, tmp_path: Path) -> None:
-        with pytest.raises(DemoError, match="sha256"):
+        with pytest.raises(ClientError, match="sha256"):
             fetch(flaky, tmp_path / "file", sha256="0" * 64)
         assert list(tmp_path.iterdir()) == []
 
     def test_gives_up_when_nothing_arrives_any_more(self, flaky: FlakyServer, tmp_path: Path) -> None:
         flaky.bytes_per_answer = 0
-        with pytest.raises(DemoError, match="stopped at 0 of 1048576 bytes"):
+        with pytest.raises(ClientError, match="stopped at 0 of 1048576 bytes"):
             fetch(flaky, tmp_path / "file")
         assert len(flaky.ranges) == download_module.ATTEMPTS_WITHOUT_PROGRESS
 
@@ -129,7 +129,7 @@ class TestUnpack:
     @pytest.mark.parametrize("name", ["../evil", "/evil", "top/../../evil"])
     def test_refuses_a_path_that_leads_out(self, tmp_path: Path, name: str) -> None:
         archive = archive_of(tmp_path / "a.tar.gz", (tarfile.TarInfo(name), b"x"))
-        with pytest.raises(DemoError, match="evil"):
+        with pytest.raises(ClientError, match="evil"):
             unpack(archive, tmp_path / "inner" / "student")
         assert not list(tmp_path.rglob("evil"))
 
@@ -137,12 +137,12 @@ class TestUnpack:
     def test_refuses_what_is_not_a_file(self, tmp_path: Path, kind: bytes) -> None:
         member = tarfile.TarInfo("top/odd")
         member.type, member.linkname = kind, "/etc/passwd"
-        with pytest.raises(DemoError, match="not a plain file"):
+        with pytest.raises(ClientError, match="not a plain file"):
             unpack(archive_of(tmp_path / "a.tar.gz", (member, b"")), tmp_path / "student")
 
     def test_refuses_more_than_the_limit(self, tmp_path: Path) -> None:
         archive = archive_of(tmp_path / "a.tar.gz", (tarfile.TarInfo("top/big"), b"0" * 1000))
-        with pytest.raises(DemoError, match="more than 999 bytes"):
+        with pytest.raises(ClientError, match="more than 999 bytes"):
             unpack(archive, tmp_path / "student", limit_bytes=999)
 
 
@@ -159,17 +159,17 @@ class TestVerify:
     def test_refuses_a_changed_file(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path)
         (folder / "config.json").write_text("[]")
-        with pytest.raises(DemoError, match=r"config\.json does not have the sha256"):
+        with pytest.raises(ClientError, match=r"config\.json does not have the sha256"):
             verify(folder)
 
     def test_refuses_a_file_that_the_manifest_does_not_name(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path)
         (folder / "extra.bin").touch()
-        with pytest.raises(DemoError, match=r"extra\.bin"):
+        with pytest.raises(ClientError, match=r"extra\.bin"):
             verify(folder)
 
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path)
         (folder / "config.json").unlink()
-        with pytest.raises(DemoError, match=r"config\.json"):
+        with pytest.raises(ClientError, match=r"config\.json"):
             verify(folder)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from app.demo.api import DemoError
+from app.client.api import ClientError
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 PAUSE_SECONDS = 0.5
@@ -37,13 +37,13 @@ def download(
         problem = _fetch_rest(http, path, part, offset)
         attempts = 0 if part.stat().st_size > offset else attempts + 1
         if attempts >= ATTEMPTS_WITHOUT_PROGRESS:
-            raise DemoError(f"The download of {path} stopped at {offset} of {size_bytes} bytes: {problem}.")
+            raise ClientError(f"The download of {path} stopped at {offset} of {size_bytes} bytes: {problem}.")
         if problem:
             time.sleep(PAUSE_SECONDS)
     received = _sha256(part)
     if received != sha256:
         part.unlink()
-        raise DemoError(f"The download of {path} has sha256 {received}, the server announced {sha256}. Try again.")
+        raise ClientError(f"The download of {path} has sha256 {received}, the server announced {sha256}. Try again.")
     part.replace(target)
 
 
@@ -54,7 +54,7 @@ def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str |
     try:
         with http.stream("GET", path, headers=headers) as response:
             if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-                raise DemoError(f"GET {path} answered {response.status_code}.")
+                raise ClientError(f"GET {path} answered {response.status_code}.")
             # A plain 200 is the whole file again, whatever was asked.
             is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
             with part.open("ab" if is_rest else "wb") as file:
@@ -78,14 +78,14 @@ def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> N
         for member in tar:
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
-                raise DemoError(f"{archive.name} holds {member.name!r}, which is not a plain file inside it.")
+                raise ClientError(f"{archive.name} holds {member.name!r}, which is not a plain file inside it.")
             total_bytes += member.size
             if total_bytes > limit_bytes:
-                raise DemoError(f"{archive.name} unpacks to more than {limit_bytes} bytes.")
+                raise ClientError(f"{archive.name} unpacks to more than {limit_bytes} bytes.")
             _write_member(tar, member, aside.joinpath(*name.parts))
     tops = list(aside.iterdir())
     if len(tops) != 1 or not tops[0].is_dir():
-        raise DemoError(f"{archive.name} should hold one folder, it holds {len(tops)} entries.")
+        raise ClientError(f"{archive.name} should hold one folder, it holds {len(tops)} entries.")
     shutil.rmtree(folder, ignore_errors=True)
     tops[0].replace(folder)
     aside.rmdir()
@@ -107,10 +107,10 @@ def verify(folder: Path) -> int:
     expected = {entry["path"]: entry["sha256"] for entry in listed}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if odd := sorted(found ^ {*expected, "manifest.json"}):
-        raise DemoError(f"The student and its manifest do not name the same files: {', '.join(odd)}.")
+        raise ClientError(f"The student and its manifest do not name the same files: {', '.join(odd)}.")
     for name, sha256 in expected.items():
         if _sha256(folder / name) != sha256:
-            raise DemoError(f"{name} does not have the sha256 that manifest.json gives.")
+            raise ClientError(f"{name} does not have the sha256 that manifest.json gives.")
     return len(expected)
 
 

@@ -1,4 +1,4 @@
-"""What the demo shows: finished steps, the job's progress, the table. A live bar on a terminal, lines elsewhere."""
+"""What the commands show: finished steps, the job's progress, the table. A live bar on a terminal, lines elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -54,10 +54,23 @@ def done(console: Console, text: str, *, seconds: float = 0.0) -> None:
     console.print(line, soft_wrap=True)
 
 
-def warn(console: Console, warning: Json) -> None:
-    """What a job noticed and put up with."""
-    line = Text("! ", style="yellow").append(f"{warning['code']}: {warning['message']}", style="default")
-    console.print(line, soft_wrap=True)
+def warn(console: Console, text: str) -> None:
+    """What the server noticed and put up with."""
+    console.print(Text("! ", style="yellow").append(text, style="default"), soft_wrap=True)
+
+
+def describe_dataset(dataset: Json) -> str:
+    """What a worker found in the files of a dataset that is ready."""
+    rows = ", ".join(f"{rows:,} {split}" for split, rows in dataset["rows"].items() if rows)
+    return f"Dataset {dataset['id']}: {len(dataset['labels'])} labels, {rows} rows"
+
+
+def describe_teacher(teacher: Json) -> str:
+    """What a worker found in the files of a teacher that is ready."""
+    return (
+        f"Teacher {teacher['id']}: {teacher['name']}, {teacher['family']}, {teacher['layers']} layers, "
+        f"{teacher['parameters'] / 1e6:.1f} M parameters"
+    )
 
 
 class JobView:
@@ -124,7 +137,7 @@ def _numbers(job: Json) -> str:
     return "  ".join(parts)
 
 
-def results_table(result: Json, *, layers: dict[str, int], main_method: str) -> Table:
+def results_table(result: Json, *, layers: dict[str, int | None], main_method: str) -> Table:
     """Teacher, student and baselines of a finished job, side by side."""
     split = "test" if result["student"]["test"] else "validation"
     table = Table(title=f"On the {split} set", title_justify="left")
@@ -132,10 +145,10 @@ def results_table(result: Json, *, layers: dict[str, int], main_method: str) -> 
     for heading in ("accuracy", "retention", "parameters", "size", "latency p50"):
         table.add_column(heading, justify="right")
     rows = [
-        (f"teacher, {layers['teacher']} layers", result["teacher"]),
-        (f"student, {layers['student']} layers, {_title(main_method)}", result["student"]),
+        (_sized("teacher", layers), result["teacher"]),
+        (f"{_sized('student', layers)}, {_title(main_method)}", result["student"]),
         *(
-            (f"student, {layers['student']} layers, {_title(method)}", numbers)
+            (f"{_sized('student', layers)}, {_title(method)}", numbers)
             for method, numbers in result["baselines"].items()
         ),
     ]
@@ -151,6 +164,10 @@ def results_table(result: Json, *, layers: dict[str, int], main_method: str) -> 
             "" if latency is None else f"{latency['p50']:.1f} ms",
         )
     return table
+
+
+def _sized(model: str, layers: dict[str, int | None]) -> str:
+    return model if layers[model] is None else f"{model}, {layers[model]} layers"
 
 
 def _title(method: str) -> str:

@@ -8,8 +8,8 @@ from threading import Thread
 
 import pytest
 
-from app.demo.api import DemoError
-from app.demo.server import answers, is_free, start
+from app.client.api import Api, ClientError
+from app.client.server import answers, is_free, start
 from app.home_lock import running_address
 from tests.fixtures.servers import free_port
 
@@ -42,10 +42,17 @@ class TestStart:
         assert not answers(started.address)
         assert started.log.read_text().endswith("Stopped.\n")
 
-    def test_server_stops_when_the_demo_is_killed(self, home: Path) -> None:
+    def test_server_may_read_the_teachers_that_it_is_told_of(self, home: Path, tmp_path: Path) -> None:
+        """Harm: a command's own server cannot read the teacher that the command names."""
+        teacher = tmp_path / "teacher"
+        teacher.mkdir()
+        with start(home, 0, teacher_dirs=[teacher]) as started, Api(started.address) as api:
+            assert api.post("/teachers", {"source": {"type": "folder", "path": str(teacher)}})["status"] == "pending"
+
+    def test_server_stops_when_its_command_is_killed(self, home: Path) -> None:
         code = (
             "import os, pathlib\n"
-            "from app.demo.server import start\n"
+            "from app.client.server import start\n"
             f"kept = start(pathlib.Path({str(home)!r}), 0)\n"
             "kept.__enter__()\n"
             "os._exit(0)"
@@ -59,5 +66,5 @@ class TestStart:
     def test_shows_why_the_server_did_not_start(self, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            with pytest.raises(DemoError, match=f"ended with status 1:\n.*port {port}"), start(home, port):
+            with pytest.raises(ClientError, match=f"ended with status 1:\n.*port {port}"), start(home, port):
                 pass

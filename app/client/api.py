@@ -1,4 +1,4 @@
-"""The few HTTP calls that the demo makes, with errors that a person understands."""
+"""The HTTP calls that the commands make, with errors that a person understands."""
 
 import contextlib
 import time
@@ -11,20 +11,24 @@ import httpx
 
 Json = dict[str, Any]
 
-# A restart of the API, or a laptop's lid, should not end a demo that runs for minutes.
+# A restart of the API, or a laptop's lid, should not end a command that runs for minutes.
 PATIENCE_SECONDS = 30.0
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the message is a sentence for the person at the terminal."""
+class ClientError(Exception):
+    """The command cannot go on; the message is a sentence for the person at the terminal."""
 
 
-class Refused(DemoError):
+class Refused(ClientError):
     """The server answered with an error; `code` is that of its body, empty where it has none."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class StillPending(ClientError):
+    """No worker has checked a dataset or a teacher in the time that was given."""
 
 
 class Api:
@@ -78,7 +82,7 @@ class Api:
                 file.close()
 
     def wait_until_ready(self, path: str, *, seconds: float = 120.0) -> Json:
-        """Poll a dataset or a teacher until a worker has checked it."""
+        """Poll a dataset or a teacher until a worker has checked it. Raises StillPending where none has in time."""
         deadline = time.monotonic() + seconds
         while True:
             found = self.get(path)
@@ -86,9 +90,9 @@ class Api:
                 return found
             if found["terminal"]:
                 error = found["error"] or {}
-                raise DemoError(f"{path} is {found['status']}: {error.get('message', 'no reason given')}")
+                raise ClientError(f"{path} is {found['status']}: {error.get('message', 'no reason given')}")
             if time.monotonic() > deadline:
-                raise DemoError(
+                raise StillPending(
                     f"{path} is still {found['status']} after {seconds:.0f} s. Is a worker running, or are all busy?"
                 )
             time.sleep(0.2)
@@ -101,7 +105,7 @@ class Api:
                 break
             except httpx.TransportError as error:
                 if not is_repeatable or time.monotonic() > deadline:
-                    raise DemoError(f"No answer from {self.address}: {error}") from error
+                    raise ClientError(f"No answer from {self.address}: {error}") from error
                 time.sleep(1.0)
         if not response.is_success:
             raise _error_of(response)
@@ -110,7 +114,7 @@ class Api:
                 return found
         request = response.request
         said = f"{request.method} {request.url.path} answered {response.status_code} without a JSON object"
-        raise DemoError(f"{said}: what is at {self.address} seems to be no Stillhouse.")
+        raise ClientError(f"{said}: what is at {self.address} seems to be no Stillhouse.")
 
 
 class _NotFound(Refused):

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.demo.screen import JobView, results_table, step, warn
+from app.client.screen import JobView, results_table, step, warn
 
 Json = dict[str, Any]
 
@@ -89,9 +89,9 @@ class TestStep:
 
 
 class TestWarn:
-    def test_prints_code_and_message(self, console: Console) -> None:
-        """Harm: a student is taken over of which the job said that it may be wrong."""
-        warn(console, {"code": "teacher_order_doubtful", "message": "The outputs [0] seem to be 'b'."})
+    def test_prints_the_text_as_it_is(self, console: Console) -> None:
+        """Harm: a student is taken over of which the job said that it may be wrong; or brackets are read as colours."""
+        warn(console, "teacher_order_doubtful: The outputs [0] seem to be 'b'.")
         assert printed(console) == "! teacher_order_doubtful: The outputs [0] seem to be 'b'.\n"
 
 

@@ -1,0 +1,143 @@
+"""Find the Stillhouse server that a command talks to, or start one."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from app.client.api import Api, ClientError
+from app.client.screen import step
+from app.home_lock import running_address
+from app.server import CannotStart, bind
+from app.settings import Settings
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class StartedServer:
+    """A `stillhouse up` of the command's own."""
+
+    address: str
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    def serve_until_interrupted(self) -> None:
+        """Keep it running until Ctrl-C (SIGINT reaches this process only: the server has a session of its own)."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self.process.wait()
+
+
+def find_or_start(
+    console: Console,
+    stack: contextlib.ExitStack,
+    settings: Settings,
+    *,
+    url: str | None,
+    port: int | None = None,
+    passes_over: Callable[[str], str],
+    teacher_dirs: Sequence[Path] = (),
+) -> tuple[str, StartedServer | None]:
+    """The address of the server to talk to: the one that is named, or that of this home's `stillhouse up`, or what
+    answers at the usual port; where none does one is started, and stopped with the stack.
+
+    Args:
+        passes_over: of a server that nobody named and that is not this home's, such as a cluster's, says why it is not
+            taken; an empty string takes it.
+        teacher_dirs: folders from which a server that is started may read teachers, beside those of the settings.
+    """
+    wanted_port = settings.port if port is None else port
+    # An `up` of this home may serve another port: its address stands in its lock file.
+    address = url or running_address(settings.home) or f"http://127.0.0.1:{wanted_port}"
+    missing = what_is_missing(address)
+    running = running_address(settings.home)
+    if missing == "":
+        if url is not None or port is not None or running is not None or not (reason := passes_over(address)):
+            return address, None
+        console.print(reason, soft_wrap=True)
+    elif missing is not None and (url is not None or running is not None):
+        raise ClientError(f"The server at {address} is not ready: {missing}")
+    if url is not None:
+        raise ClientError(f"No Stillhouse server answers at {url}. Start one with: stillhouse up")
+    if port is None and not is_free(wanted_port):
+        wanted_port = 0  # another program has it, and nobody asked for just this one
+    with step(console, f"Starting the API and a worker; their data is in {settings.home}"):
+        folders = [*settings.teacher_dirs, *teacher_dirs]
+        started = stack.enter_context(start(settings.home, wanted_port, teacher_dirs=folders))
+    return started.address, started
+
+
+def answers(address: str) -> bool:
+    """Whether a Stillhouse server answers at this address and is ready."""
+    return what_is_missing(address) == ""
+
+
+def what_is_missing(address: str) -> str | None:
+    """What keeps the server at this address from its work, empty where it is ready; None where none answers."""
+    with Api(address) as api:
+        return api.what_is_missing()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port."""
+    try:
+        bind("127.0.0.1", port).close()
+    except CannotStart:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def start(home: Path, port: int, *, teacher_dirs: Sequence[Path] = ()) -> Iterator[StartedServer]:
+    """Run `stillhouse up` as a child, on any free port for 0; it stops at the end, and when this process dies."""
+    log = home / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "STILLHOUSE_UP_PARENT_PIPE": "1"}
+    if teacher_dirs:
+        environment["STILLHOUSE_TEACHER_DIRS"] = os.pathsep.join(map(str, teacher_dirs))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "app.cli", "up", "--host", "127.0.0.1", "--port", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        yield StartedServer(_wait_until_ready(process, home, log), log, process)
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", home: Path, log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        # The address stands there once the API serves.
+        address = running_address(home)
+        if address is not None and answers(address):
+            return address
+        if process.poll() is not None:
+            last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise ClientError(f"`stillhouse up` ended with status {process.returncode}:\n{last_lines}")
+        if time.monotonic() > deadline:
+            raise ClientError(f"`stillhouse up` is not ready after {START_SECONDS:.0f} s. Its log: {log}")
+        time.sleep(0.2)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
