@@ -38,7 +38,8 @@ class TestMain:
             "import sys\nfrom app import cli\ntry:\n cli.main(['--help'])\nfinally:\n print('fastapi' in sys.modules)"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert all(f"    {command} " in result.stdout for command in ("up", "demo", "distil", "fetch", "api", "worker", "migrate"))
+        commands = ("up", "demo", "distil", "fetch", "api", "worker", "migrate")
+        assert all(f"    {command} " in result.stdout for command in commands)
         assert "    scheduler\n" in result.stdout
         assert result.stdout.endswith("False\n")
 
