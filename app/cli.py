@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from app.version import installed_version
 
@@ -41,8 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--url",
-        help="address of a running Stillhouse that has the demo's teacher: `stillhouse up` brings it along, a cluster "
-        "does not (default: the one on this machine)",
+        type=_url,
+        help="address of a running Stillhouse, which is sent the demo's teacher where it has none (default: the one on "
+        "this machine)",
     )
     demo.add_argument(
         "--port", type=_port, help="its port, where it is on this machine (default: that of `stillhouse up`)"
@@ -53,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     distil = commands.add_parser(
         "distil",
         help="distil a teacher on a file of rows and bring the student into a folder",
-        description="Distil through the HTTP API: upload what the server lacks, post the job, wait, download the "
+        description="Distil through the HTTP API: upload the rows and the teacher, post the job, wait, download the "
         "student and prove it. Starts `stillhouse up` when none runs on this machine.",
     )
     distil.add_argument("data", help="training rows (.csv, .tsv, .jsonl, .parquet), or the id of a dataset (dts_…)")
@@ -71,7 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
     distil.add_argument("--label-column", metavar="NAME", help="column of the label (default: label)")
     distil.add_argument("--layers", type=int, help="layers of the student (default: half of the teacher's)")
     distil.add_argument("--method", metavar="NAME", help="how to distil, as GET /methods names it (default: the API's)")
-    distil.add_argument("--job", type=Path, metavar="FILE", help="the body of POST /jobs, or a part of it")
+    distil.add_argument(
+        "--job",
+        type=Path,
+        metavar="FILE",
+        help="the body of POST /jobs, or a part of it; its teacher and dataset are those of the command",
+    )
     distil.add_argument(
         "--set",
         action="append",
@@ -135,10 +142,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_client_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", help="address of a running Stillhouse (default: the one on this machine)")
+    command.add_argument("--url", type=_url, help="address of a running Stillhouse (default: the one on this machine)")
     command.add_argument(
         "--output", type=Path, default=Path("student"), metavar="FOLDER", help="where to (default: student)"
     )
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an address in brackets that is none
+        is_one = False
+    if not is_one:
+        raise argparse.ArgumentTypeError(f"{text} is no address of a server, such as http://127.0.0.1:8000")
+    return text
 
 
 def _port(text: str) -> int:

@@ -6,7 +6,7 @@ for people (it names the value received, where it stood, and the way out), and t
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 # Of several ids a message names no more.
 NAMED_AT_MOST = 5
@@ -59,10 +59,14 @@ class TooLarge(AppError):
 class UploadTooLarge(TooLarge):
     default_code = "upload_too_large"
 
-    def __init__(self, max_bytes: int, *, param: str | None = None) -> None:
+    def __init__(self, max_bytes: int, kind: Literal["dataset", "teacher"], *, param: str | None = None) -> None:
+        advice = {
+            "dataset": "Send fewer rows, compress the files with gzip,",
+            "teacher": "Leave out what is none of its files, save it in half precision,",
+        }
         super().__init__(
-            f"The files are larger than the {max_bytes} bytes that are taken. Send fewer rows, compress the files "
-            "with gzip, or have STILLHOUSE_MAX_UPLOAD_BYTES raised.",
+            f"The files are larger than the {max_bytes} bytes that are taken. {advice[kind]} or have "
+            "STILLHOUSE_MAX_UPLOAD_BYTES raised.",
             param=param,
         )
 

@@ -40,7 +40,7 @@ from app.version import installed_version
 DESCRIPTION = """
 Distils a fine-tuned transformer (the teacher) into a small one (the student).
 
-1. `POST /datasets` and `POST /teachers`, then poll each until `terminal` is true.
+1. `POST /datasets` and `POST /teachers` (or `/teachers/upload`), then poll each until `terminal` is true.
 2. `POST /jobs`, then poll `GET /jobs/{job_id}`.
 3. `GET /jobs/{job_id}/artifacts`: a folder that loads with plain `transformers`.
 
@@ -100,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     app.mount(docs.STATIC_PATH, StaticFiles(directory=docs.STATIC_FOLDER), name="swagger-ui")
     app.add_middleware(ForeignPageMiddleware, settings=settings)
-    app.add_middleware(BodyLimitMiddleware, upload_path="/datasets", upload_limit_bytes=settings.max_upload_bytes)
+    app.add_middleware(BodyLimitMiddleware, upload_limit_bytes=settings.max_upload_bytes)
     app.add_middleware(ObservationMiddleware)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)

@@ -6,7 +6,8 @@ import logging
 import re
 import secrets
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +25,10 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Asked every few seconds by machines: neither logged nor traced while all is well.
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 JSON_BODY_LIMIT_BYTES: Final = 1024 * 1024
+UPLOAD_PATHS: Final[Mapping[str, Literal["dataset", "teacher"]]] = {
+    "/datasets": "dataset",
+    "/teachers/upload": "teacher",
+}
 # Parts around the files: boundaries, headers and the text fields.
 UPLOAD_OVERHEAD_BYTES: Final = 1024 * 1024
 DRAIN_LIMIT_BYTES: Final = 8 * 1024 * 1024
@@ -164,9 +169,8 @@ class BodyLimitMiddleware:
     the answer on its way. So what little is left of a refused body is read and thrown away first.
     """
 
-    def __init__(self, app: ASGIApp, *, upload_path: str, upload_limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, upload_limit_bytes: int) -> None:
         self.app = app
-        self.upload_path = upload_path
         self.upload_limit_bytes = upload_limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,8 +189,8 @@ class BodyLimitMiddleware:
         await self.app(scope, body.receive, send_after_drain)
 
     def _limit(self, scope: Scope) -> tuple[int, TooLarge]:
-        if scope["method"] == "POST" and scope["path"] == self.upload_path:
-            return self.upload_limit_bytes + UPLOAD_OVERHEAD_BYTES, UploadTooLarge(self.upload_limit_bytes)
+        if scope["method"] == "POST" and (kind := UPLOAD_PATHS.get(scope["path"])) is not None:
+            return self.upload_limit_bytes + UPLOAD_OVERHEAD_BYTES, UploadTooLarge(self.upload_limit_bytes, kind)
         error = TooLarge(
             f"The body of {scope['method']} {scope['path']} is larger than {JSON_BODY_LIMIT_BYTES} bytes. Send less.",
             code="body_too_large",

@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.fixtures.database",
     "tests.fixtures.storage",
     "tests.fixtures.broker",
+    "tests.fixtures.served_api",
 ]
 
 

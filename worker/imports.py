@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 
+from app.domain.files import StoredFile
 from app.domain.jobs import JobStatus
 from app.errors import LeaseLost
 from app.repositories import artifacts, datasets, jobs, teachers
@@ -129,8 +130,20 @@ def _bring(work: Work, source: dict[str, Any], folder: Path) -> None:
         log.info("teacher_downloaded", repo=source["repo"], revision=source["revision"], commit=commit)
     elif source["type"] == "folder":
         copy_folder(Path(source["path"]), folder, allowed=settings.teacher_dirs, tick=work.keeper.check)
+    elif source["type"] == "upload":
+        _fetch_upload(work, source["files"], folder)
     else:
         _fetch_student(work, source["job"], folder)
+
+
+def _fetch_upload(work: Work, files: list[StoredFile], folder: Path) -> None:
+    """The files that a request brought, as far as they are a teacher's."""
+    hashes = {file["path"]: file["sha256"] for file in files}
+    for name in choose_files(hashes, place="The upload"):
+        try:
+            work.download(keys.teacher_upload(work.claim.id, name), folder / name, sha256=hashes[name])
+        except DamagedObject as error:
+            raise PreparationFailed("teacher_upload_lost", f"{name}: {error}. Upload it again.") from error
 
 
 def _fetch_student(work: Work, job_id: str, folder: Path) -> None:

@@ -1,18 +1,26 @@
 """The HTTP calls that the commands make, with errors that a person understands."""
 
 import contextlib
+import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
 Json = dict[str, Any]
 
-# A restart of the API, or a laptop's lid, should not end a command that runs for minutes.
-PATIENCE_SECONDS = 30.0
+# A restart of the API or of what stands before it, or a laptop's lid, should not end a command that runs for hours.
+PATIENCE_SECONDS = 300.0
+# Between the last byte of an upload and its answer stands whatever passes it on.
+UPLOAD_ANSWER_SECONDS = 600.0
+PAUSE_SECONDS = 1.0
+
+# What comes and goes: of who is asked too much, and of a service that is away behind the one that answers.
+TRANSIENT = frozenset({429, 502, 503, 504})
 
 
 class ClientError(Exception):
@@ -27,16 +35,25 @@ class Refused(ClientError):
         self.code = code
 
 
+class NoAnswer(ClientError):
+    """The server is away, and was for as long as the client had patience."""
+
+
 class StillPending(ClientError):
     """No worker has checked a dataset or a teacher in the time that was given."""
 
 
 class Api:
-    """A client of one Stillhouse server."""
+    """A client of one Stillhouse server; raises NoAnswer where it is away for more than `patience_seconds`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, patience_seconds: float | None = None) -> None:
         self.address = address.rstrip("/")
-        self.http = httpx.Client(base_url=self.address, timeout=30.0)
+        self._patience_seconds = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+        try:
+            # No proxy of the environment leads to this machine's own servers.
+            self.http = httpx.Client(base_url=self.address, timeout=30.0, trust_env=not _is_loopback(self.address))
+        except (ImportError, ValueError) as error:
+            raise ClientError(f"A proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -71,15 +88,14 @@ class Api:
             lambda: self.http.post(path, json=body, headers=headers), is_repeatable=idempotency_key is not None
         )
 
-    def upload(self, path: str, fields: dict[str, str], files: dict[str, Path]) -> Json:
-        """POST a multipart form, its files streamed from disk."""
-        opened = {part: file.open("rb") for part, file in files.items()}
-        try:
-            parts = {part: (files[part].name, file) for part, file in opened.items()}
-            return self._checked(lambda: self.http.post(path, data=fields, files=parts), is_repeatable=False)
-        finally:
-            for file in opened.values():
-                file.close()
+    def upload(self, path: str, fields: Mapping[str, str], files: Iterable[tuple[str, Path]]) -> Json:
+        """POST a multipart form, its files, each with the name of its part, streamed from disk."""
+        with contextlib.ExitStack() as stack:
+            parts = [(part, (file.name, stack.enter_context(file.open("rb")))) for part, file in files]
+            timeout = httpx.Timeout(30.0, read=UPLOAD_ANSWER_SECONDS)
+            return self._checked(
+                lambda: self.http.post(path, data=dict(fields), files=parts, timeout=timeout), is_repeatable=False
+            )
 
     def wait_until_ready(self, path: str, *, seconds: float = 120.0) -> Json:
         """Poll a dataset or a teacher until a worker has checked it. Raises StillPending where none has in time."""
@@ -98,15 +114,20 @@ class Api:
             time.sleep(0.2)
 
     def _checked(self, send: Callable[[], httpx.Response], *, is_repeatable: bool = True) -> Json:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience_seconds
         while True:
+            is_last = not is_repeatable or time.monotonic() > deadline
             try:
                 response = send()
-                break
             except httpx.TransportError as error:
-                if not is_repeatable or time.monotonic() > deadline:
-                    raise ClientError(f"No answer from {self.address}: {error}") from error
-                time.sleep(1.0)
+                if is_last:
+                    raise NoAnswer(f"No answer from {self.address}: {error}") from error
+            else:
+                if is_last or response.status_code not in TRANSIENT:
+                    break
+            time.sleep(PAUSE_SECONDS)
+        if response.status_code in TRANSIENT:
+            raise NoAnswer(str(_error_of(response)))
         if not response.is_success:
             raise _error_of(response)
         with contextlib.suppress(ValueError):
@@ -119,6 +140,14 @@ class Api:
 
 class _NotFound(Refused):
     pass
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _error_of(response: httpx.Response) -> Refused:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.client.api import ClientError, Json
 
@@ -22,16 +23,12 @@ class DatasetArgument:
 
 @dataclass(frozen=True)
 class TeacherArgument:
-    """A teacher that the server has (`known_id`), or where it is to get one from, as POST /teachers takes it."""
+    """A teacher that the server has (`known_id`), or a `folder` of one to upload, or where the server is to get one
+    from (`source`, as POST /teachers takes it)."""
 
-    known_id: str | None
-    source: Json | None
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder that a server has to read it from."""
-        is_folder = self.source is not None and self.source["type"] == "folder"
-        return Path(self.source["path"]) if self.source is not None and is_folder else None
+    known_id: str | None = None
+    folder: Path | None = None
+    source: Json | None = None
 
 
 def read_dataset_argument(
@@ -66,18 +63,23 @@ def read_teacher_argument(text: str, *, is_far: bool) -> TeacherArgument:
     """Read a teacher's name: an id, a finished job's id, a folder, or a repository of the hub with its revision.
 
     Args:
-        is_far: the server may be on another machine, so an absolute path may be one of its own.
+        is_far: the server may be on another machine, so an absolute path that is not here may be one of its own.
 
     Raises:
         ClientError: it is a path to nothing, or none of these.
     """
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError:  # the home of somebody who is not known here
+        folder = Path(text)
+    if text and folder.is_dir():
+        return TeacherArgument(folder=folder)
     if text.startswith("tch_"):
-        return TeacherArgument(text, None)
+        return TeacherArgument(known_id=text)
     if text.startswith("job_"):
-        return TeacherArgument(None, {"type": "job", "job": text})
-    folder = Path(text).expanduser()
-    if text and (folder.is_dir() or (is_far and folder.is_absolute())):
-        return TeacherArgument(None, {"type": "folder", "path": str(folder.absolute())})
+        return TeacherArgument(source={"type": "job", "job": text})
+    if is_far and folder.is_absolute():
+        return TeacherArgument(source={"type": "folder", "path": text})
     named = _HUB_NAME.fullmatch(text)
     if named is None or text.startswith((".", "~")) or folder.exists():
         raise ClientError(
@@ -85,7 +87,7 @@ def read_teacher_argument(text: str, *, is_far: bool) -> TeacherArgument:
             "(org/name, or org/name@revision), a teacher's id (tch_…) or the id of a job that has succeeded (job_…)."
         )
     source = {"type": "hub", "repo": named["repo"]}
-    return TeacherArgument(None, source if named["revision"] is None else source | {"revision": named["revision"]})
+    return TeacherArgument(source=source if named["revision"] is None else source | {"revision": named["revision"]})
 
 
 def read_job_body(file: Path | None, *, layers: int | None, method: str | None, assignments: Sequence[str]) -> Json:
@@ -104,14 +106,16 @@ def read_job_body(file: Path | None, *, layers: int | None, method: str | None, 
         if not field or not equals:
             raise ClientError(f"--set {assignment}: give a field and its value, such as training.epochs=2.")
         _assign(body, field.split("."), _value(value), f"--set {assignment}")
+    if not isinstance(body.get("student") or {}, dict):
+        raise ClientError(f"student is {json.dumps(body['student'])}; give its fields, such as --set student.layers=3.")
     return body
 
 
 def _read_object(file: Path) -> Json:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ClientError(f"{file}, the job's body, is not there.") from error
+        found = _parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClientError(f"{file}, the job's body, cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ClientError(f"{file} is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -134,6 +138,13 @@ def _assign(body: Json, path: Sequence[str], value: object, said: str) -> None:
 def _value(text: str) -> object:
     """As JSON, and a text that is none as it stands: a word needs no quotes."""
     try:
-        return json.loads(text)
+        return _parse(text)
     except ValueError:
         return text
+
+
+def _parse(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -1,17 +1,22 @@
 """Fetch an artifact: resumed by ranges, proved by its hashes, unpacked without trust in the archive."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import tarfile
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import httpx
 
-from app.client.api import ClientError
+from app.client.api import TRANSIENT, ClientError, NoAnswer
 
-ATTEMPTS_WITHOUT_PROGRESS = 5
+# The pauses between them double: four minutes in all.
+ATTEMPTS_WITHOUT_PROGRESS = 9
 PAUSE_SECONDS = 0.5
 
 
@@ -29,22 +34,37 @@ def download(
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    part.touch()
-    if part.stat().st_size > size_bytes:
-        part.write_bytes(b"")
-    attempts = 0
-    while (offset := part.stat().st_size) < size_bytes:
-        problem = _fetch_rest(http, path, part, offset)
-        attempts = 0 if part.stat().st_size > offset else attempts + 1
-        if attempts >= ATTEMPTS_WITHOUT_PROGRESS:
-            raise ClientError(f"The download of {path} stopped at {offset} of {size_bytes} bytes: {problem}.")
-        if problem:
-            time.sleep(PAUSE_SECONDS)
-    received = _sha256(part)
-    if received != sha256:
-        part.unlink()
-        raise ClientError(f"The download of {path} has sha256 {received}, the server announced {sha256}. Try again.")
-    part.replace(target)
+    with _held(part):
+        if part.stat().st_size > size_bytes:
+            part.write_bytes(b"")
+        attempts = 0
+        while (offset := part.stat().st_size) < size_bytes:
+            problem = _fetch_rest(http, path, part, offset)
+            attempts = 0 if part.stat().st_size > offset else attempts + 1
+            if attempts >= ATTEMPTS_WITHOUT_PROGRESS:
+                raise NoAnswer(f"The download of {path} stopped at {offset} of {size_bytes} bytes: {problem}.")
+            if problem:
+                time.sleep(PAUSE_SECONDS * 2**attempts)
+        received = _sha256(part)
+        if received != sha256:
+            part.unlink()
+            raise ClientError(
+                f"The download of {path} has sha256 {received}, the server announced {sha256}. Try again."
+            )
+        part.replace(target)
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Keep other processes from writing into the same file. Raises ClientError where one does."""
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ClientError(
+                f"Another process is downloading to {part}. Let it end, or name another folder."
+            ) from error
+        yield
 
 
 def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str | None:
@@ -53,6 +73,8 @@ def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str |
     headers = {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
     try:
         with http.stream("GET", path, headers=headers) as response:
+            if response.status_code in TRANSIENT:
+                return f"answered {response.status_code}"
             if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 raise ClientError(f"GET {path} answered {response.status_code}.")
             # A plain 200 is the whole file again, whatever was asked.
@@ -65,14 +87,27 @@ def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str |
     return None
 
 
-def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> None:
-    """Unpack the one folder that a .tar.gz of plain files holds as `folder`, in place of an earlier one.
+def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> int:
+    """Unpack the student that a .tar.gz holds as `folder`, which appears whole and proved, or not at all.
 
-    Links, devices and paths that lead out of it are refused, and more than `limit_bytes` too.
+    Links, devices and paths that lead out of it are refused, and more than `limit_bytes` too; so is a `folder` that has
+    come to hold something. Returns how many files its manifest proved.
     """
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        top = _unpack_top(archive, Path(aside), limit_bytes)
+        count = verify(top)
+        try:
+            top.rename(folder)
+        except OSError as error:
+            raise ClientError(
+                f"{folder} holds something by now, which is left as it is ({error.strerror}). The student is in "
+                f"{archive}."
+            ) from error
+    return count
+
+
+def _unpack_top(archive: Path, aside: Path, limit_bytes: int) -> Path:
     total_bytes = 0
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
@@ -86,9 +121,7 @@ def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> N
     tops = list(aside.iterdir())
     if len(tops) != 1 or not tops[0].is_dir():
         raise ClientError(f"{archive.name} should hold one folder, it holds {len(tops)} entries.")
-    shutil.rmtree(folder, ignore_errors=True)
-    tops[0].replace(folder)
-    aside.rmdir()
+    return tops[0]
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

@@ -22,8 +22,9 @@ TRAINING_PHASES = ("teacher_tuning", "training", "baseline")
 
 def make_console() -> Console:
     """A console that follows the terminal's width, and is wide enough for the table where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=110)
+    # What is printed are sentences, names and paths, in which no bracket is a colour's.
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=110)
 
 
 class Step:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,39 @@ class StartedServer:
             self.process.wait()
 
 
+# Of a server of this machine that does not answer: it may be starting again.
+HOME_PATIENCE_SECONDS = 40.0
+
+
+class Connection:
+    """The server that a command talks to, found at `url` or in this home, or started; `find_again` where it goes away.
+
+    Whatever is started stops with the stack.
+    """
+
+    def __init__(self, console: Console, stack: contextlib.ExitStack, settings: Settings, *, url: str | None) -> None:
+        self.url = url
+        self._console = console
+        self._stack = stack
+        self._settings = settings
+        self.api = self._find()
+
+    def find_again(self) -> None:
+        """Talk to the one that serves this home now, or start one."""
+        self.api = self._find()
+
+    def _find(self) -> Api:
+        address, _ = find_or_start(
+            self._console, self._stack, self._settings, url=self.url, passes_over=_why_not_this_one
+        )
+        patience_seconds = HOME_PATIENCE_SECONDS if self.url is None else None
+        return self._stack.enter_context(Api(address, patience_seconds=patience_seconds))
+
+
+def _why_not_this_one(address: str) -> str:
+    return f"What answers at {address} is not of this home, so another is started; --url {address} would take it."
+
+
 def find_or_start(
     console: Console,
     stack: contextlib.ExitStack,
@@ -43,15 +76,12 @@ def find_or_start(
     url: str | None,
     port: int | None = None,
     passes_over: Callable[[str], str],
-    teacher_dirs: Sequence[Path] = (),
 ) -> tuple[str, StartedServer | None]:
     """The address of the server to talk to: the one that is named, or that of this home's `stillhouse up`, or what
     answers at the usual port; where none does one is started, and stopped with the stack.
 
-    Args:
-        passes_over: of a server that nobody named and that is not this home's, such as a cluster's, says why it is not
-            taken; an empty string takes it.
-        teacher_dirs: folders from which a server that is started may read teachers, beside those of the settings.
+    Of a server that nobody named and that is not this home's, such as a cluster's, `passes_over` says why it is not
+    taken; an empty string takes it.
     """
     wanted_port = settings.port if port is None else port
     # An `up` of this home may serve another port: its address stands in its lock file.
@@ -69,8 +99,7 @@ def find_or_start(
     if port is None and not is_free(wanted_port):
         wanted_port = 0  # another program has it, and nobody asked for just this one
     with step(console, f"Starting the API and a worker; their data is in {settings.home}"):
-        folders = [*settings.teacher_dirs, *teacher_dirs]
-        started = stack.enter_context(start(settings.home, wanted_port, teacher_dirs=folders))
+        started = stack.enter_context(start(settings.home, wanted_port))
     return started.address, started
 
 
@@ -95,20 +124,17 @@ def is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def start(home: Path, port: int, *, teacher_dirs: Sequence[Path] = ()) -> Iterator[StartedServer]:
+def start(home: Path, port: int) -> Iterator[StartedServer]:
     """Run `stillhouse up` as a child, on any free port for 0; it stops at the end, and when this process dies."""
     log = home / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "STILLHOUSE_UP_PARENT_PIPE": "1"}
-    if teacher_dirs:
-        environment["STILLHOUSE_TEACHER_DIRS"] = os.pathsep.join(map(str, teacher_dirs))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "app.cli", "up", "--host", "127.0.0.1", "--port", str(port)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**os.environ, "STILLHOUSE_UP_PARENT_PIPE": "1"},
             start_new_session=True,
         )
     try:

@@ -247,7 +247,7 @@ class Teacher(Leased, Base):
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str | None] = mapped_column(CleanText)
-    # {"type": "hub"|"folder"|"job", ...} as the request gave it.
+    # {"type": "hub"|"folder"|"job", ...} as the request gave it, or {"type": "upload", "files"} of what it brought.
     source: Mapped[dict[str, Any]] = mapped_column(CleanJSON)
     # Changed only by app.repositories.imports.switch_status. A claimed teacher stays `pending`.
     status: Mapped[str] = mapped_column(String(16))

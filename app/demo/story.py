@@ -12,16 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from app import seeds
-from app.client.api import Api, ClientError, Json, Refused
-from app.client.jobs import fetch_student, follow
+from app.client.api import Api, ClientError, Json
+from app.client.jobs import fetch_student, follow, upload_teacher
 from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step
 from app.client.server import StartedServer, find_or_start
 from app.demo.classify import classify
 from app.demo.materials import Materials, shipped
 from app.settings import get_settings
-
-# Of a server that is on another machine, in a container, or was not told of the folder.
-_CANNOT_READ_FOLDER = frozenset({"folder_not_allowed", "folder_not_found", "folder_not_readable"})
 
 
 def run(*, url: str | None, port: int | None, output: Path | None) -> int:
@@ -53,10 +50,9 @@ def run(*, url: str | None, port: int | None, output: Path | None) -> int:
 def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json:
     """Distil, download, verify, use and compare; return the finished job."""
     console.print(f"Stillhouse at {api.address}")
-    # First, because a server may be without it: what is uploaded in vain stays there.
     teacher = _register_teacher(api, materials)
     with step(console, "Uploading the dataset") as current:
-        dataset = api.upload("/datasets", {"name": materials.dataset_name}, materials.dataset_files)
+        dataset = api.upload("/datasets", {"name": materials.dataset_name}, materials.dataset_files.items())
         dataset = api.wait_until_ready(f"/datasets/{dataset['id']}")
         current.text = describe_dataset(dataset)
     with step(console, "Waiting for the teacher") as current:
@@ -116,14 +112,4 @@ def _register_teacher(api: Api, materials: Materials) -> Json:
         return found
     if materials.teacher_folder is None:
         raise ClientError(seeds.HOW_TO_GET_THE_TEACHER)
-    source = {"type": "folder", "path": str(materials.teacher_folder)}
-    try:
-        return api.post("/teachers", {"source": source, "name": materials.teacher_name})
-    except Refused as refusal:
-        if refusal.code not in _CANNOT_READ_FOLDER:
-            raise
-        raise ClientError(
-            f"The server at {api.address} lacks the demo's teacher ({seeds.DEMO_TEACHER_ID}), which `stillhouse up` "
-            f"brings along, and cannot read it from {materials.teacher_folder}. Run the demo without --url and --port, "
-            "so that it starts a server of its own; stop a `stillhouse up` that lacks the teacher before."
-        ) from refusal
+    return upload_teacher(api, materials.teacher_folder, materials.teacher_name)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.db.dialects import insert_or_update
 from app.db.models import Artifact, Checkpoint, Dataset, Job, ObjectCleanup, Teacher
 from app.db.types import db_now
+from app.domain.imports import ImportStatus
 from app.storage import keys
 
 # For uploads: longer than receiving one takes.
@@ -87,8 +88,13 @@ def _named_by_dataset(session: Session, dataset_id: str) -> set[str]:
 
 
 def _named_by_teacher(session: Session, teacher_id: str) -> set[str]:
-    prefix = session.scalar(select(Teacher.object_prefix).where(Teacher.id == teacher_id))
-    return set() if prefix is None else {prefix}
+    row = session.execute(select(Teacher.status, Teacher.object_prefix).where(Teacher.id == teacher_id)).one_or_none()
+    if row is None:
+        return set()
+    # Until a worker has looked at them; then there is a copy of them, or nothing that would need them.
+    if row.status == ImportStatus.PENDING:
+        return {keys.teacher_uploads(teacher_id)}
+    return set() if row.object_prefix is None else {row.object_prefix}
 
 
 _NAMED_BY: Mapping[str, tuple[Any, Callable[[Session, str], set[str]]]] = {

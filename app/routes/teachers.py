@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response, status
+from fastapi import APIRouter, Body, Query, Request, Response, status
 
 from app.db.models import Teacher
-from app.dependencies import SettingsDep, TeacherId
+from app.dependencies import SettingsDep, StoreDep, TeacherId
 from app.domain.imports import TERMINAL, ImportStatus
 from app.schemas.errors import error_responses
-from app.schemas.teachers import TeacherCreate, TeacherError, TeacherPage, TeacherRead, TeachersQuery
+from app.schemas.teachers import TEACHER_FORM, TeacherCreate, TeacherError, TeacherPage, TeacherRead, TeachersQuery
 from app.services import teachers
 
 router = APIRouter(prefix="/teachers", tags=["teachers"])
@@ -48,6 +48,26 @@ def create_teacher(
     """A repository of the hub, an allowed folder of the service's machine, or the student of a finished job.
     A worker fetches and checks it: poll `GET /teachers/{teacher_id}` until `terminal` is true."""
     teacher = teachers.register(settings, source=body.source.model_dump(), name=body.name)
+    response.headers["Location"] = f"/teachers/{teacher.id}"
+    return read_teacher(teacher)
+
+
+@router.post(
+    "/upload",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Upload a teacher",
+    openapi_extra={"requestBody": TEACHER_FORM},
+    responses={
+        202: {"description": "Received; being checked"},
+        **error_responses("POST /teachers/upload", 400, 408, 413, 415, 422),
+    },
+)
+async def upload_teacher(request: Request, response: Response, settings: SettingsDep, store: StoreDep) -> TeacherRead:
+    """The files that `save_pretrained` writes for a model and its tokenizer, each a part `file`. A worker then checks
+    them: poll `GET /teachers/{teacher_id}` until `terminal` is true."""
+    teacher = await teachers.receive(
+        settings, store, content_type=request.headers.get("content-type", ""), body=request.stream()
+    )
     response.headers["Location"] = f"/teachers/{teacher.id}"
     return read_teacher(teacher)
 

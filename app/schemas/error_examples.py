@@ -188,6 +188,35 @@ _OWN: dict[str, dict[int, Example]] = {
         ),
         422: ("invalid_request", "missing_field", "source is missing. Add it; GET /docs describes it.", "source"),
     },
+    "POST /teachers/upload": {
+        400: (
+            "invalid_request",
+            "broken_multipart",
+            "The multipart form ends after 5 bytes, before its last boundary. Send the form as curl -F or a browser "
+            "does, whole and with its last boundary.",
+            None,
+        ),
+        413: (
+            "too_large",
+            "upload_too_large",
+            "The files are larger than the 2147483648 bytes that are taken. Leave out what is none of its files, save "
+            "it in half precision, or have STILLHOUSE_MAX_UPLOAD_BYTES raised.",
+            None,
+        ),
+        415: (
+            "invalid_request",
+            "unsupported_media_type",
+            "The body came as Content-Type 'application/json'; send multipart/form-data with the part 'file'.",
+            "Content-Type",
+        ),
+        422: (
+            "invalid_request",
+            "unsupported_file_type",
+            "file is named 'pytorch_model.bin', which is none of a teacher's files. Send those that `save_pretrained` "
+            "writes, with names in .json, .safetensors, .txt, and leave out the others; pickles are never read.",
+            "file",
+        ),
+    },
     "GET /teachers": {422: ("invalid_request", "out_of_range", 'limit is "0"; it must be at least 1.', "limit")},
     "GET /teachers/{teacher_id}": {404: _NO_TEACHER},
     "DELETE /teachers/{teacher_id}": {

@@ -1,4 +1,7 @@
-"""The body of POST /teachers and the shape of a teacher."""
+"""The body of POST /teachers, the form of POST /teachers/upload for the documentation, and the shape of a teacher.
+
+The form has no pydantic model: its parts are read as they arrive, straight to object storage.
+"""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -6,6 +9,36 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from app.schemas.base import ImportStatusName, Page, PageQuery, RequestModel, ResponseModel, ShortText, Text
+
+TEACHER_FORM: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "title": "TeacherUpload",
+                "required": ["file"],
+                "additionalProperties": False,
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 200,
+                        "items": {
+                            "type": "string",
+                            "format": "binary",
+                            "contentMediaType": "application/octet-stream",
+                        },
+                        "description": "config.json, the weights as .safetensors, and the tokenizer's files: all that "
+                        "`save_pretrained` writes in .json, .safetensors and .txt.",
+                    },
+                    # Empty by default, or the documentation page fills in "string" and sends it.
+                    "name": {"type": "string", "maxLength": 200, "default": "", "description": "A name for people."},
+                },
+            }
+        }
+    },
+}
 
 
 class HubSource(RequestModel):
@@ -76,7 +109,9 @@ class TeacherRead(ResponseModel):
 
     id: str
     name: str
-    source: dict[str, Any] = Field(description="Where it came from, as it was asked for.")
+    source: dict[str, Any] = Field(
+        description="Where it came from, as it was asked for; of an upload its files with their hashes."
+    )
     status: ImportStatusName = Field(description="`pending`, then `ready` or `failed`.")
     terminal: bool = Field(description="True once the status will not change any more.")
     family: str | None = Field(description="Architecture; known, like what follows, once ready.")

@@ -44,9 +44,10 @@ class PartEnd:
 PartEvent = PartBegin | PartData | PartEnd
 
 
-async def read_parts(content_type: str, body: AsyncIterator[bytes]) -> AsyncGenerator[PartEvent]:
-    """Yield what the form holds; raise BadRequest when it is torn, NotAForm when it is none."""
-    reader = _Reader(_boundary(content_type))
+async def read_parts(content_type: str, body: AsyncIterator[bytes], *, example_part: str) -> AsyncGenerator[PartEvent]:
+    """Yield what the form holds; raise BadRequest when it is torn, NotAForm when it is none, which names a part that it
+    should have."""
+    reader = _Reader(_boundary(content_type, example_part))
     async for chunk in body:
         for event in reader.feed(chunk):
             yield event
@@ -57,11 +58,11 @@ async def read_parts(content_type: str, body: AsyncIterator[bytes]) -> AsyncGene
         )
 
 
-def _boundary(content_type: str) -> bytes:
+def _boundary(content_type: str, example_part: str) -> bytes:
     media_type, options = parse_options_header(content_type)
     if media_type != b"multipart/form-data":
         raise NotAForm(
-            f"The body came as Content-Type {content_type!r}; send multipart/form-data with the part 'train'.",
+            f"The body came as Content-Type {content_type!r}; send multipart/form-data with the part {example_part!r}.",
             param="Content-Type",
         )
     boundary = options.get(b"boundary", b"")

@@ -1,7 +1,8 @@
 """Register, read and delete teachers. A worker fetches the files and judges them."""
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from app.errors import Conflict, InvalidRequest, JobNotFound, TeacherNotFound, s
 from app.queue import wake
 from app.repositories import imports, jobs, teachers
 from app.repositories.pages import Page
+from app.services import receiving
+from app.services.teacher_form import FILE, TeacherForm, receive_teacher_form
 from app.settings import Settings
+from app.storage import keys
+from app.storage.store import ObjectStore
 
 
 def register(
@@ -44,6 +49,27 @@ def register(
         )
     wake(settings)
     return teacher
+
+
+async def receive(settings: Settings, store: ObjectStore, *, content_type: str, body: AsyncIterator[bytes]) -> Teacher:
+    """Receive the form of POST /teachers/upload and register what it brought, or leave nothing behind.
+
+    The source is {"type": "upload", "files"}, as StoredFile, which lie under `keys.teacher_uploads` until a worker
+    has looked at them.
+    """
+    teacher_id = new_id("teacher")
+    return await receiving.receive(
+        settings,
+        store,
+        root=keys.teacher_root(teacher_id),
+        content_type=content_type,
+        body=body,
+        example_part=FILE,
+        read_form=lambda parts: receive_teacher_form(
+            parts, store, teacher_id=teacher_id, max_bytes=settings.max_upload_bytes
+        ),
+        create=partial(_create_uploaded, settings, teacher_id),
+    )
 
 
 def get(settings: Settings, teacher_id: str) -> Teacher:
@@ -75,6 +101,12 @@ def delete(settings: Settings, teacher_id: str) -> None:
         imports.remove(session, "teacher", teacher_id)
 
 
+def _create_uploaded(settings: Settings, teacher_id: str, form: TeacherForm) -> Teacher:
+    source = {"type": "upload", "files": list(form.files.values())}
+    with write_session(settings) as session:
+        return teachers.create(session, teacher_id=teacher_id, name=form.name or "uploaded", source=source)
+
+
 def _check_folder(settings: Settings, path: str) -> None:
     folder = Path(path)
     if not folder.is_absolute():
@@ -88,7 +120,7 @@ def _check_folder(settings: Settings, path: str) -> None:
         named = ", ".join(str(root) for root in settings.teacher_dirs) or "none"
         raise InvalidRequest(
             f"source.path is {path!r}, which is not inside an allowed folder (STILLHOUSE_TEACHER_DIRS: {named}). "
-            "Move the teacher there, or have its folder allowed.",
+            "Move the teacher there, have its folder allowed, or send its files to POST /teachers/upload.",
             code="folder_not_allowed",
             param="source.path",
         )

@@ -45,6 +45,14 @@ def teacher_root(teacher_id: str) -> str:
     return root("teacher", teacher_id)
 
 
+def teacher_uploads(teacher_id: str) -> str:
+    return _join("teachers", teacher_id, "uploads")
+
+
+def teacher_upload(teacher_id: str, file_name: str) -> str:
+    return _join("teachers", teacher_id, "uploads", file_name)
+
+
 def teacher_files(teacher_id: str, run_token: str) -> str:
     return _join("teachers", teacher_id, run_token)
 

@@ -26,6 +26,14 @@ class TestMain:
         assert end.value.code == 0
         assert capsys.readouterr().out == f"stillhouse {version('stillhouse')}\n"
 
+    @pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://", "http://a:b", "http://[::1", "ftp://a"])
+    def test_refuses_an_address_that_is_none(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        for command in (["demo"], ["fetch", "job_1"], ["distil", "dts_demo", "--teacher", "tch_demo"]):
+            with pytest.raises(SystemExit) as end:
+                cli.main([*command, f"--url={url}"])
+            assert end.value.code == 2
+            assert f"argument --url: {url} is no address of a server" in capsys.readouterr().err
+
     @pytest.mark.parametrize("port", ["70000", "-1", "http", ""])
     def test_refuses_a_port_that_is_none(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:

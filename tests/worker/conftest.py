@@ -1,5 +1,6 @@
 """A bench for runs: a dataset and a teacher that real imports made ready, and jobs on them."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -113,6 +114,23 @@ class Bench:
         teacher_id = new_id("teacher")
         source = source or {"type": "folder", "path": str(self.teacher_folder)}
         with write_session() as session:
+            teachers.create(session, teacher_id=teacher_id, name=None, source=source)
+        return teacher_id
+
+    def add_uploaded_teacher(self, **more: bytes) -> str:
+        """The files of the teacher's folder, and `more` by their names without .json, as POST /teachers/upload leaves
+        them."""
+        teacher_id = new_id("teacher")
+        contents = {path.name: path.read_bytes() for path in self.teacher_folder.iterdir()}
+        contents |= {f"{name}.json": content for name, content in more.items()}
+        for name, content in contents.items():
+            self.store.put_bytes(keys.teacher_upload(teacher_id, name), content)
+        files = [
+            {"path": name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        ]
+        with write_session() as session:
+            source = {"type": "upload", "files": files}
             teachers.create(session, teacher_id=teacher_id, name=None, source=source)
         return teacher_id
 

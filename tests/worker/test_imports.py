@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from app.db.session import write_session
-from app.repositories import imports
+from app.repositories import cleanups, imports
+from app.sweep import sweep_once
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import claimed
+from tests.fixtures.factories import claimed, make_cleanups_due
 from tests.worker.conftest import Bench
 from tests.worker.preparation.hub_server import Hub, hub_server
 from worker.runner import run_claim
@@ -107,6 +108,45 @@ class TestTeacher:
         stored = [key.rsplit("/", 1)[1] for key in bench.objects(str(row.object_prefix))]
         assert stored == sorted(file["path"] for file in row.files or [])
         assert "model.safetensors" in stored
+
+    @pytest.mark.usefixtures("database", "object_store")
+    def test_upload_becomes_ready_and_then_there_is_one_copy_of_it(self, bench: Bench) -> None:
+        """Harm: the sweep removes what waits for a worker; or each teacher takes its place twice, for good."""
+        teacher_id = bench.add_uploaded_teacher(trainer_state=b"{}")
+        uploads = bench.objects(f"teachers/{teacher_id}")
+        with write_session() as session:
+            cleanups.schedule(session, f"teachers/{teacher_id}")
+        make_cleanups_due()
+        sweep_once(bench.settings)
+        assert bench.objects(f"teachers/{teacher_id}") == uploads
+
+        of_folder = bench.add_teacher()
+        work(bench)
+        work(bench)
+        row = bench.teacher(teacher_id)
+        assert (row.status, row.error_message) == ("ready", None)
+        assert row.sha256 == bench.teacher(of_folder).sha256  # what else came with it is none of it
+        make_cleanups_due()
+        sweep_once(bench.settings)
+        left = bench.objects(f"teachers/{teacher_id}")
+        assert sorted(left) == sorted(f"{row.object_prefix}/{file['path']}" for file in row.files or [])
+
+    def test_upload_that_is_none_leaves_nothing(self, local_bench: Bench) -> None:
+        teacher_id = local_bench.add_uploaded_teacher(config=b"{}")
+        work(local_bench)
+        row = local_bench.teacher(teacher_id)
+        assert (row.status, row.error_code) == ("failed", "teacher_family_unsupported")
+        make_cleanups_due()
+        sweep_once(local_bench.settings)
+        assert local_bench.objects(f"teachers/{teacher_id}") == []
+
+    def test_upload_that_is_gone(self, local_bench: Bench) -> None:
+        teacher_id = local_bench.add_uploaded_teacher()
+        local_bench.store.delete_prefix(f"teachers/{teacher_id}")
+        work(local_bench)
+        row = local_bench.teacher(teacher_id)
+        assert (row.status, row.error_code) == ("failed", "teacher_upload_lost")
+        assert str(row.error_message).startswith("config.json: ")
 
     def test_folder_outside_the_allowed_ones(
         self, local_bench: Bench, change_settings: ChangeSettings, tmp_path: Path

@@ -2,11 +2,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 
 from app.client import api as api_module
-from app.client.api import Api, ClientError
+from app.client.api import Api, ClientError, NoAnswer
 from app.db.session import write_session
 from app.repositories import imports, leases
 from tests.fixtures.servers import free_port
@@ -36,12 +37,12 @@ class TestApi:
             api.post("/teachers", {"stranger": 1})
 
     def test_uploads_files(self, api: Api, train: Path) -> None:
-        dataset = api.upload("/datasets", {"name": "mine"}, {"train": train})
+        dataset = api.upload("/datasets", {"name": "mine"}, {"train": train}.items())
         assert dataset["name"] == "mine"
         assert dataset["status"] == "pending"
 
     def test_tells_why_a_dataset_failed(self, api: Api, train: Path) -> None:
-        dataset = api.upload("/datasets", {}, {"train": train})
+        dataset = api.upload("/datasets", {}, {"train": train}.items())
         with write_session() as session:
             claim = leases.claim_next(session, worker_name="w", lease_seconds=30.0)
             assert claim is not None
@@ -50,9 +51,54 @@ class TestApi:
             api.wait_until_ready(f"/datasets/{dataset['id']}")
 
     def test_gives_up_on_a_dataset_that_nobody_checks(self, api: Api, train: Path) -> None:
-        dataset = api.upload("/datasets", {}, {"train": train})
+        dataset = api.upload("/datasets", {}, {"train": train}.items())
         with pytest.raises(ClientError, match=r"Is a worker running, or are all busy\?"):
             api.wait_until_ready(f"/datasets/{dataset['id']}", seconds=0.0)
+
+
+class TestServerThatComesAndGoes:
+    """Harm: one restart behind the ingress, in hours of polling, and the command is gone."""
+
+    @pytest.fixture(autouse=True)
+    def _no_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(api_module, "PAUSE_SECONDS", 0.0)
+
+    def answers(self, *statuses: int, patience_seconds: float = 60.0) -> Api:
+        api = Api("http://stillhouse.example", patience_seconds=patience_seconds)
+        left = iter(statuses)
+        api.http = httpx.Client(
+            base_url=api.address, transport=httpx.MockTransport(lambda _: httpx.Response(next(left), json={"id": "1"}))
+        )
+        return api
+
+    def test_is_asked_again(self) -> None:
+        assert self.answers(503, 429, 502, 504, 200).get("/jobs/1") == {"id": "1"}
+
+    def test_is_asked_again_to_take_a_job_that_it_may_have_taken(self) -> None:
+        assert self.answers(503, 202).post("/jobs", {}, idempotency_key="key") == {"id": "1"}
+
+    def test_is_not_asked_again_for_what_would_be_done_twice(self) -> None:
+        with pytest.raises(NoAnswer, match="answered 503"):
+            self.answers(503, 202).post("/teachers", {})
+
+    def test_is_given_up_in_the_end(self) -> None:
+        with pytest.raises(NoAnswer, match="answered 503"):
+            self.answers(*[503] * 1000, patience_seconds=0.0).get("/jobs/1")
+
+
+class TestProxies:
+    def test_do_not_stand_before_a_server_of_this_machine(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Harm: in a company's network the command's own server is never ready."""
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with Api(api.address) as client:
+            assert client.what_is_missing() == ""
+
+    def test_of_no_known_kind_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+        with pytest.raises(ClientError, match="ALL_PROXY"):
+            Api("http://stillhouse.example")
 
 
 class TestApiWithoutServer:
@@ -74,5 +120,5 @@ class TestApiWithoutServer:
         monkeypatch.setattr(api_module, "PATIENCE_SECONDS", 60.0)
         started_at = time.monotonic()
         with pytest.raises(ClientError):
-            nobody.upload("/datasets", {}, {"train": train})
+            nobody.upload("/datasets", {}, {"train": train}.items())
         assert time.monotonic() - started_at < 30.0

@@ -38,6 +38,11 @@ class TestReadDatasetArgument:
 
 
 class TestReadTeacherArgument:
+    def test_takes_a_folder_that_looks_like_an_id(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "job_best").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert read_teacher_argument("job_best", is_far=False).folder == Path("job_best")
+
     def test_takes_ids(self) -> None:
         assert read_teacher_argument("tch_demo", is_far=False).known_id == "tch_demo"
         assert read_teacher_argument("job_01", is_far=False).source == {"type": "job", "job": "job_01"}
@@ -47,12 +52,12 @@ class TestReadTeacherArgument:
         monkeypatch.chdir(tmp_path)
         # Also where its name could be one of the hub.
         read = read_teacher_argument("org/name", is_far=False)
-        assert read.source == {"type": "folder", "path": str(tmp_path / "org" / "name")}
-        assert read.folder == tmp_path / "org" / "name"
+        assert (read.folder, read.source) == (Path("org/name"), None)
 
-    def test_takes_a_folder_of_another_machine(self) -> None:
+    def test_takes_a_folder_of_another_machine_where_there_is_none_here(self, tmp_path: Path) -> None:
         source = {"type": "folder", "path": "/srv/teachers/intents"}
         assert read_teacher_argument("/srv/teachers/intents", is_far=True).source == source
+        assert read_teacher_argument(str(tmp_path), is_far=True).folder == tmp_path
         with pytest.raises(ClientError, match="there is no such folder"):
             read_teacher_argument("/srv/teachers/intents", is_far=False)
 
@@ -69,7 +74,9 @@ class TestReadTeacherArgument:
         assert read.source == {"type": "hub", **source}
         assert read.folder is None
 
-    @pytest.mark.parametrize("text", ["./model", "../model", "~/model", "a/b/c", "org/name@", "", "two words"])
+    @pytest.mark.parametrize(
+        "text", ["./model", "../model", "~/model", "~nobody-of-here/model", "a/b/c", "org/name@", "", "two words"]
+    )
     def test_refuses_what_is_none_of_these(self, text: str) -> None:
         """Harm: a path with a slip of the pen is asked of the hub."""
         with pytest.raises(ClientError, match="there is no such folder"):
@@ -112,6 +119,22 @@ class TestReadJobBody:
     def test_reads_a_value_as_json_or_as_the_word_that_it_is(self, assignment: str, body: dict[str, Any]) -> None:
         assert self.read(None, assignment) == body
 
+    def test_takes_no_number_that_json_has_not(self, tmp_path: Path) -> None:
+        """Harm: it is sent to nobody: the client itself falls over it, after the upload."""
+        assert self.read(None, "training.epochs=NaN") == {"training": {"epochs": "NaN"}}
+        (tmp_path / "job.json").write_text('{"training": {"epochs": Infinity}}')
+        with pytest.raises(ClientError, match="is no JSON: Infinity"):
+            self.read(tmp_path / "job.json")
+
+    def test_refuses_a_student_that_has_no_fields(self) -> None:
+        with pytest.raises(ClientError, match=r"student is 3; .* --set student\.layers=3"):
+            self.read(None, "student=3")
+        assert self.read(None, "student=null") == {"student": None}
+
+    def test_refuses_a_folder_in_the_place_of_a_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ClientError, match="cannot be read: Is a directory"):
+            self.read(tmp_path)
+
     @pytest.mark.parametrize("assignment", ["training.epochs", "=2", ""])
     def test_refuses_what_sets_nothing(self, assignment: str) -> None:
         with pytest.raises(ClientError, match="give a field and its value"):
@@ -122,7 +145,7 @@ class TestReadJobBody:
             self.read(None, "student.layers.x=1", layers=3)
 
     @pytest.mark.parametrize(
-        ("content", "said"), [("{", "is no JSON"), ("[]", "holds no JSON object"), (None, "is not there")]
+        ("content", "said"), [("{", "is no JSON"), ("[]", "holds no JSON object"), (None, "No such file")]
     )
     def test_refuses_a_file_that_holds_no_body(self, content: str | None, said: str, tmp_path: Path) -> None:
         file = tmp_path / "job.json"

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ class FlakyServer(ThreadingHTTPServer):
         self.bytes_per_answer = len(CONTENT)
         self.knows_ranges = True
         self.ranges: list[str | None] = []
+        self.answers_first: list[int] = []
 
     @property
     def address(self) -> str:
@@ -37,6 +39,10 @@ class _FlakyHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
+        if self.server.answers_first:
+            self.send_response(self.server.answers_first.pop(0))
+            self.end_headers()
+            return
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.knows_ranges else 0
         rest = CONTENT[start:]
         self.send_response(206 if asked and self.server.knows_ranges else 200)
@@ -98,6 +104,20 @@ class TestDownload:
             fetch(flaky, tmp_path / "file", sha256="0" * 64)
         assert list(tmp_path.iterdir()) == []
 
+    def test_leaves_another_process_alone(self, flaky: FlakyServer, tmp_path: Path) -> None:
+        """Harm: two that fetch the same job write their bytes among each other's."""
+        with (tmp_path / "file.part").open("ab") as part:
+            fcntl.flock(part, fcntl.LOCK_EX)
+            with pytest.raises(ClientError, match="Another process is downloading"):
+                fetch(flaky, tmp_path / "file")
+        assert flaky.ranges == []
+
+    def test_outlasts_a_store_that_is_away_for_a_while(self, flaky: FlakyServer, tmp_path: Path) -> None:
+        flaky.answers_first = [503, 502]
+        fetch(flaky, tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == CONTENT
+        assert len(flaky.ranges) == 3
+
     def test_gives_up_when_nothing_arrives_any_more(self, flaky: FlakyServer, tmp_path: Path) -> None:
         flaky.bytes_per_answer = 0
         with pytest.raises(ClientError, match="stopped at 0 of 1048576 bytes"):
@@ -113,18 +133,37 @@ def archive_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
+def student_of(path: Path, content: bytes = b"x") -> Path:
+    """An archive whose manifest names one file of the content `x`."""
+    entry = {"path": "sub/file", "size_bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    manifest = json.dumps({"files": [entry]}).encode()
+    return archive_of(
+        path, (tarfile.TarInfo("top/sub/file"), content), (tarfile.TarInfo("top/manifest.json"), manifest)
+    )
+
+
 class TestUnpack:
-    def test_writes_the_folder_under_the_given_name(self, tmp_path: Path) -> None:
-        archive = archive_of(tmp_path / "a.tar.gz", (tarfile.TarInfo("top/sub/file"), b"x"))
-        unpack(archive, tmp_path / "student")
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_writes_the_folder_under_the_given_name(self, is_there: bool, tmp_path: Path) -> None:
+        if is_there:
+            (tmp_path / "student").mkdir()
+        assert unpack(student_of(tmp_path / "a.tar.gz"), tmp_path / "student") == 1
         assert (tmp_path / "student" / "sub" / "file").read_bytes() == b"x"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "student"]
 
-    def test_replaces_an_earlier_folder(self, tmp_path: Path) -> None:
+    def test_leaves_what_has_come_there_meanwhile(self, tmp_path: Path) -> None:
+        """Harm: of two commands in one folder the second deletes the student of the first."""
         (tmp_path / "student").mkdir()
-        (tmp_path / "student" / "old").touch()
-        unpack(archive_of(tmp_path / "a.tar.gz", (tarfile.TarInfo("top/file"), b"x")), tmp_path / "student")
-        assert [path.name for path in (tmp_path / "student").iterdir()] == ["file"]
+        (tmp_path / "student" / "other").touch()
+        with pytest.raises(ClientError, match=r"student holds something by now.*The student is in .*a\.tar\.gz"):
+            unpack(student_of(tmp_path / "a.tar.gz"), tmp_path / "student")
+        assert [path.name for path in (tmp_path / "student").iterdir()] == ["other"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "student"]
+
+    def test_leaves_no_student_that_is_not_proved(self, tmp_path: Path) -> None:
+        with pytest.raises(ClientError, match="sub/file does not have the sha256"):
+            unpack(student_of(tmp_path / "a.tar.gz", b"y"), tmp_path / "student")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
     @pytest.mark.parametrize("name", ["../evil", "/evil", "top/../../evil"])
     def test_refuses_a_path_that_leads_out(self, tmp_path: Path, name: str) -> None:

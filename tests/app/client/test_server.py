@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from app.client.api import Api, ClientError
+from app.client.api import ClientError
 from app.client.server import answers, is_free, start
 from app.home_lock import running_address
 from tests.fixtures.servers import free_port
@@ -41,13 +41,6 @@ class TestStart:
             assert running_address(home) == started.address
         assert not answers(started.address)
         assert started.log.read_text().endswith("Stopped.\n")
-
-    def test_server_may_read_the_teachers_that_it_is_told_of(self, home: Path, tmp_path: Path) -> None:
-        """Harm: a command's own server cannot read the teacher that the command names."""
-        teacher = tmp_path / "teacher"
-        teacher.mkdir()
-        with start(home, 0, teacher_dirs=[teacher]) as started, Api(started.address) as api:
-            assert api.post("/teachers", {"source": {"type": "folder", "path": str(teacher)}})["status"] == "pending"
 
     def test_server_stops_when_its_command_is_killed(self, home: Path) -> None:
         code = (

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.settings import get_settings
+from app.storage.store import ObjectStore
 from tests.app.routes.helpers import check_error, failed_job, succeeded_job
 from tests.fixtures.environment import ChangeSettings
 from tests.fixtures.factories import add_job, add_teacher, claimed, ready_teacher
@@ -50,6 +52,89 @@ class TestCreateTeacher:
         job_id = failed_job()
         response = client.post("/teachers", json={"source": {"type": "job", "job": job_id}})
         check_error(response, status=409, code="job_not_succeeded", param="source.job", message=[job_id, "failed"])
+
+
+def a_file(name: str, content: bytes = b"{}") -> tuple[str, tuple[str, bytes]]:
+    return ("file", (name, content))
+
+
+@pytest.mark.usefixtures("database", "object_store")
+class TestUploadTeacher:
+    def test_stores_the_files_as_they_are_and_leaves_the_rest_to_a_worker(
+        self, client: TestClient, object_store: ObjectStore
+    ) -> None:
+        weights = b"weights" * 3_000_000  # 21 MB: larger than the parts it is stored in
+        files = [a_file("config.json"), a_file("model.safetensors", weights), a_file("tokenizer.json", b"[]")]
+        response = client.post("/teachers/upload", files=files, data={"name": "Intents"})
+        assert response.status_code == 202
+        teacher = response.json()
+        assert response.headers["Location"] == f"/teachers/{teacher['id']}"
+        assert (teacher["name"], teacher["status"], teacher["terminal"]) == ("Intents", "pending", False)
+        sent = {"config.json": b"{}", "model.safetensors": weights, "tokenizer.json": b"[]"}
+        assert teacher["source"] == {
+            "type": "upload",
+            "files": [
+                {"path": name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in sent.items()
+            ],
+        }
+        root = f"teachers/{teacher['id']}/uploads"
+        stored = {item.key: object_store.get_bytes(item.key) for item in object_store.list("teachers")}
+        assert stored == {f"{root}/{name}": content for name, content in sent.items()}
+        assert client.get(f"/teachers/{teacher['id']}").json() == teacher
+
+
+@pytest.mark.usefixtures("sqlite_database", "folder_object_store")
+class TestFormOfTeacher:
+    def test_may_leave_inputs_empty_as_browsers_and_the_docs_page_do(self, client: TestClient) -> None:
+        teacher = client.post(
+            "/teachers/upload", files=[a_file("", b""), a_file("config.json")], data={"name": ""}
+        ).json()
+        assert teacher["name"] == "uploaded"
+        assert [file["path"] for file in teacher["source"]["files"]] == ["config.json"]
+
+    @pytest.mark.parametrize(
+        ("sent", "code", "param", "message"),
+        [
+            ({"files": [a_file("", b"")]}, "missing_field", "file", ["no part 'file'", "curl -F file=@config.json"]),
+            ({"files": [a_file("config.json", b"")]}, "file_empty", "file", ["'config.json'", "0 bytes"]),
+            ({"files": [a_file("pytorch_model.bin")]}, "unsupported_file_type", "file", ["'pytorch_model.bin'"]),
+            ({"files": [a_file(".json")]}, "unsupported_file_type", "file", ["'.json'"]),
+            ({"files": [a_file("mödel.json")]}, "unsupported_file_type", "file", ["'mödel.json'"]),
+            ({"files": [a_file("a/config.json")]}, "bad_file_name", "file", ["'a/config.json'", "folder"]),
+            ({"files": [a_file("config.json")] * 2}, "duplicate_part", "file", ["two files", "'config.json'"]),
+            ({"files": [a_file(f"{n}.json") for n in range(201)]}, "too_many_files", "file", ["more than 200"]),
+            ({"files": [("model", ("config.json", b"{}"))]}, "unknown_field", "model", ["'model'", "file"]),
+            ({"files": [("name", ("a.txt", b"x"))]}, "not_a_text", "name", ["'a.txt'"]),
+            ({"files": [a_file("config.json")], "data": {"name": ["a", "b"]}}, "duplicate_part", "name", ["twice"]),
+            ({"files": [a_file("config.json")], "data": {"name": "x" * 201}}, "out_of_range", "name", ["200"]),
+        ],
+    )
+    def test_is_refused_and_leaves_nothing(
+        self,
+        sent: dict[str, Any],
+        code: str,
+        param: str,
+        message: list[str],
+        client: TestClient,
+        folder_object_store: ObjectStore,
+    ) -> None:
+        response = client.post("/teachers/upload", **sent)
+        check_error(response, status=422, code=code, param=param, message=message)
+        assert list(folder_object_store.list("teachers")) == []
+        assert client.get("/teachers").json()["data"] == []
+
+    def test_has_room_for_all_files_together(
+        self, client: TestClient, change_settings: ChangeSettings, folder_object_store: ObjectStore
+    ) -> None:
+        change_settings(max_upload_bytes=1000)
+        client.app.state.settings = get_settings()  # type: ignore[attr-defined]
+        files = [a_file("model.safetensors", b"x" * 990), a_file("config.json", b"x" * 11)]
+        response = client.post("/teachers/upload", files=files)
+        check_error(
+            response, status=413, code="upload_too_large", param="file", message=["1000 bytes", "half precision"]
+        )
+        assert list(folder_object_store.list("teachers")) == []
 
 
 @pytest.mark.usefixtures("sqlite_database")

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app import middleware
 from app.db.models import ObjectCleanup
 from app.db.session import get_engine, read_session
-from app.services import datasets
+from app.services import receiving
 from app.settings import get_settings
 from app.storage.store import ObjectStore
 from app.sweep import sweep_once
@@ -181,7 +181,7 @@ class TestSilentClient:
         async def send(_message: Message) -> None:
             pass
 
-        limited = middleware.BodyLimitMiddleware(work, upload_path="/datasets", upload_limit_bytes=LIMIT)
+        limited = middleware.BodyLimitMiddleware(work, upload_limit_bytes=LIMIT)
         scope = {"type": "http", "method": "POST", "path": "/jobs", "headers": [(b"content-length", b"2")]}
         asyncio.run(limited(scope, receive, send))
         assert heard == ["http.request", "http.disconnect"]
@@ -265,7 +265,7 @@ class TestBrokenConnection:
         assert_nothing_is_left()
 
     def test_leaves_its_trace_to_the_sweep_when_the_process_dies_with_it(self, object_store: ObjectStore) -> None:
-        datasets.expect_objects(get_settings(), "dts_lost")
+        receiving.expect_objects(get_settings(), "datasets/dts_lost")
         object_store.put_bytes("datasets/dts_lost/uploads/train.csv", b"x")
         sweep_once(get_settings())
         assert object_store.exists("datasets/dts_lost/uploads/train.csv")

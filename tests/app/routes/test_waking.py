@@ -33,6 +33,10 @@ def post_teacher(client: TestClient) -> Response:
     return client.post("/teachers", json={"source": {"type": "hub", "repo": "org/name"}})
 
 
+def upload_teacher(client: TestClient) -> Response:
+    return client.post("/teachers/upload", files={"file": ("config.json", b"{}")})
+
+
 def resume(client: TestClient) -> Response:
     job_id = add_job()
     client.post(f"/jobs/{job_id}/pause")
@@ -48,7 +52,8 @@ def retry(client: TestClient) -> Response:
     ("module", "ask"),
     [
         ("jobs", post_job),
-        ("datasets", post_dataset),
+        ("receiving", post_dataset),
+        ("receiving", upload_teacher),
         ("teachers", post_teacher),
         ("job_control", resume),
         ("job_control", retry),

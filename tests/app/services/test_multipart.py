@@ -26,7 +26,7 @@ def read(content: bytes, *, size: int = 10**6, content_type: str = TYPE) -> list
 
     async def run() -> list[tuple[str, str | None, bytes]]:
         parts: list[tuple[str, str | None, bytes]] = []
-        async for event in read_parts(content_type, body()):
+        async for event in read_parts(content_type, body(), example_part="train"):
             if isinstance(event, PartBegin):
                 parts.append((event.name, event.file_name, b""))
             elif isinstance(event, PartData):

@@ -1,7 +1,7 @@
 import pytest
 
 from app.errors import InvalidRequest
-from app.services.upload_files import check_file_name, stem
+from app.services.dataset_files import check_file_name, stem
 
 
 class TestCheckFileName:
