@@ -86,6 +86,7 @@ class RunState:
     arm_state: ArmState | None
     waiting: dict[str, ArmState]  # arms that were begun, and go on once what they need is here again
     teacher_pass: TeacherPassState | None  # if it is under way
+    preparation: dict[str, float]  # work by part that was done before the arms, in the progress's unit
 
     def begun(self) -> dict[str, ArmState]:
         """Every arm that is in the middle of its training."""
@@ -149,6 +150,8 @@ def _write(folder: Path, state: RunState) -> None:
         record |= _write_arm(folder, "", state.arm_state)
     if state.waiting:
         record["waiting"] = {arm: _write_arm(folder, _waiting(arm), waits) for arm, waits in state.waiting.items()}
+    if state.preparation:
+        record["preparation"] = state.preparation
     if state.teacher_pass is not None:
         record["teacher_pass"] = {"files": state.teacher_pass.files}
         save_arrays(_teacher_pass_arrays(state.teacher_pass), folder / _TEACHER_PASS_FILE)
@@ -178,6 +181,7 @@ def _read(folder: Path) -> RunState:
         arm_state=None if record["arm_position"] is None else _read_arm(folder, "", record),
         waiting={arm: _read_arm(folder, _waiting(arm), of_arm) for arm, of_arm in waiting.items()},
         teacher_pass=_read_teacher_pass(folder, record["teacher_pass"]) if "teacher_pass" in record else None,
+        preparation=record.get("preparation", {}),
     )
 
 

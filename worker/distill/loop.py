@@ -100,7 +100,7 @@ class Run:
         )
         self.checkpoints.goes_on_with_tokens(self.dataset.tokens_sha256)
         self.tuned_teacher = TunedTeacher(
-            self.job, self.teacher, self.dataset.tokens_sha256, self.cache, self.checkpoints
+            self.job, self.teacher, self.dataset.tokens_sha256, self.cache, self.checkpoints, self.progress
         )
         self.teacher_pass = TeacherPass(
             self.job, self.teacher, self.dataset, self.compute, self.cache, self.checkpoints, self.progress
@@ -155,8 +155,11 @@ class Run:
         self.events.emit("succeeded", result=result)
 
     def _plan_progress(self) -> None:
-        self.tuned_teacher.plan(self.progress, len(self.dataset.train.labelled))
         self.teacher_pass.plan(list(self.dataset.splits))
+        for part, work in self.checkpoints.preparation.items():
+            self.progress.plan(part, work)
+            self.progress.restore(part, work)
+        self.tuned_teacher.plan(len(self.dataset.train.labelled))
         for name, methods in methods_by_arm(self.job).items():
             rows = len(build_recipe(methods).learns_from(self.dataset.train))
             asked = self.work_of_questions[name]

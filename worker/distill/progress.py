@@ -74,6 +74,14 @@ class Progress:
         """`part` is over, whatever of it was not needed (early stopping, a cache)."""
         self._planned[part] = self._done.get(part, 0.0)
 
+    def done(self, part: str) -> float:
+        """The work of `part` that the run has done, in this process or before."""
+        return self._done.get(part, 0.0)
+
+    def redo(self, part: str) -> None:
+        """What was done of `part` is lost, and to be done anew."""
+        self._done_before_this_process -= self._done.pop(part, 0.0)
+
     def report(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._last_report < _REPORT_EVERY_SECONDS:

@@ -54,6 +54,8 @@ class RunCheckpoints:
         self._steps_before = resumed.steps_before if resumed else 0
         self._begun = resumed.begun() if resumed else {}
         self._teacher_pass = resumed.teacher_pass if resumed else None  # until it is taken
+        # Work by part that is over before the arms: who goes on is as far as that.
+        self.preparation: dict[str, float] = resumed.preparation if resumed else {}
         self.finished: dict[str, dict[str, Any]] = resumed.finished if resumed else {}  # arm -> its record
         self.finished_weights: dict[str, dict[str, torch.Tensor]] = resumed.finished_weights if resumed else {}
 
@@ -175,6 +177,7 @@ class RunCheckpoints:
             arm_state=state,
             waiting=self._begun,
             teacher_pass=teacher_pass or self._teacher_pass,
+            preparation=self.preparation,
         )
         began = time.monotonic()
         with self._watch.on("checkpoints"):

@@ -79,6 +79,7 @@ class TeacherPass:
             if asks_features:
                 said = self._ask(["train"], begun, keeps_features=True)
         self.progress.complete(PHASE)
+        self.checkpoints.preparation[PHASE] = self.progress.done(PHASE)
         inputs = {TEACHER_OUTPUTS: sha256_of(logits_at)}
         if not needs_features:
             return TeacherOutputs(logits, None, inputs)
@@ -93,6 +94,7 @@ class TeacherPass:
     def _ask(self, splits: list[str], begun: TeacherPassState, *, keeps_features: bool) -> dict[str, Predictions]:
         """What the teacher says to the rows of these splits, from where it has `begun`; features are kept of the
         training split alone."""
+        self.progress.redo(PHASE)
         self.plan(splits)
         self.progress.restore(PHASE, self._work(sum(len(answered.logits) for answered in begun.said.values())))
         self.progress.enter(PHASE)

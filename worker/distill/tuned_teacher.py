@@ -33,12 +33,14 @@ class TunedTeacher:
     tokens_sha256: str  # of the dataset
     cache: RunCache
     checkpoints: RunCheckpoints
+    progress: Progress
 
-    def plan(self, progress: Progress, rows: int) -> None:
+    def plan(self, rows: int) -> None:
         """Foresee the tuning on that many training rows, where it is to be done."""
         tuning = self.job.teacher_tuning
         if tuning is not None and self._find() is None:
-            progress.plan(TUNING, training_work(count_layers(self.teacher.model), tuning.epochs * rows))
+            self.progress.redo(TUNING)
+            self.progress.plan(TUNING, training_work(count_layers(self.teacher.model), tuning.epochs * rows))
 
     def bring(self, train: Callable[[Arm], ArmResult]) -> str | None:
         """Put them into the teacher, if the job asks for them; `train` trains it. Returns their content hash.
@@ -61,6 +63,7 @@ class TunedTeacher:
             self.teacher.end_training()
             arrays = {name: tensor.numpy() for name, tensor in result.best_weights.items()}
             found = self.cache.share(TUNED_TEACHERS, self._key, self._file, arrays)
+        self.checkpoints.preparation[TUNING] = self.progress.done(TUNING)
         self.checkpoints.take(TUNING)  # where the cache has more than the checkpoint
         put_weights(self.teacher, {name: torch.from_numpy(array) for name, array in load_file(found).items()})
         sha256 = sha256_of(found)

@@ -35,6 +35,7 @@ def state(number: int) -> RunState:
         arm=None,
         arm_state=None,
         waiting={},
+        preparation={},
         teacher_pass=None,
     )
 

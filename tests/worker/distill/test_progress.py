@@ -108,6 +108,32 @@ class TestWholeRuns:
 
 
 class TestResume:
+    @pytest.mark.parametrize("is_cache_lost", [False, True])
+    def test_a_run_that_tuned_its_teacher_keeps_what_that_was_worth(
+        self, is_cache_lost: bool, tmp_path: Path, run_engine: Runner
+    ) -> None:
+        """Harm: from a half the bar falls to a tenth, because the new process neither tunes nor asks the teacher."""
+        folder = make_run(tmp_path / "run", "kd", tuned=True, **EVEN)
+
+        def is_time() -> bool:
+            return any(event["phase"] == "training" and event["round"] == 2 for event in events_of(folder, "phase"))
+
+        events = EventLog(folder / "events.jsonl")
+        with pytest.raises(Stopped):
+            distil(folder, events, is_time)
+        events.close()
+        before = shares_of(folder)[-1]
+        if is_cache_lost:
+            shutil.rmtree(folder / "cache")
+        run_engine(folder)
+        resumed = shares_of(folder)
+        assert resumed[-1] == pytest.approx(1.0)
+        if is_cache_lost:
+            assert resumed[0] < before  # it tunes again, and says so
+        else:
+            assert resumed[0] == pytest.approx(before)
+            assert resumed == sorted(resumed)
+
     @pytest.mark.parametrize("moment", ["between two rounds", "within a round"])
     def test_a_run_that_goes_on_is_as_far_as_one_that_was_never_stopped(
         self, moment: str, tmp_path: Path, run_engine: Runner
