@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -352,8 +353,15 @@ class Importer(threading.Thread):
         return self._accepted(self._api.call("POST", "/datasets", data={"name": "words"}, files=files))
 
     def register_teacher(self) -> str:
-        source = {"type": "folder", "path": self.teacher_folder}
-        return self._accepted(self._api.call("POST", "/teachers", json={"source": source}))
+        """By its folder, or by sending its files."""
+        if self._chance.random() < 0.5:
+            source = {"type": "folder", "path": self.teacher_folder}
+            return self._accepted(self._api.call("POST", "/teachers", json={"source": source}))
+        paths = [
+            path for path in Path(self.teacher_folder).iterdir() if path.suffix in (".json", ".safetensors", ".txt")
+        ]
+        files = [("file", (path.name, path.read_bytes())) for path in paths]
+        return self._accepted(self._api.call("POST", "/teachers/upload", files=files))
 
     def _accepted(self, response: httpx.Response) -> str:
         if response.status_code != httpx.codes.ACCEPTED:

@@ -33,6 +33,8 @@ def test_a_file_becomes_a_student(
     body.write_text(json.dumps(tiny.JOB))
     command = ["distil", str(files["train"]), "--validation", str(files["validation"]), "--test", str(files["test"])]
     command += ["--teacher", str(teacher_folder), "--job", str(body), "--method", "kd", "--set", "baselines=[]"]
+    # Another tuned teacher than the other tests', which are to find none.
+    command += ["--set", "teacher_tuning.seed=12"]
     # Of the home of the environment, where `up` runs.
     run = subprocess.run(
         [*STILLHOUSE, *command], cwd=tmp_path, env=embedded.up.env, capture_output=True, text=True, check=False
@@ -56,7 +58,14 @@ def test_an_interrupted_one_is_fetched(embedded: Embedded, files: dict[str, Path
     """Harm: Ctrl-C, a closed lid, and hours of work have no way to the person who asked for them."""
     command = [*STILLHOUSE, "distil", str(files["train"]), "--teacher", embedded.teacher, "--layers", "1"]
     command += ["--method", "fine_tune", "--set", "training.max_length=16", "--output", str(tmp_path / "made")]
-    with subprocess.Popen(command, env=embedded.up.env, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        env=embedded.up.env,
+        stdout=subprocess.PIPE,
+        text=True,
+        # As at a terminal, also where the tests themselves run behind a shell that has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         assert running.stdout is not None
         said = ""
         while ": method fine_tune, student of 1 layers" not in said:
