@@ -43,6 +43,18 @@ def home_lock(home: Path) -> Iterator[HomeLock]:
             path.write_text("")
 
 
+def is_held(home: Path) -> bool:
+    """Whether an embedded system has this home, whether or not it serves yet."""
+    try:
+        with (home / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 def running_address(home: Path) -> str | None:
     """The address at which an embedded system serves this home folder now, if one does."""
     try:

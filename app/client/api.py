@@ -30,13 +30,23 @@ class ClientError(Exception):
 class Refused(ClientError):
     """The server answered with an error; `code` is that of its body, empty where it has none."""
 
-    def __init__(self, message: str, code: str) -> None:
+    def __init__(self, message: str, code: str, status: int) -> None:
         super().__init__(message)
         self.code = code
+        self.status = status
+
+
+class NotFound(Refused):
+    """There is nothing at that path, or not any more."""
 
 
 class NoAnswer(ClientError):
-    """The server is away, and was for as long as the client had patience."""
+    """The server is away, and was for as long as the client had patience; `may_be_repeated` where nothing was begun
+    there, or it does no harm to begin it twice."""
+
+    def __init__(self, message: str, *, may_be_repeated: bool = True) -> None:
+        super().__init__(message)
+        self.may_be_repeated = may_be_repeated
 
 
 class StillPending(ClientError):
@@ -44,16 +54,18 @@ class StillPending(ClientError):
 
 
 class Api:
-    """A client of one Stillhouse server; raises NoAnswer where it is away for more than `patience_seconds`."""
+    """A client of one Stillhouse server; raises NoAnswer where it is away for more than `patience_seconds`.
 
-    def __init__(self, address: str, *, patience_seconds: float | None = None) -> None:
+    `find_again` says where the server is by then, if it may have gone elsewhere.
+    """
+
+    def __init__(
+        self, address: str, *, patience_seconds: float | None = None, find_again: Callable[[], str] | None = None
+    ) -> None:
         self.address = address.rstrip("/")
+        self.http = _http_client(self.address)
         self._patience_seconds = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-        try:
-            # No proxy of the environment leads to this machine's own servers.
-            self.http = httpx.Client(base_url=self.address, timeout=30.0, trust_env=not _is_loopback(self.address))
-        except (ImportError, ValueError) as error:
-            raise ClientError(f"A proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}") from error
+        self._find_again = find_again
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +81,7 @@ class Api:
             response = self.http.get("/readyz", timeout=5.0)
         except httpx.TransportError:
             return None
-        return "" if response.is_success else str(_error_of(response))
+        return "" if response.is_success else str(error_of(response))
 
     def get(self, path: str) -> Json:
         return self._checked(lambda: self.http.get(path))
@@ -78,7 +90,7 @@ class Api:
         """What stands at this path, or None where nothing does."""
         try:
             return self.get(path)
-        except _NotFound:
+        except NotFound:
             return None
 
     def post(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Json:
@@ -92,7 +104,8 @@ class Api:
         """POST a multipart form, its files, each with the name of its part, streamed from disk."""
         with contextlib.ExitStack() as stack:
             parts = [(part, (file.name, stack.enter_context(file.open("rb")))) for part, file in files]
-            timeout = httpx.Timeout(30.0, read=UPLOAD_ANSWER_SECONDS)
+            # The server stops reading while its object store makes it wait.
+            timeout = httpx.Timeout(30.0, write=UPLOAD_ANSWER_SECONDS, read=UPLOAD_ANSWER_SECONDS)
             return self._checked(
                 lambda: self.http.post(path, data=dict(fields), files=parts, timeout=timeout), is_repeatable=False
             )
@@ -113,23 +126,26 @@ class Api:
                 )
             time.sleep(0.2)
 
+    def go_after(self, reason: NoAnswer) -> None:
+        """Turn to where the server is by now. Raises `reason` where it is known to be nowhere else, or is where it was
+        and says no."""
+        if self._find_again is None or self.what_is_missing() == "":
+            raise reason
+        address = self._find_again()
+        self.http.close()
+        self.address, self.http = address, _http_client(address)
+
     def _checked(self, send: Callable[[], httpx.Response], *, is_repeatable: bool = True) -> Json:
-        deadline = time.monotonic() + self._patience_seconds
         while True:
-            is_last = not is_repeatable or time.monotonic() > deadline
             try:
-                response = send()
-            except httpx.TransportError as error:
-                if is_last:
-                    raise NoAnswer(f"No answer from {self.address}: {error}") from error
-            else:
-                if is_last or response.status_code not in TRANSIENT:
-                    break
-            time.sleep(PAUSE_SECONDS)
-        if response.status_code in TRANSIENT:
-            raise NoAnswer(str(_error_of(response)))
+                response = self._answer(send, is_repeatable)
+                break
+            except NoAnswer as error:
+                if not error.may_be_repeated:
+                    raise
+                self.go_after(error)
         if not response.is_success:
-            raise _error_of(response)
+            raise error_of(response)
         with contextlib.suppress(ValueError):
             if isinstance(found := response.json(), dict):
                 return found
@@ -137,9 +153,33 @@ class Api:
         said = f"{request.method} {request.url.path} answered {response.status_code} without a JSON object"
         raise ClientError(f"{said}: what is at {self.address} seems to be no Stillhouse.")
 
+    def _answer(self, send: Callable[[], httpx.Response], is_repeatable: bool) -> httpx.Response:
+        """What the server says in the end. Raises NoAnswer where that is nothing, or "later"."""
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            is_time = time.monotonic() <= deadline
+            try:
+                response = send()
+            except httpx.TransportError as error:
+                # Who was not reached has begun nothing.
+                may_be_repeated = is_repeatable or isinstance(error, httpx.ConnectError)
+                if not (is_time and may_be_repeated):
+                    message = f"No answer from {self.address}: {error}"
+                    raise NoAnswer(message, may_be_repeated=may_be_repeated) from error
+            else:
+                if response.status_code not in TRANSIENT:
+                    return response
+                if not (is_time and is_repeatable):
+                    raise NoAnswer(str(error_of(response)), may_be_repeated=is_repeatable)
+            time.sleep(PAUSE_SECONDS)
 
-class _NotFound(Refused):
-    pass
+
+def _http_client(address: str) -> httpx.Client:
+    try:
+        # No proxy of the environment leads to this machine's own servers.
+        return httpx.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(address))
+    except (ImportError, ValueError) as error:
+        raise ClientError(f"A proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}") from error
 
 
 def _is_loopback(address: str) -> bool:
@@ -150,12 +190,15 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _error_of(response: httpx.Response) -> Refused:
+def error_of(response: httpx.Response) -> Refused:
+    """What the server says in an answer that has been read whole."""
     request = response.request
     try:
         error = response.json()["error"]
         message, code = error["message"], str(error["code"])
     except (ValueError, KeyError, TypeError):
         message, code = response.text[:300], ""
-    kind = _NotFound if response.status_code == httpx.codes.NOT_FOUND else Refused
-    return kind(f"{request.method} {request.url.path} answered {response.status_code}: {message}", code)
+    kind = NotFound if response.status_code == httpx.codes.NOT_FOUND else Refused
+    return kind(
+        f"{request.method} {request.url.path} answered {response.status_code}: {message}", code, response.status_code
+    )

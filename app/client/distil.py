@@ -16,11 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from app.client.api import Api, ClientError, Json, NoAnswer, Refused, StillPending
+from app.client.api import Api, ClientError, Json, NoAnswer, NotFound, Refused, StillPending
 from app.client.arguments import DatasetArgument, TeacherArgument
+from app.client.download import PlaceTaken
 from app.client.jobs import NoStudent, fetch_student, follow, upload_teacher
 from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step, warn
-from app.client.server import Connection
+from app.client.server import connect
 from app.settings import get_settings
 
 # Of a worker that is free; after that the person is told what the wait is for.
@@ -29,19 +30,16 @@ _HINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Errand:
-    """What a command is sent for: a student out of the `server` into the folder `output`."""
+    """What a command is sent for: a student out of a server, that of `url` or this home's, into the folder `output`."""
 
     console: Console
-    server: Connection
+    api: Api
+    url: str | None
     output: Path
-
-    @property
-    def api(self) -> Api:
-        return self.server.api
 
     def way_back(self, job_id: str) -> str:
         """The command that goes on where this one stops."""
-        url = [] if self.server.url is None else ["--url", self.server.url]
+        url = [] if self.url is None else ["--url", self.url]
         return shlex.join(["stillhouse", "fetch", job_id, *url, "--output", str(self.output)])
 
 
@@ -88,13 +86,13 @@ def fetch(errand: Errand, job_id: str) -> None:
 
 def _run(command: str, url: str | None, output: Path, work: Callable[[Errand], None]) -> int:
     console = make_console()
-    output = Path(os.path.abspath(output))
+    output = Path(os.path.realpath(output))
     try:
         _check_place(output)
         with contextlib.ExitStack() as stack:
-            server = Connection(console, stack, get_settings(), url=url)
-            console.print(f"Stillhouse at {server.api.address}", soft_wrap=True)
-            work(Errand(console, server, output))
+            api = connect(console, stack, get_settings(), url=url)
+            console.print(f"Stillhouse at {api.address}", soft_wrap=True)
+            work(Errand(console, api, url, output))
     except KeyboardInterrupt:
         console.print("Interrupted.")
         return 130
@@ -106,7 +104,8 @@ def _run(command: str, url: str | None, output: Path, work: Callable[[Errand], N
 
 def _check_place(output: Path) -> None:
     # Before anything is started: after hours of work it would be late to say so.
-    if output.exists() and (output == Path.cwd() or not output.is_dir() or any(output.iterdir())):
+    is_own = output == Path.cwd() or output.is_mount()  # in the place of which nothing can be put
+    if output.exists() and (is_own or not output.is_dir() or any(output.iterdir())):
         raise ClientError(f"{output} is there already. Name another folder for the student with --output.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +147,7 @@ def _post_job(console: Console, api: Api, body: Json) -> Json:
                 raise
         console.print("  The teacher is no classifier yet, so it is tuned on the dataset first (teacher_tuning).")
         return api.post("/jobs", {**body, "teacher_tuning": {}}, idempotency_key=f"{key}-tuned")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NoAnswer):
         console.print(f"\nThe job may have been posted: GET {api.address}/jobs lists it.", soft_wrap=True)
         raise
 
@@ -159,7 +158,7 @@ def _bring(errand: Errand, job: Json, teacher: Json | None, title: str) -> None:
     try:
         done(console, title)
         job = _finished(errand, job, archive)
-    except NoStudent:
+    except (NoStudent, NotFound, PlaceTaken):
         raise
     except BaseException:
         console.print(
@@ -183,9 +182,4 @@ def _finished(errand: Errand, job: Json, archive: Path) -> Json:
             fetch_student(errand.console, errand.api, job, archive=archive, folder=errand.output)
             return job
         except NoAnswer as error:
-            if errand.server.url is not None:
-                raise
-            # The other command that had started it is done, or somebody has stopped `up`.
-            errand.console.print(f"  {error}", soft_wrap=True)
-            errand.server.find_again()
-            job = errand.api.get(f"/jobs/{job['id']}")
+            errand.api.go_after(error)

@@ -13,7 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from app.client.api import TRANSIENT, ClientError, NoAnswer
+from app.client.api import TRANSIENT, ClientError, NoAnswer, error_of
+
+
+class PlaceTaken(ClientError):
+    """Something has come to where the student was to be."""
+
 
 # The pauses between them double: four minutes in all.
 ATTEMPTS_WITHOUT_PROGRESS = 9
@@ -74,7 +79,8 @@ def _fetch_rest(http: httpx.Client, path: str, part: Path, offset: int) -> str |
     try:
         with http.stream("GET", path, headers=headers) as response:
             if response.status_code in TRANSIENT:
-                return f"answered {response.status_code}"
+                response.read()
+                return str(error_of(response))
             if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 raise ClientError(f"GET {path} answered {response.status_code}.")
             # A plain 200 is the whole file again, whatever was asked.
@@ -100,7 +106,7 @@ def unpack(archive: Path, folder: Path, *, limit_bytes: int = 16 * 1024**3) -> i
         try:
             top.rename(folder)
         except OSError as error:
-            raise ClientError(
+            raise PlaceTaken(
                 f"{folder} holds something by now, which is left as it is ({error.strerror}). The student is in "
                 f"{archive}."
             ) from error

@@ -3,11 +3,13 @@
 import time
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 
-from app.client.api import Api, ClientError, Json
+from app.client.api import Api, ClientError, Json, Refused
 from app.client.download import download, unpack
 from app.client.screen import JobView, done, step, warn
+from app.domain.teacher_files import NoTeacherFiles, files_of_teacher
 
 POLL_SECONDS = 0.5
 
@@ -16,23 +18,22 @@ class NoStudent(ClientError):
     """The job is over, and has not succeeded."""
 
 
-# Of what a model's folder may hold: never pickles, nor what a training left beside it.
-_TEACHER_SUFFIXES = (".json", ".safetensors", ".txt")
-
-
 def upload_teacher(api: Api, folder: Path, name: str) -> Json:
-    """Send a model's folder to be a teacher. Raises ClientError where it holds no file that could be one of a model."""
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.suffix in _TEACHER_SUFFIXES and not path.name.startswith(".")
-    )
-    if not files:
+    """Send a model's folder to be a teacher: the files that are one's, and no others. Raises ClientError where they
+    make none."""
+    try:
+        names = files_of_teacher((path.name for path in folder.iterdir() if path.is_file()), place=str(folder))
+    except NoTeacherFiles as error:
+        raise ClientError(error.message) from error
+    try:
+        return api.upload("/teachers/upload", {"name": name[:200]}, [("file", folder / each) for each in names])
+    except Refused as refusal:
+        if refusal.status != httpx.codes.METHOD_NOT_ALLOWED:
+            raise
         raise ClientError(
-            f"{folder} has no model: a teacher is a folder as `save_pretrained` writes it, with config.json, "
-            "model.safetensors and the tokenizer's files."
-        )
-    return api.upload("/teachers/upload", {"name": name}, [("file", path) for path in files])
+            f"The server at {api.address} is of an older release, which takes no uploads of teachers: upgrade it, or "
+            "name the teacher by a repository of the hub or an id."
+        ) from refusal
 
 
 def follow(console: Console, api: Api, job: Json) -> Json:
@@ -46,7 +47,7 @@ def follow(console: Console, api: Api, job: Json) -> Json:
             if job["status"] == "paused" and not is_told:
                 is_told = True
                 console.print(f"  It is paused: POST {address}/resume has it go on.", soft_wrap=True)
-            time.sleep(POLL_SECONDS)
+            _pause()
             job = api.get(f"/jobs/{job['id']}")
         view.show(job)
     if job["status"] != "succeeded":
@@ -57,6 +58,10 @@ def follow(console: Console, api: Api, job: Json) -> Json:
     for warning in job["warnings"]:
         warn(console, f"{warning['code']}: {warning['message']}")
     return job
+
+
+def _pause() -> None:
+    time.sleep(POLL_SECONDS)
 
 
 def fetch_student(console: Console, api: Api, job: Json, *, archive: Path, folder: Path) -> None:

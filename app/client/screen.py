@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-Json = dict[str, Any]
+from app.client.api import Json
 
 # Without a terminal, one line per change of phase, and one now and then within a long phase.
 LINE_EVERY_SECONDS = 30.0

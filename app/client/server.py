@@ -13,12 +13,14 @@ from rich.console import Console
 
 from app.client.api import Api, ClientError
 from app.client.screen import step
-from app.home_lock import running_address
+from app.home_lock import is_held, running_address
 from app.server import CannotStart, bind
 from app.settings import Settings
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+# With a server of this machine that does not answer: then it is looked for.
+HOME_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,33 +37,22 @@ class StartedServer:
             self.process.wait()
 
 
-# Of a server of this machine that does not answer: it may be starting again.
-HOME_PATIENCE_SECONDS = 40.0
+def connect(console: Console, stack: contextlib.ExitStack, settings: Settings, *, url: str | None) -> Api:
+    """A client of the server at `url`, or of this home's, which is started where none runs, and found or started again
+    where it goes away: another command that had started it may be done. What is started stops with the stack."""
 
+    def find(console: Console) -> str:
+        return find_or_start(console, stack, settings, url=url, passes_over=_why_not_this_one)[0]
 
-class Connection:
-    """The server that a command talks to, found at `url` or in this home, or started; `find_again` where it goes away.
+    def find_again() -> str:
+        console.print("  The server has gone; it is looked for, or started again.")
+        # A bar may be on the screen, beside which no second one moves.
+        return find(Console(quiet=True))
 
-    Whatever is started stops with the stack.
-    """
-
-    def __init__(self, console: Console, stack: contextlib.ExitStack, settings: Settings, *, url: str | None) -> None:
-        self.url = url
-        self._console = console
-        self._stack = stack
-        self._settings = settings
-        self.api = self._find()
-
-    def find_again(self) -> None:
-        """Talk to the one that serves this home now, or start one."""
-        self.api = self._find()
-
-    def _find(self) -> Api:
-        address, _ = find_or_start(
-            self._console, self._stack, self._settings, url=self.url, passes_over=_why_not_this_one
-        )
-        patience_seconds = HOME_PATIENCE_SECONDS if self.url is None else None
-        return self._stack.enter_context(Api(address, patience_seconds=patience_seconds))
+    if url is not None:
+        return stack.enter_context(Api(find(console)))
+    api = Api(find(console), patience_seconds=HOME_PATIENCE_SECONDS, find_again=find_again)
+    return stack.enter_context(api)
 
 
 def _why_not_this_one(address: str) -> str:
@@ -128,7 +119,7 @@ def start(home: Path, port: int) -> Iterator[StartedServer]:
     """Run `stillhouse up` as a child, on any free port for 0; it stops at the end, and when this process dies."""
     log = home / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("ab") as output:  # another's may be at it
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "app.cli", "up", "--host", "127.0.0.1", "--port", str(port)],
             stdin=subprocess.PIPE,
@@ -150,7 +141,8 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", home: Path, log: Path)
         address = running_address(home)
         if address is not None and answers(address):
             return address
-        if process.poll() is not None:
+        # One that came first to this home is waited for as if it were ours.
+        if process.poll() is not None and not is_held(home):
             last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise ClientError(f"`stillhouse up` ended with status {process.returncode}:\n{last_lines}")
         if time.monotonic() > deadline:

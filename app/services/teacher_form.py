@@ -1,6 +1,5 @@
 """Receives the form of POST /teachers/upload. Parts come in any order."""
 
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -25,7 +24,6 @@ NAME = "name"
 SUFFIXES = (".json", ".safetensors", ".txt")
 MOST_FILES = 200
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _EXAMPLE = "curl -F file=@config.json -F file=@model.safetensors -F file=@tokenizer.json"
 
 
@@ -100,7 +98,7 @@ async def receive_teacher_form(
 
 def _check_name(file_name: str, form: TeacherForm) -> None:
     check_plain_name(file_name, param=FILE)
-    if not _NAME.fullmatch(file_name) or not file_name.endswith(SUFFIXES):
+    if not keys.is_segment(file_name) or not file_name.endswith(SUFFIXES):
         raise InvalidRequest(
             f"{FILE} is named {shown_name(file_name)}, which is none of a teacher's files. Send those that "
             f"`save_pretrained` writes, with names in {', '.join(SUFFIXES)}, and leave out the others; pickles are "

@@ -92,6 +92,11 @@ def inside(prefix: str, path: str) -> str:
     return f"{prefix}/{_join(*path.split('/'))}"
 
 
+def is_segment(name: str) -> bool:
+    """Whether an object may have this name in its folder."""
+    return _SEGMENT.fullmatch(name) is not None
+
+
 def is_under(key: str, prefix: str) -> bool:
     """Whether the key is the prefix itself or lies in that folder."""
     return key == prefix or key.startswith(f"{prefix}/")
@@ -99,7 +104,7 @@ def is_under(key: str, prefix: str) -> bool:
 
 def _join(*segments: str) -> str:
     for segment in segments:
-        if not _SEGMENT.fullmatch(segment):
+        if not is_segment(segment):
             raise ValueError(
                 f"{segment!r} cannot be part of an object key: letters, digits, '.', '_' and '-' only, "
                 "not starting with a dot"

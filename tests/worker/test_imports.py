@@ -10,7 +10,7 @@ from app.db.session import write_session
 from app.repositories import cleanups, imports
 from app.sweep import sweep_once
 from tests.fixtures.environment import ChangeSettings
-from tests.fixtures.factories import claimed, make_cleanups_due
+from tests.fixtures.factories import claimed, expire, make_cleanups_due
 from tests.worker.conftest import Bench
 from tests.worker.preparation.hub_server import Hub, hub_server
 from worker.runner import run_claim
@@ -114,11 +114,18 @@ class TestTeacher:
         """Harm: the sweep removes what waits for a worker; or each teacher takes its place twice, for good."""
         teacher_id = bench.add_uploaded_teacher(trainer_state=b"{}")
         uploads = bench.objects(f"teachers/{teacher_id}")
-        with write_session() as session:
-            cleanups.schedule(session, f"teachers/{teacher_id}")
-        make_cleanups_due()
-        sweep_once(bench.settings)
-        assert bench.objects(f"teachers/{teacher_id}") == uploads
+        # While it waits, while a worker has it, and after that has lost it.
+        for moment in ("waiting", "claimed", "lost"):
+            if moment == "claimed":
+                claim = claimed()
+            if moment == "lost":
+                expire(claim)
+            with write_session() as session:
+                cleanups.schedule(session, f"teachers/{teacher_id}")
+            make_cleanups_due()
+            sweep_once(bench.settings)
+            assert bench.objects(f"teachers/{teacher_id}") == uploads, moment
+        assert bench.teacher(teacher_id).run_token is None
 
         of_folder = bench.add_teacher()
         work(bench)

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from app.domain.teacher_files import CONFIG, WEIGHTS_INDEX, WEIGHTS_SUFFIX
 from worker.distill.parent import leave_only_with_parent
 from worker.preparation.errors import PreparationFailed
 from worker.preparation.safetensors_header import missing_part, read_index
 from worker.preparation.teacher_checks import check_family, read_config
-from worker.preparation.teacher_files import CONFIG, WEIGHTS_INDEX, WEIGHTS_SUFFIX, choose_files
+from worker.preparation.teacher_files import choose_files
 
 # Read by the library when it is imported: no bars in a log, no news of ours to anybody.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

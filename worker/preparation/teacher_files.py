@@ -1,61 +1,14 @@
-"""Which files of a model folder or repository make a teacher, by name alone: decided before anything is read."""
+"""A teacher's files among those of a folder, a repository, an upload or a job, as a worker takes them."""
 
 from collections.abc import Iterable
 
-from worker.preparation.errors import PreparationFailed, quote_all
-
-CONFIG = "config.json"
-WHOLE_WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-WEIGHTS_SUFFIX = ".safetensors"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+from app.domain.teacher_files import NoTeacherFiles, files_of_teacher
+from worker.preparation.errors import PreparationFailed
 
 
 def choose_files(names: Iterable[str], *, place: str) -> list[str]:
-    """The teacher's files among `names` (relative paths); `place` says where they are, for messages.
-
-    Only these are ever copied or downloaded: configuration, safetensors, tokenizer. No code, no pickles.
-    """
-    top = sorted(name for name in names if "/" not in name)
-    if CONFIG not in top:
-        raise PreparationFailed(
-            "teacher_files_missing",
-            f"{place} has no {CONFIG}; it has {quote_all(top) or 'no files'}. "
-            "A teacher is a folder as `save_pretrained` writes it: config.json, model.safetensors, tokenizer files.",
-        )
-    chosen = [CONFIG, *_weights(top, place)]
-    tokenizer = [name for name in TOKENIZER_FILES if name in top]
-    if not {"tokenizer.json", "vocab.txt"} & set(tokenizer):
-        raise PreparationFailed(
-            "teacher_files_missing",
-            f"{place} has neither tokenizer.json nor vocab.txt. "
-            "Save the model's tokenizer beside it with `tokenizer.save_pretrained`.",
-        )
-    return chosen + tokenizer
-
-
-def _weights(top: list[str], place: str) -> list[str]:
-    if WHOLE_WEIGHTS in top:
-        return [WHOLE_WEIGHTS]
-    parts = [name for name in top if name.startswith("model-") and name.endswith(WEIGHTS_SUFFIX)]
-    if WEIGHTS_INDEX in top and parts:
-        return [WEIGHTS_INDEX, *parts]
-    if pickles := [name for name in top if name.endswith(_PICKLES)]:
-        raise PreparationFailed(
-            "teacher_weights_not_safetensors",
-            f"{place} has its weights only as pickles ({quote_all(pickles)}), which can run code when they are "
-            "read. Load the model where you trust it and save it with `save_pretrained`, which writes "
-            "model.safetensors; many repositories have such a revision.",
-        )
-    raise PreparationFailed(
-        "teacher_files_missing",
-        f"{place} has no {WHOLE_WEIGHTS}; it has {quote_all(top)}. "
-        "Save the model with `save_pretrained` and give that folder.",
-    )
+    """`files_of_teacher`; raises PreparationFailed where they make none."""
+    try:
+        return files_of_teacher(names, place=place)
+    except NoTeacherFiles as error:
+        raise PreparationFailed(error.code, error.message) from error

@@ -12,6 +12,8 @@ from app.client.arguments import DatasetArgument, TeacherArgument
 from app.client.distil import run_distil, run_fetch
 from app.db.session import write_session
 from app.repositories import jobs
+from app.settings import get_settings
+from app.storage.store import ObjectStore
 from tests.app.client.test_download import student_of
 from tests.app.routes.helpers import failed_job, succeeded_job
 from tests.fixtures.factories import add_dataset, add_job, add_teacher, claimed, ready_dataset, ready_teacher
@@ -64,7 +66,7 @@ class TestRunDistil:
 
     def test_names_a_folder_without_a_model(self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.distil(api, tmp_path / "student", teacher=TeacherArgument(folder=tmp_path)) == 1
-        assert f"{tmp_path} has no model" in capsys.readouterr().out
+        assert f"{tmp_path} has no config.json" in capsys.readouterr().out
 
     def test_repeats_the_server_s_words(self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.distil(api, tmp_path / "student", teacher=TeacherArgument("tch_none")) == 1
@@ -138,13 +140,13 @@ class TestRunFetch:
     def test_says_what_a_paused_job_waits_for_and_the_way_back(
         self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupted(_: float) -> None:
+        def interrupted() -> None:
             raise KeyboardInterrupt
 
         job_id = add_job()
         with write_session() as session:
             jobs.request_pause(session, job_id)
-        monkeypatch.setattr("app.client.jobs.time.sleep", interrupted)
+        monkeypatch.setattr("app.client.jobs._pause", interrupted)
         output = tmp_path / "my [student]"
         assert self.fetch(api, job_id, output) == 130
         said = capsys.readouterr().out
@@ -170,32 +172,29 @@ class TestRunFetch:
         assert [path.name for path in output.iterdir()] == ["mine"]
         (kept,) = tmp_path.glob("student.*.tar.gz")
         assert kept.read_bytes() == archive
-        assert f"The student is in {kept}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"The student is in {kept}" in said
+        assert "is not lost" not in said  # no way back into the same folder
 
-
-class TestServerOfTheHome:
-    def test_that_goes_away_is_found_again(
+    @pytest.mark.usefixtures("folder_object_store")
+    def test_ends_where_the_student_is_lost(
         self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Harm: two commands share the server that one of them has started, and the other falls with it."""
-        job_id = failed_job()
-        gone = f"http://127.0.0.1:{free_port()}"
-        places = iter([(gone, None), (api.address, None)])
-        monkeypatch.setattr("app.client.server.find_or_start", lambda *_, **__: next(places))
-        monkeypatch.setattr("app.client.server.HOME_PATIENCE_SECONDS", 0.0)
-        get = Api.get
-
-        def get_before_it_goes(client: Api, path: str) -> Json:
-            if client.address != gone:
-                return get(client, path)
-            if path == f"/jobs/{job_id}" and not asked:
-                asked.append(path)
-                return {**get(api, path), "status": "running", "terminal": False, "phase": "training"}
-            return get(api, path) if path.startswith("/teachers/") else get(client, path)
-
-        asked: list[str] = []
-        monkeypatch.setattr(Api, "get", get_before_it_goes)
+        """Harm: it asks the home's server for ever, and never says what that says."""
+        job_id = succeeded_job({"student.tar.gz": b"x"})
+        ObjectStore.from_settings(get_settings()).delete_prefix(f"jobs/{job_id}")
+        monkeypatch.setattr("app.client.download.PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr("app.client.server.find_or_start", lambda *_, **__: (api.address, None))
         assert run_fetch(job_id=job_id, url=None, output=tmp_path / "student") == 1
-        said = capsys.readouterr().out
-        assert f"No answer from {gone}" in said
-        assert f"Job {job_id} failed: nan_loss" in said
+        assert "Restore it from a backup" in capsys.readouterr().out
+
+    def test_leaves_a_link_and_a_folder_behind_it(
+        self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "student").symlink_to("real")
+        assert self.fetch(api, failed_job(), tmp_path / "student") == 1
+        assert "failed: nan_loss" in capsys.readouterr().out  # it may go there
+        (tmp_path / "real" / "mine").touch()
+        assert self.fetch(api, failed_job(), tmp_path / "student") == 1
+        assert "is there already" in capsys.readouterr().out

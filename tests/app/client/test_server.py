@@ -2,6 +2,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,16 @@ class TestStart:
         while running_address(home) is not None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+    def test_waits_for_another_that_came_first_to_the_home(self, home: Path) -> None:
+        """Harm: of two commands that start at once one ends with "another already uses" the home."""
+        with ThreadPoolExecutor(2) as pool:
+            contexts = [start(home, 0), start(home, 0)]
+            first, second = pool.map(lambda context: context.__enter__(), contexts)
+            assert first.address == second.address
+            assert answers(first.address)
+            list(pool.map(lambda context: context.__exit__(None, None, None), contexts))
+        assert running_address(home) is None
 
     def test_shows_why_the_server_did_not_start(self, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
