@@ -116,9 +116,36 @@ def is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def start(home: Path, port: int) -> Iterator[StartedServer]:
-    """Run `stillhouse up` as a child, on any free port for 0; it stops at the end, and when this process dies."""
+    """Run `stillhouse up` as a child, on any free port for 0; it stops at the end, and when this process dies.
+
+    One that has come first to this home is taken in its place, once it serves; where that one is on its way out, `up`
+    is run when it is gone.
+    """
     log = home / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + START_SECONDS
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(_run_up(log, port))
+        runs, was_held = 1, False
+        # The address stands there once the API serves.
+        while (address := running_address(home)) is None or not answers(address):
+            if time.monotonic() > deadline:
+                raise ClientError(f"`stillhouse up` is not ready after {START_SECONDS:.0f} s. Its log: {log}")
+            if process.poll() is not None:
+                if is_held(home):
+                    was_held = True
+                elif was_held or runs == 1:  # once anew in any case: the other may have gone just before it was seen
+                    process = stack.enter_context(_run_up(log, port))
+                    runs, was_held = runs + 1, False
+                else:
+                    last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                    raise ClientError(f"`stillhouse up` ended with status {process.returncode}:\n{last_lines}")
+            time.sleep(0.2)
+        yield StartedServer(address, log, process)
+
+
+@contextlib.contextmanager
+def _run_up(log: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     with log.open("ab") as output:  # another's may be at it
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "app.cli", "up", "--host", "127.0.0.1", "--port", str(port)],
@@ -129,25 +156,9 @@ def start(home: Path, port: int) -> Iterator[StartedServer]:
             start_new_session=True,
         )
     try:
-        yield StartedServer(_wait_until_ready(process, home, log), log, process)
+        yield process
     finally:
         _stop(process)
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", home: Path, log: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        # The address stands there once the API serves.
-        address = running_address(home)
-        if address is not None and answers(address):
-            return address
-        # One that came first to this home is waited for as if it were ours.
-        if process.poll() is not None and not is_held(home):
-            last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise ClientError(f"`stillhouse up` ended with status {process.returncode}:\n{last_lines}")
-        if time.monotonic() > deadline:
-            raise ClientError(f"`stillhouse up` is not ready after {START_SECONDS:.0f} s. Its log: {log}")
-        time.sleep(0.2)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from app.client.api import ClientError
 from app.client.server import answers, is_free, start
-from app.home_lock import running_address
+from app.home_lock import home_lock, running_address
 from tests.fixtures.servers import free_port
 
 
@@ -66,6 +66,20 @@ class TestStart:
             assert answers(first.address)
             list(pool.map(lambda context: context.__exit__(None, None, None), contexts))
         assert running_address(home) is None
+
+    def test_comes_after_one_that_is_on_its_way_out(self, home: Path) -> None:
+        """Harm: the command that had started the server is done, and the other ends with "already uses" the home."""
+        home.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(1) as pool:
+            with home_lock(home):  # it serves no more, and has not left yet
+                context = start(home, 0)
+                started = pool.submit(context.__enter__)
+                deadline = time.monotonic() + 20.0
+                while "already uses" not in (home / "up.log").read_text() if (home / "up.log").exists() else True:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            assert answers(started.result().address)
+            context.__exit__(None, None, None)
 
     def test_shows_why_the_server_did_not_start(self, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
