@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from app.domain import older_jobs
+from app.domain import older_jobs, teacher_files
 from app.schemas.base import RequestModel
 from app.schemas.job_bodies import JobCreate, StudentConfig
 from app.schemas.methods.sage import Sage
@@ -53,6 +53,7 @@ def failure_codes() -> set[str]:
     codes |= raised_codes(inspect.getsource(failures), "Failure")
     for file in (REPOSITORY / "worker").rglob("*.py"):
         codes |= raised_codes(file.read_text(), "PreparationFailed")
+    codes |= raised_codes(inspect.getsource(teacher_files), "NoTeacherFiles")
     return codes | {"worker_lost"}
 
 
