@@ -4,7 +4,6 @@ There are no passwords: on loopback, or in a company's network, reaching it is b
 reaches it for every page that it shows.
 """
 
-import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.error_handlers import error_response
+from app.loopback import is_loopback
 from app.middleware import READING
 from app.settings import Settings
 
@@ -53,7 +53,7 @@ class ForeignPageMiddleware:
             if "sec-fetch-site" not in headers:
                 message += f" The Host is {host!r}; a proxy has to pass it on as it came."
             return "foreign_page", message, "Origin"
-        if self._checks_host and _is_loopback((scope.get("server") or ("",))[0]) and not self._may_be_called(host):
+        if self._checks_host and is_loopback((scope.get("server") or ("",))[0]) and not self._may_be_called(host):
             return (
                 "foreign_host",
                 f"The Host is {host!r}, which is no name of this machine's loopback. Use localhost or 127.0.0.1, or "
@@ -67,7 +67,7 @@ class ForeignPageMiddleware:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts or _is_loopback(name)
+        return name == "localhost" or name.endswith(".localhost") or name in self._allowed_hosts or is_loopback(name)
 
 
 def _is_of_another_page(headers: Headers) -> bool:
@@ -88,10 +88,3 @@ def _is_at(origin: str, host: str) -> bool:
     except ValueError:
         return False
     return page.hostname is not None and of_page == of_host
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -1,7 +1,6 @@
 """The HTTP calls that the commands make, with errors that a person understands."""
 
 import contextlib
-import ipaddress
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
+
+from app.loopback import is_loopback
 
 Json = dict[str, Any]
 
@@ -175,19 +176,13 @@ class Api:
 
 
 def _http_client(address: str) -> httpx.Client:
+    host = urlsplit(address).hostname or ""
+    # No proxy of the environment leads to this machine's own servers.
+    is_own = host == "localhost" or is_loopback(host)
     try:
-        # No proxy of the environment leads to this machine's own servers.
-        return httpx.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(address))
+        return httpx.Client(base_url=address, timeout=30.0, trust_env=not is_own)
     except (ImportError, ValueError) as error:
         raise ClientError(f"A proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}") from error
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def error_of(response: httpx.Response) -> Refused:

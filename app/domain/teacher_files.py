@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from app.domain.quoting import quote_all
+
 CONFIG = "config.json"
 WHOLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -14,9 +16,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-
-
-_NAMED_AT_MOST = 5
 
 
 class NoTeacherFiles(Exception):
@@ -38,7 +37,7 @@ def files_of_teacher(names: Iterable[str], *, place: str) -> list[str]:
     if CONFIG not in top:
         raise NoTeacherFiles(
             "teacher_files_missing",
-            f"{place} has no {CONFIG}; it has {_some_of(top) or 'no files'}. "
+            f"{place} has no {CONFIG}; it has {quote_all(top) or 'no files'}. "
             "A teacher is a folder as `save_pretrained` writes it: config.json, model.safetensors, tokenizer files.",
         )
     chosen = [CONFIG, *_weights(top, place)]
@@ -61,17 +60,12 @@ def _weights(top: list[str], place: str) -> list[str]:
     if pickles := [name for name in top if name.endswith(_PICKLES)]:
         raise NoTeacherFiles(
             "teacher_weights_not_safetensors",
-            f"{place} has its weights only as pickles ({_some_of(pickles)}), which can run code when they are "
+            f"{place} has its weights only as pickles ({quote_all(pickles)}), which can run code when they are "
             "read. Load the model where you trust it and save it with `save_pretrained`, which writes "
             "model.safetensors; many repositories have such a revision.",
         )
     raise NoTeacherFiles(
         "teacher_files_missing",
-        f"{place} has no {WHOLE_WEIGHTS}; it has {_some_of(top)}. "
+        f"{place} has no {WHOLE_WEIGHTS}; it has {quote_all(top)}. "
         "Save the model with `save_pretrained` and give that folder.",
     )
-
-
-def _some_of(names: list[str]) -> str:
-    shown = ", ".join(repr(name if len(name) <= 60 else name[:59] + "…") for name in names[:_NAMED_AT_MOST])
-    return shown if len(names) <= _NAMED_AT_MOST else f"{shown} and {len(names) - _NAMED_AT_MOST} more"

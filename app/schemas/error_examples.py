@@ -18,6 +18,13 @@ _NO_TEACHER: Example = (
     "There is no teacher 'tch_x'. GET /teachers lists the teachers, POST /teachers adds one.",
     "teacher_id",
 )
+_TORN_FORM: Example = (
+    "invalid_request",
+    "broken_multipart",
+    "The multipart form ends after 5 bytes, before its last boundary. Send the form as curl -F or a browser does, "
+    "whole and with its last boundary.",
+    None,
+)
 _TAKES_NO_QUERY: Example = ("invalid_request", "unknown_field", '"limit" is not a field. There are none here.', "limit")
 
 # By operation, what no other says in the same words.
@@ -131,13 +138,7 @@ _OWN: dict[str, dict[int, Example]] = {
         ),
     },
     "POST /datasets": {
-        400: (
-            "invalid_request",
-            "broken_multipart",
-            "The multipart form ends after 5 bytes, before its last boundary. Send the form as curl -F or a browser "
-            "does, whole and with its last boundary.",
-            None,
-        ),
+        400: _TORN_FORM,
         413: (
             "too_large",
             "upload_too_large",
@@ -189,13 +190,7 @@ _OWN: dict[str, dict[int, Example]] = {
         422: ("invalid_request", "missing_field", "source is missing. Add it; GET /docs describes it.", "source"),
     },
     "POST /teachers/upload": {
-        400: (
-            "invalid_request",
-            "broken_multipart",
-            "The multipart form ends after 5 bytes, before its last boundary. Send the form as curl -F or a browser "
-            "does, whole and with its last boundary.",
-            None,
-        ),
+        400: _TORN_FORM,
         413: (
             "too_large",
             "upload_too_large",

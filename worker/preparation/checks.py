@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from app.domain.quoting import quote, quote_all
 from worker.preparation.columns import Columns
-from worker.preparation.errors import PreparationFailed, quote, quote_all
+from worker.preparation.errors import PreparationFailed
 from worker.preparation.staging import EXAMPLES, StagedSplit
 
 MAX_EMPTY_SHARE = 0.1

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.preparation.errors import PreparationFailed, quote, quote_all
+from app.domain.quoting import quote, quote_all
+from worker.preparation.errors import PreparationFailed
 from worker.preparation.lines import Upload
 
 TEXT_NAMES = ("text", "sentence", "text_a", "sentence1")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.preparation.errors import PreparationFailed, quote
+from app.domain.quoting import quote
+from worker.preparation.errors import PreparationFailed
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.domain.folders import ask_for_rights, open_all, why_closed
-from worker.preparation.errors import PreparationFailed, Tick, no_tick, quote, quote_all
+from app.domain.quoting import quote, quote_all
+from worker.preparation.errors import PreparationFailed, Tick, no_tick
 from worker.preparation.teacher_files import choose_files
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.domain.quoting import quote
 from app.domain.teacher_files import WEIGHTS_INDEX, WHOLE_WEIGHTS
-from worker.preparation.errors import PreparationFailed, quote
+from worker.preparation.errors import PreparationFailed
 
 # The format's own limit.
 _MAX_HEADER_BYTES = 100_000_000

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from app.domain.quoting import quote, quote_all
 from worker.preparation.columns import PAIR_NAMES, Columns
-from worker.preparation.errors import PreparationFailed, Tick, quote, quote_all
+from worker.preparation.errors import PreparationFailed, Tick
 from worker.preparation.lines import MAX_LINE_CHARACTERS, MAX_ROWS, Upload, text_lines, too_large
 
 PARQUET_BATCH_ROWS = 4096

@@ -10,8 +10,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from app.domain.quoting import quote
 from worker.distill.tokenizer_files import SETTINGS, SPECIAL_TOKENS, find_foreign_entry, is_fast, named_class
-from worker.preparation.errors import PreparationFailed, quote
+from worker.preparation.errors import PreparationFailed
 from worker.preparation.families import FAMILIES, Family, ModelSize
 from worker.preparation.safetensors_header import TensorInfo, read_weights
 from worker.preparation.staging import MAX_LABELS

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from worker.preparation.errors import PreparationFailed, quote
+from app.domain.quoting import quote
+from worker.preparation.errors import PreparationFailed
 
 MAX_LABEL_CHARACTERS = 200
 

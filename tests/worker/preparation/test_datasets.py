@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.domain.quoting import quote
 from tests.worker.preparation.uploads import ROWS, Bench, csv_bytes, json_bytes, parquet_bytes
 from worker.preparation.datasets import sort_labels
-from worker.preparation.errors import quote
 from worker.preparation.splits import validation_mask
 
 # As Parquet names what a list is of.
