@@ -2,10 +2,10 @@
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 from bench.report import processor
+from worker.distill.processor import Processor
 from worker.machine import count_cores
 
 
@@ -13,6 +13,7 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     """What decides how fast the machine is; part of every cell's key, so that machines do not mix."""
     found = {
         "processor": processor(),
+        "instructions": " ".join(Processor.here().instructions),
         "cores": count_cores(),
         "system": platform.machine(),
         "python": platform.python_version(),
@@ -38,16 +39,12 @@ def environment(device: str) -> dict[str, str]:
 
 
 def fast_precision(device: str = "cpu") -> str:
-    """ "bf16" where `device` multiplies it in hardware, as the engine's `precision: auto` chooses, else "fp32"."""
-    if device == "cuda":
-        import torch
+    """What the engine's `precision: auto` becomes on `device`."""
+    import torch
 
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return "fp32"
-    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+    from worker.distill.device import has_fast_bf16
+
+    return "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
 
 
 def _gpu() -> str:

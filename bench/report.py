@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.distill.processor import CPUINFO, Processor
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 
@@ -66,15 +68,10 @@ def cells(*texts: str) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+def processor(file: Path = CPUINFO) -> str:
     """Its name, with family and model where it tells them: on virtual machines quite different ones have one name."""
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
+    told = Processor.here(file)
+    if not told.name:
         return platform.machine()
-    # Those of the last core: on one machine all are alike.
-    told = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-    if "model name" not in told:
-        return platform.machine()
-    numbers = [f"{name.removeprefix('cpu ')} {told[name]}" for name in ("cpu family", "model") if name in told]
-    return told["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
+    numbers = [f"{name} {value}" for name, value in (("family", told.family), ("model", told.model)) if value]
+    return told.name + (f" ({', '.join(numbers)})" if numbers else "")

@@ -75,7 +75,8 @@ class TrainingConfig(RequestModel):
         default=128, ge=4, le=8192, description="Tokens kept of a row; at most the teacher's positions."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="`auto`: bf16 where the processor, or the GPU, has it in hardware, else fp32."
+        default="auto",
+        description="`auto`: bf16 where the processor, or the GPU, multiplies faster in it than in fp32.",
     )
     seed: Seed = 7
     deterministic: bool = Field(default=False, description="On CUDA: the slower kernels that make a resume exact.")

@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         choices=["bf16", "fp32"],
-        help="of Stillhouse, and of the peers at their best (default: bf16 where the device multiplies it in hardware)",
+        help="of Stillhouse, and of the peers at their best (default: bf16 where it is the faster one on the device)",
     )
     parser.add_argument("--batch-size", type=int, default=Hyperparameters().batch_size)
     parser.add_argument(

@@ -6,13 +6,13 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from worker.distill.config import TrainingConfig
 from worker.distill.errors import NoDevice, is_device_lost
+from worker.distill.processor import Processor
 from worker.distill.run_folder import DEVICE
 
 # What computes, and what makes tokens of texts and a map of those.
@@ -35,15 +35,19 @@ class Compute:
             yield
 
 
-def choose_compute(training: TrainingConfig, threads: int) -> Compute:
+def choose_compute(training: TrainingConfig, threads: int, began: Mapping[str, Any] | None = None) -> Compute:
     """One CUDA device if there is one, else the processor, or what STILLHOUSE_ENGINE_DEVICE wants; `precision: auto` is
-    bf16 where it is fast. Raises NoDevice where `cuda` is wanted and is not there."""
+    bf16 where that is faster than fp32, and of a run that `began` in such an environment what it was there, if this is
+    the same hardware. Raises NoDevice where `cuda` is wanted and is not there."""
     torch.set_num_threads(threads)
     has_cuda = _has_cuda(os.environ.get(DEVICE, "auto"))
     device = torch.device("cuda", 0) if has_cuda else torch.device("cpu")
     precision = training.precision
-    if precision == "auto":
-        precision = "bf16" if _has_fast_bf16(device) else "fp32"
+    if precision == "auto" and began is not None and began["device"] == _hardware(device):
+        # Another release may choose another one, and an upgrade must not make a run inexact.
+        precision = began["precision"]
+    elif precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
     if has_cuda and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
         # All work of the run goes to a stream of its own: on the default one no graph can be recorded.
         torch.cuda.set_stream(torch.cuda.Stream(device))
@@ -65,10 +69,12 @@ def choose_compute(training: TrainingConfig, threads: int) -> Compute:
 def environment(compute: Compute) -> dict[str, Any]:
     """What decides the last bit of every result; a checkpoint records it."""
     # The map and what some methods begin with are computed on the processor, and there again at a resume.
-    beside = {"processor": _processor_name()} if compute.device.type == "cuda" else {}
+    processor = Processor.here()
+    beside = {"processor": processor.title} if compute.device.type == "cuda" else {}
     return {
         "device": hardware(compute),
         **beside,
+        "processor_kind": processor.kind,
         "precision": compute.precision,
         "threads": compute.threads,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -80,10 +86,11 @@ def environment(compute: Compute) -> dict[str, Any]:
 def differing(began: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The names of what differs between the environment in which a run began and this one.
 
-    The processor beside a GPU, and a library, differ from nothing where the release that began it recorded none: else
-    an upgrade alone would make every run under way inexact.
+    The processor beside a GPU, a processor's kind and a library differ from nothing where the release that began it
+    recorded none: else an upgrade alone would make every run under way inexact.
     """
-    before = {"processor": here.get("processor"), **began, "libraries": here["libraries"] | began["libraries"]}
+    unrecorded = {name: here.get(name) for name in ("processor", "processor_kind")}
+    before = {**unrecorded, **began, "libraries": here["libraries"] | began["libraries"]}
     return [name for name, value in here.items() if before.get(name) != value]
 
 
@@ -100,9 +107,17 @@ def device_memory() -> dict[str, Any] | None:
 
 
 def hardware(compute: Compute) -> str:
-    if compute.device.type == "cuda":
-        return torch.cuda.get_device_name(compute.device)
-    return _processor_name()
+    return _hardware(compute.device)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return Processor.here().has_fast_bf16
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else Processor.here().title
 
 
 def _has_cuda(wanted: str) -> bool:
@@ -127,22 +142,3 @@ def _has_cuda(wanted: str) -> bool:
             "is no kernel image for it, take a torch built for this GPU (TORCH_INDEX, where the image is built)."
         ) from error
     return True
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = _cpuinfo("flags").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _processor_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(field: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

@@ -1,5 +1,6 @@
 """A run's parts, read from its folder and held against each other: a bad one is found before the hours, not after."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ class Parts:
     table: torch.Tensor  # of its word vectors
 
 
-def load_parts(folder: Path, job: JobConfig, threads: int) -> Parts:
-    """Raises an EngineError where the job, its teacher and its dataset do not go together."""
-    compute = choose_compute(job.training, threads)
+def load_parts(folder: Path, job: JobConfig, began: Mapping[str, Any] | None) -> Parts:
+    """`began` is the environment of the run that this one goes on with. Raises an EngineError where the job, its
+    teacher and its dataset do not go together."""
+    compute = choose_compute(job.training, began["threads"] if began else job.threads, began)
     methods_of = methods_by_arm(job)
     recipes = [build_recipe(methods) for methods in methods_of.values()]
     teacher_folder = folder / job.teacher.path

@@ -72,8 +72,7 @@ class Run:
             self.job = JobConfig.parse(self.raw_job)
             resumed = load_latest(folder / CHECKPOINTS)
             self.is_resumed = resumed is not None
-            threads = resumed.environment["threads"] if resumed else self.job.threads
-            parts = load_parts(folder, self.job, threads)
+            parts = load_parts(folder, self.job, resumed.environment if resumed else None)
         self.compute, self.tokenizer, self.dataset = parts.compute, parts.tokenizer, parts.dataset
         self.teacher, self.table = parts.teacher, parts.table
         self.student_maker = TeacherLayersStudent(self.job.student)
