@@ -18,6 +18,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
+from worker.distill.choice import ChoiceState, Chosen
 from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.strategies.base import RoundPlan
 
@@ -30,6 +31,8 @@ _STATE_FILE = "state.json"
 _PROJECTION_FILE = "projection.safetensors"
 # Releases that do not know it make the pass anew.
 _TEACHER_PASS_FILE = "teacher_pass.safetensors"
+# Nor do they know this one: they choose anew.
+_CHOICE_FILE = "choice.safetensors"
 
 
 @dataclass
@@ -60,6 +63,7 @@ class ArmState:
     best_weights: dict[str, torch.Tensor]  # empty before the first validation
     optimizer: dict[str, torch.Tensor]  # "{parameter}/{state}", and what is trained instead of weights
     plan: RoundPlan | None  # of the round under way
+    choice: ChoiceState | None  # of new rows for the round that is to come, if it is under way
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,13 @@ def _write_arm(folder: Path, prefix: str, state: ArmState) -> dict[str, Any]:
     save_file(state.optimizer, folder / f"{prefix}optimizer.safetensors")
     if state.plan is not None:
         save_arrays(_plan_arrays(state.plan), folder / f"{prefix}round.safetensors")
-    return {"arm_position": asdict(state.position), "plan_facts": None if state.plan is None else state.plan.facts}
+    record = {"arm_position": asdict(state.position), "plan_facts": None if state.plan is None else state.plan.facts}
+    if state.choice is None:
+        return record
+    save_arrays(_choice_arrays(state.choice), folder / f"{prefix}{_CHOICE_FILE}")
+    parts = 0 if state.choice.chosen is None else state.choice.chosen.parts
+    choice = {"work": state.choice.work, "parts": parts, "drawn_sha256": state.choice.drawn_sha256}
+    return record | {"choice": choice}
 
 
 def _read_arm(folder: Path, prefix: str, record: dict[str, Any]) -> ArmState:
@@ -204,23 +214,53 @@ def _read_arm(folder: Path, prefix: str, record: dict[str, Any]) -> ArmState:
         best_weights=load_file(folder / f"{prefix}best.safetensors"),
         optimizer=load_file(folder / f"{prefix}optimizer.safetensors"),
         plan=_read_plan(load_arrays(plan_file), record["plan_facts"]) if plan_file.exists() else None,
+        choice=_read_choice(folder / f"{prefix}{_CHOICE_FILE}", record["choice"]) if "choice" in record else None,
     )
 
 
+def _choice_arrays(state: ChoiceState) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    if state.chosen is not None:
+        arrays |= {f"kept/{name}": array for name, array in state.chosen.kept.arrays().items()}
+        arrays |= {"losses": state.chosen.losses, "kept_losses": state.chosen.kept_losses}
+    for name, said in (("labelled", state.labelled), ("scored", state.scored)):
+        if said is not None:
+            arrays |= _arrays_of(said, name)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _read_choice(file: Path, record: dict[str, Any]) -> ChoiceState:
+    arrays = load_arrays(file)
+    chosen = None
+    if record["parts"]:
+        kept = _rows_of({name.removeprefix("kept/"): array for name, array in arrays.items()})
+        chosen = Chosen(record["parts"], kept, arrays["losses"], arrays["kept_losses"])
+    labelled, scored = (_predictions_of(arrays, name) for name in ("labelled", "scored"))
+    return ChoiceState(record["work"], chosen, record["drawn_sha256"], labelled, scored)
+
+
 def _teacher_pass_arrays(state: TeacherPassState) -> dict[str, np.ndarray]:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, said in state.said.items():
-        arrays[f"{split}/logits"] = said.logits
-        if said.features is not None:
-            arrays[f"{split}/features"] = said.features
+        arrays |= _arrays_of(said, split)
     return arrays
 
 
 def _read_teacher_pass(folder: Path, record: dict[str, Any]) -> TeacherPassState:
     arrays = load_arrays(folder / _TEACHER_PASS_FILE)
     splits = [name.removesuffix("/logits") for name in arrays if name.endswith("/logits")]
-    said = {split: Predictions(arrays[f"{split}/logits"], arrays.get(f"{split}/features")) for split in splits}
+    said = {split: found for split in splits if (found := _predictions_of(arrays, split)) is not None}
     return TeacherPassState(record["files"], said)
+
+
+def _arrays_of(said: Predictions, name: str) -> dict[str, np.ndarray]:
+    arrays = {f"{name}/logits": said.logits}
+    return arrays if said.features is None else arrays | {f"{name}/features": said.features}
+
+
+def _predictions_of(arrays: dict[str, np.ndarray], name: str) -> Predictions | None:
+    logits = arrays.get(f"{name}/logits")
+    return None if logits is None else Predictions(logits, arrays.get(f"{name}/features"))
 
 
 def _waiting(arm: str) -> str:
@@ -239,10 +279,12 @@ def _plan_arrays(plan: RoundPlan) -> dict[str, np.ndarray]:
 
 
 def _read_plan(arrays: dict[str, np.ndarray], facts: dict[str, float]) -> RoundPlan:
-    synthetic = None
-    if "anchors" in arrays:
-        synthetic = SyntheticRows(*(arrays.get(field.name) for field in fields(SyntheticRows)))  # type: ignore[arg-type]
+    synthetic = _rows_of(arrays) if "anchors" in arrays else None
     return RoundPlan(arrays["rows"], synthetic, facts)
+
+
+def _rows_of(arrays: dict[str, np.ndarray]) -> SyntheticRows:
+    return SyntheticRows(*(arrays.get(field.name) for field in fields(SyntheticRows)))  # type: ignore[arg-type]
 
 
 def _fsync(path: Path) -> None:

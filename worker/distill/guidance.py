@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worker.distill.choice import Choice
 from worker.distill.config import TrainingConfig
 from worker.distill.coordinates import Coordinates
 from worker.distill.data import Split
@@ -79,24 +80,27 @@ class Guidance:
         """What the arm's strategy gets; what the `teacher` says is of the training rows. Of those the arm knows
         `split`, all or the labelled ones, and learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
-        teacher_answered = functools.partial(self._answered, arm, count_layers(self.teacher.model))
-        student_answered = functools.partial(self._answered, arm, count_layers(student.model))
+        choice = Choice()
+        teacher_answered = functools.partial(self._answered, arm, choice, count_layers(self.teacher.model))
+        student_answered = functools.partial(self._answered, arm, choice, count_layers(student.model))
         return StrategyContext(
             arm=arm,
             seed=seed,
             split=split,
             rows=rows,
             synthesizer=functools.partial(self._synthesizer, rows),
-            score=functools.partial(self._score, student, teacher, student_answered),
+            score=functools.partial(self._score, student, teacher, choice, student_answered),
             teacher_error=self.teacher_error,
-            label=functools.partial(self._label, teacher_answered, keeps_features=keeps_features),
-            score_synthetic=functools.partial(self._score_synthetic, student, student_answered),
+            label=functools.partial(self._label, choice, teacher_answered, keeps_features=keeps_features),
+            score_synthetic=functools.partial(self._score_synthetic, student, choice, student_answered),
+            choice=choice,
         )
 
-    def _answered(self, arm: str, layers: int, rows: int) -> None:
-        """A model of so many `layers` has said something to `rows`, as a round of the arm asked."""
-        self.progress.advance(arm, forward_work(layers, rows))
-        self.check_stop()
+    def _answered(self, arm: str, choice: Choice, layers: int, rows: int) -> None:
+        """A model of so many `layers` has said something to `rows`, as a round's `choice` for the arm asked."""
+        work = forward_work(layers, rows)
+        choice.work += work
+        self.progress.advance(arm, work)
 
     def _synthesizer(self, rows: np.ndarray, neighbors: int) -> Synthesizer:
         key = neighbors, hashlib.sha256(rows.tobytes()).digest()  # arms on the same rows share it
@@ -117,13 +121,21 @@ class Guidance:
         self,
         student: Network,
         teacher: Predictions | None,
+        choice: Choice,
         answered: Callable[[int], None],
         objective: Objective,
         rows: np.ndarray,
     ) -> np.ndarray:
-        """(rows,) loss of each of these training rows under the student in evaluation mode."""
+        """(rows,) loss of each of these training rows under the student in evaluation mode. What leads a choice comes
+        first in it, and again where a run goes on with one: there it was counted before."""
+
+        def after_batch(rows: int) -> None:
+            if not choice.has_begun:
+                answered(rows)
+            self.check_stop()
+
         with self.watch.on("scoring"):
-            logits = predict_logits(student, self.split, self.compute.device, rows=rows, after_batch=answered)
+            logits = predict_logits(student, self.split, self.compute.device, rows=rows, after_batch=after_batch)
             losses = [
                 _losses(
                     objective,
@@ -137,10 +149,11 @@ class Guidance:
             return np.concatenate(losses)
 
     def _label(
-        self, answered: Callable[[int], None], drawn: Points | Splices, *, keeps_features: bool
+        self, choice: Choice, answered: Callable[[int], None], drawn: Points | Splices, *, keeps_features: bool
     ) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
+            choice.begin_part(drawn)
             return label_rows(
                 drawn,
                 self.teacher,
@@ -150,16 +163,30 @@ class Guidance:
                 self.classes,
                 keeps_features=keeps_features,
                 after_batch=answered,
+                begun=choice.labelled,
+                so_far=choice.teacher_said,
             )
 
     def _score_synthetic(
-        self, student: Network, answered: Callable[[int], None], objective: Objective, synthetic: SyntheticRows
+        self,
+        student: Network,
+        choice: Choice,
+        answered: Callable[[int], None],
+        objective: Objective,
+        synthetic: SyntheticRows,
     ) -> np.ndarray:
         """(rows,) loss of each row, by what the teacher says alone, under the student in evaluation mode."""
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("scoring"):
             said = predict_synthetic(
-                student, synthetic, self.split, self.vectors, self.compute.device, after_batch=answered
+                student,
+                synthetic,
+                self.split,
+                self.vectors,
+                self.compute.device,
+                after_batch=answered,
+                begun=choice.scored,
+                so_far=choice.student_said,
             )
             labels = self.split.labels[synthetic.anchors]
             has_label = np.zeros(len(labels), bool)

@@ -8,7 +8,7 @@ import torch
 from worker.distill.batches import collate
 from worker.distill.data import Split
 from worker.distill.network import Network
-from worker.distill.predict import predict_batches
+from worker.distill.predict import SoFar, predict_batches
 from worker.distill.rows import Predictions, SyntheticRows
 from worker.distill.splicing import Splices
 from worker.distill.synthesis import Points
@@ -24,11 +24,22 @@ def label_rows(
     *,
     keeps_features: bool,
     after_batch: Callable[[int], None],
+    begun: Predictions | None = None,
+    so_far: SoFar = lambda _: None,
 ) -> SyntheticRows:
-    """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped."""
+    """What `teacher` says to each row, lifted to tokens; those without finite logits are dropped. Goes on from what has
+    `begun`, as predict.predict does."""
     unlabelled = drawn.labelled(np.empty((len(drawn), classes), np.float32))
     said = predict_synthetic(
-        teacher, unlabelled, split, vectors, device, keeps_features=keeps_features, after_batch=after_batch
+        teacher,
+        unlabelled,
+        split,
+        vectors,
+        device,
+        keeps_features=keeps_features,
+        after_batch=after_batch,
+        begun=begun,
+        so_far=so_far,
     )
     if np.isfinite(said.logits).all():
         return drawn.labelled(said.logits, said.features)
@@ -45,8 +56,11 @@ def predict_synthetic(
     *,
     keeps_features: bool = False,
     after_batch: Callable[[int], None],
+    begun: Predictions | None = None,
+    so_far: SoFar = lambda _: None,
 ) -> Predictions:
-    """What `network` says to each of the rows, in evaluation mode; `after_batch` hears how many rows each batch had."""
+    """What `network` says to each of the rows, in evaluation mode; `after_batch` hears how many rows each batch had,
+    `begun` and `so_far` are those of predict.predict."""
     if not len(synthetic):
         return Predictions(synthetic.teacher_logits, vectors[:0] if keeps_features else None)
     return predict_batches(
@@ -56,4 +70,6 @@ def predict_synthetic(
         device,
         after_batch=after_batch,
         keeps_features=keeps_features,
+        begun=begun,
+        so_far=so_far,
     )

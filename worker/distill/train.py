@@ -83,8 +83,8 @@ class ArmContext:
 
 
 class SafePoint(Protocol):
-    """Called between two steps, and between two batches of a validation: may write a checkpoint of `state()`, unless
-    that `is_saved` already, and may raise Stopped."""
+    """Called between two steps, and between two batches of a validation or of a choice of new rows: may write a
+    checkpoint of `state()`, unless that `is_saved` already, and may raise Stopped."""
 
     def __call__(self, state: Callable[[], ArmState], *, is_round_end: bool, is_saved: bool) -> None: ...
 
@@ -96,8 +96,8 @@ class ArmResult:
 
 
 class ArmTraining:
-    """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round, and while it
-    validates."""
+    """An arm under way. `run` goes to the end, calling `at_safe_point` after every step and round, and between the
+    batches of a validation and of a choice of new rows."""
 
     def __init__(self, arm: Arm, network: Network, context: ArmContext, resumed: ArmState | None) -> None:
         self.arm = arm
@@ -136,7 +136,8 @@ class ArmTraining:
         self.best_weights: dict[str, torch.Tensor] = {}
         # Losses stay on the device between log points: reading one makes the processor wait for it.
         self._window_losses: list[torch.Tensor] = []
-        self._saved_at: tuple[int, int] | None = None  # round and step of the newest checkpoint
+        self._saved_at: tuple[int, int, float] | None = None  # the place of the newest checkpoint
+        context.strategy.choice.call_at_safe_points(self._reach_safe_point)
         if resumed is not None:
             self._restore(resumed)
 
@@ -166,6 +167,7 @@ class ArmTraining:
             best_weights=self.best_weights,
             optimizer=self.network.optimizer_state(),
             plan=self.plan,
+            choice=self.context.strategy.choice.state(),
         )
 
     def _plan_round(self) -> RoundPlan | None:
@@ -307,8 +309,9 @@ class ArmTraining:
     def _reach_safe_point(self, *, is_round_end: bool = False) -> None:
         self.context.at_safe_point(self.state, is_round_end=is_round_end, is_saved=self._place() == self._saved_at)
 
-    def _place(self) -> tuple[int, int]:
-        return self.position.round, self.position.step
+    def _place(self) -> tuple[int, int, float]:
+        """Round, step, and how far the choice of the round's new rows is."""
+        return self.position.round, self.position.step, self.context.strategy.choice.work
 
     def _record(self) -> dict[str, Any]:
         position = self.position
@@ -321,6 +324,8 @@ class ArmTraining:
 
     def _restore(self, resumed: ArmState) -> None:
         self.position = resumed.position
+        if resumed.choice is not None:
+            self.context.strategy.choice.go_on_from(resumed.choice)
         self._saved_at = self._place()
         self.best_weights = resumed.best_weights
         self.plan = resumed.plan
@@ -328,6 +333,6 @@ class ArmTraining:
         self.arm.objective.load_state_dict(resumed.position.objective)
         asked = self.context.work_of_questions[: resumed.position.round + (resumed.plan is not None)]
         done = training_work(self.arm.layers, resumed.position.rows_presented) + sum(asked)
-        self.context.progress.restore(self.arm.name, done)
+        self.context.progress.restore(self.arm.name, done + self.context.strategy.choice.work)
         put_weights(self.network, resumed.weights)
         self.network.load_optimizer_state(resumed.optimizer)

@@ -64,6 +64,7 @@ def arm_state(step: int) -> ArmState:
         best_weights={"w": weights["w"] + 1},
         optimizer={"w/step": weights["w"] + 2},
         plan=RoundPlan(np.arange(step), None, {"region_rows": 7.0}),
+        choice=None,
     )
 
 

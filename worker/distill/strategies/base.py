@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from worker.distill.choice import Choice
 from worker.distill.data import Split
 from worker.distill.objectives import Objective
 from worker.distill.rows import SyntheticRows
@@ -45,6 +46,7 @@ class StrategyContext:
     teacher_error: float  # share of the validation rows on which the teacher is wrong
     label: Callable[[Points | Splices], SyntheticRows]  # with the teacher's logits; drops what is not finite
     score_synthetic: Callable[[Objective, SyntheticRows], np.ndarray]  # (rows,) as `score`, of rows that are labelled
+    choice: Choice = field(default_factory=Choice)  # how far these two are in the round under way
 
 
 class DataStrategy(Protocol):

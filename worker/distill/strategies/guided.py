@@ -91,13 +91,14 @@ class Guided:
             synthetic, told = self._make(region, wanted, generator, context)
             facts |= told
             extra = len(context.split) + np.arange(len(synthetic))
+        context.choice.forget()
         facts["extra_rows"] = float(len(extra))
         # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
         rows = np.concatenate([self.real_rows.take(size - len(extra), context), extra])
         return RoundPlan(rows, synthetic, facts)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"masses": self.masses, "real_rows": self.real_rows.state_dict()}
+        return {"masses": list(self.masses), "real_rows": self.real_rows.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.masses = list(state["masses"])
@@ -128,19 +129,20 @@ class Guided:
         """`count` new rows, or fewer where some were refused, and what is to be told of them."""
         if self.candidates == 1 or count == 0:
             return context.label(self._draw(region, count, generator, context)), {}
-        kept, losses, kept_losses = [], [], []
-        for size in self._parts(count):
-            made = context.label(self._draw(region, round(size * self.candidates), generator, context))
-            losses.append(context.score_synthetic(self.distance, made))
-            best = highest(losses[-1], size)
-            kept.append(made.taken(best))
-            kept_losses.append(losses[-1][best])
-        synthetic = SyntheticRows.joined(kept)
-        if not len(synthetic):
-            return synthetic, {}
-        return synthetic, {
-            "candidate_loss": float(np.concatenate(losses).mean()),
-            "kept_loss": float(np.concatenate(kept_losses).mean()),
+        for number, size in enumerate(self._parts(count)):
+            drawn = self._draw(region, round(size * self.candidates), generator, context)
+            if number < context.choice.parts:  # those that are over were drawn for the generator's sake
+                continue
+            made = context.label(drawn)
+            losses = context.score_synthetic(self.distance, made)
+            best = highest(losses, size)
+            context.choice.end_part(made.taken(best), losses, losses[best])
+        chosen = context.choice.chosen()
+        if not len(chosen.kept):
+            return chosen.kept, {}
+        return chosen.kept, {
+            "candidate_loss": float(chosen.losses.mean()),
+            "kept_loss": float(chosen.kept_losses.mean()),
         }
 
     def _draw(
