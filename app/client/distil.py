@@ -22,6 +22,7 @@ from app.client.download import PlaceTaken
 from app.client.jobs import NoStudent, fetch_student, follow, upload_teacher
 from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step, warn
 from app.client.server import connect
+from app.domain.ids import new_id
 from app.settings import get_settings
 
 # Of a worker that is free; after that the person is told what the wait is for.
@@ -56,6 +57,7 @@ def run_fetch(*, job_id: str, url: str | None, output: Path) -> int:
 def distil(errand: Errand, data: DatasetArgument, teacher_argument: TeacherArgument, body: Json) -> None:
     """Send the server the teacher and the rows, post the job, wait for it and bring its student."""
     console, api = errand.console, errand.api
+    _check_body(api, body)
     with step(console, "Getting the teacher") as current:
         teacher_id = _register_teacher(api, teacher_argument)
         teacher = _wait_until_checked(console, api, f"/teachers/{teacher_id}")
@@ -112,6 +114,18 @@ def _check_place(output: Path) -> None:
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as error:
         raise ClientError(f"The student cannot be put into {output.parent}: {error.strerror}.") from error
+
+
+def _check_body(api: Api, body: Json) -> None:
+    """Have the server refuse what it would refuse of any teacher and dataset, before they are sent to it: of a job on
+    those that nobody has it says first what else is wrong."""
+    nobodys = {"teacher": new_id("teacher"), "dataset": new_id("dataset")}
+    student = {"layers": 1, **(body.get("student") or {})}
+    try:
+        api.post("/jobs", {**body, **nobodys, "student": student}, idempotency_key=str(uuid.uuid4()))
+    except Refused as refusal:
+        if refusal.code != "teacher_not_found":
+            raise
 
 
 def _register_teacher(api: Api, argument: TeacherArgument) -> str:

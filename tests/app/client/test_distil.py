@@ -18,6 +18,7 @@ from tests.app.client.test_download import student_of
 from tests.app.routes.helpers import failed_job, succeeded_job
 from tests.fixtures.factories import add_dataset, add_job, add_teacher, claimed, ready_dataset, ready_teacher
 from tests.fixtures.servers import free_port
+from tests.fixtures.tiny_models import write_classifier
 
 DEMO = DatasetArgument("dts_demo", {}, {})
 
@@ -80,13 +81,34 @@ class TestRunDistil:
         ready_dataset(claimed(), warnings=["2 rows of train were left out."])
         teacher = TeacherArgument(add_teacher())
         ready_teacher(claimed())
-        body = {"training": {"epochs": -1}}
+        body = {"student": {"layers": 96}}
         assert run_distil(data=data, teacher=teacher, body=body, url=api.address, output=output) == 1
         said = capsys.readouterr().out
         assert "! 2 rows of train were left out." in said
-        assert "training.epochs" in said
+        assert "student.layers" in said
         assert api.get("/jobs")["data"] == []
         assert not output.exists()
+
+    @pytest.mark.parametrize(
+        ("body", "told"),
+        [
+            ({"training": {"epochs": -1}}, "training.epochs is -1"),
+            ({"method": {"type": "sagee"}}, 'method.type is "sagee"'),
+            ({"method": {"type": "sage", "warmup_epochs": 9}}, "warmup_epochs"),
+        ],
+    )
+    def test_sends_nothing_for_a_job_that_would_be_refused(
+        self, body: Json, told: str, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Harm: gigabytes are sent and checked, and then the person learns of a slip of the pen."""
+        write_classifier(tmp_path / "teacher", ["a"], ["no", "yes"])
+        (tmp_path / "train.csv").write_text("text,label\na,no\nb,yes\n")
+        data = DatasetArgument(None, {"train": tmp_path / "train.csv"}, {})
+        teacher = TeacherArgument(folder=tmp_path / "teacher")
+        assert run_distil(data=data, teacher=teacher, body=body, url=api.address, output=tmp_path / "student") == 1
+        assert told in capsys.readouterr().out
+        for path in ("/teachers", "/datasets", "/jobs"):
+            assert api.get(path)["data"] == []
 
     def test_tunes_no_teacher_that_is_not_to_be_tuned(
         self, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,7 +138,7 @@ class TestRunDistil:
             return wait_until_ready(client, path, seconds=seconds)
 
         monkeypatch.setattr(Api, "wait_until_ready", wait)
-        body = {"student": {"layers": 99}}
+        body = {"student": {"layers": 96}}
         assert run_distil(data=data, teacher=teacher, body=body, url=api.address, output=tmp_path / "student") == 1
         said = capsys.readouterr().out
         assert f"/datasets/{data.known_id} is still pending" in said
