@@ -5,7 +5,6 @@ import platform
 from typing import Any
 
 from bench.report import processor
-from worker.distill.processor import Processor
 from worker.machine import count_cores
 
 
@@ -13,7 +12,6 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     """What decides how fast the machine is; part of every cell's key, so that machines do not mix."""
     found = {
         "processor": processor(),
-        "instructions": " ".join(Processor.here().instructions),
         "cores": count_cores(),
         "system": platform.machine(),
         "python": platform.python_version(),

@@ -69,9 +69,12 @@ def cells(*texts: str) -> str:
 
 
 def processor(file: Path = CPUINFO) -> str:
-    """Its name, with family and model where it tells them: on virtual machines quite different ones have one name."""
+    """Its name, with family, model and AMX where it tells them: on virtual machines quite different ones have one
+    name, and of one model some are let have AMX and some are not."""
     told = Processor.here(file)
     if not told.name:
         return platform.machine()
-    numbers = [f"{name} {value}" for name, value in (("family", told.family), ("model", told.model)) if value]
-    return told.name + (f" ({', '.join(numbers)})" if numbers else "")
+    more = [f"{name} {value}" for name, value in (("family", told.family), ("model", told.model)) if value]
+    if "amx_bf16" in told.instructions:
+        more.append("AMX")
+    return told.name + (f" ({', '.join(more)})" if more else "")

@@ -8,7 +8,9 @@ from app.schemas.base import Page, ResponseModel
 
 
 class CheckpointRead(ResponseModel):
-    step: int = Field(description="Optimiser steps of the whole job so far; rises from checkpoint to checkpoint.")
+    step: int = Field(
+        description="Optimiser steps of the whole job so far, and one for each checkpoint before which none was taken."
+    )
     arm: str | None = Field(
         description="What was being trained: `teacher_tuning`, `student`, `baseline.kd`, ...; null between two, and "
         "while the teacher answers the rows.",

@@ -201,7 +201,7 @@ def _write_arm(folder: Path, prefix: str, state: ArmState) -> dict[str, Any]:
         return record
     save_arrays(_choice_arrays(state.choice), folder / f"{prefix}{_CHOICE_FILE}")
     parts = 0 if state.choice.chosen is None else state.choice.chosen.parts
-    choice = {"work": state.choice.work, "parts": parts, "drawn_sha256": state.choice.drawn_sha256}
+    choice = {"work": state.choice.work, "parts": parts, "asked_sha256": state.choice.asked_sha256}
     return record | {"choice": choice}
 
 
@@ -219,10 +219,10 @@ def _read_arm(folder: Path, prefix: str, record: dict[str, Any]) -> ArmState:
 
 
 def _choice_arrays(state: ChoiceState) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
+    arrays = {} if state.losses is None else {"losses": state.losses}
     if state.chosen is not None:
         arrays |= {f"kept/{name}": array for name, array in state.chosen.kept.arrays().items()}
-        arrays |= {"losses": state.chosen.losses, "kept_losses": state.chosen.kept_losses}
+        arrays |= {"candidate_losses": state.chosen.losses, "kept_losses": state.chosen.kept_losses}
     for name, said in (("labelled", state.labelled), ("scored", state.scored)):
         if said is not None:
             arrays |= _arrays_of(said, name)
@@ -234,9 +234,9 @@ def _read_choice(file: Path, record: dict[str, Any]) -> ChoiceState:
     chosen = None
     if record["parts"]:
         kept = _rows_of({name.removeprefix("kept/"): array for name, array in arrays.items()})
-        chosen = Chosen(record["parts"], kept, arrays["losses"], arrays["kept_losses"])
+        chosen = Chosen(record["parts"], kept, arrays["candidate_losses"], arrays["kept_losses"])
     labelled, scored = (_predictions_of(arrays, name) for name in ("labelled", "scored"))
-    return ChoiceState(record["work"], chosen, record["drawn_sha256"], labelled, scored)
+    return ChoiceState(record["work"], arrays.get("losses"), chosen, record["asked_sha256"], labelled, scored)
 
 
 def _teacher_pass_arrays(state: TeacherPassState) -> dict[str, np.ndarray]:

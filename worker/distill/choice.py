@@ -1,7 +1,7 @@
 """A round's choice of new rows under way: what the models have said to its candidates by now.
 
 Of very many rows it takes as long as an epoch. A checkpoint that holds this spares a run that was killed in the middle
-of it to ask them all again; what led the choice, and what was drawn, comes about anew to the same bits.
+of it to ask them all again. What was drawn is not in it: it comes about anew, by the losses that led the choice.
 """
 
 import hashlib
@@ -39,10 +39,11 @@ class ChoiceState:
     """How far a choice is."""
 
     work: float  # that it has cost, in the progress's unit
+    losses: np.ndarray | None  # (scored rows,) float32, by which it is led, once they are known and if any are
     chosen: Chosen | None  # by the parts that are over
-    # Of the part under way what was drawn, by hash, and what teacher and student have said to it, each to the first
+    # Of the part under way what was asked and whom, by hash, and what teacher and student have said, each to the first
     # rows in the order of its pass.
-    drawn_sha256: str
+    asked_sha256: str
     labelled: Predictions | None
     scored: Predictions | None
 
@@ -57,8 +58,9 @@ class Choice:
     def forget(self) -> None:
         """It is over."""
         self.work = 0.0
+        self.losses: np.ndarray | None = None
         self._chosen: list[Chosen] = []
-        self._drawn_sha256 = ""
+        self._asked_sha256 = ""
         self._labelled: Callable[[], Predictions] | None = None
         self._scored: Callable[[], Predictions] | None = None
 
@@ -67,37 +69,39 @@ class Choice:
 
     def state(self) -> ChoiceState | None:
         """None where nothing is known that would have to be asked again."""
-        if not self.has_begun:
+        if self.losses is None and not self._chosen and self._labelled is None:
             return None
         chosen = Chosen.joined(self._chosen) if self._chosen else None
-        return ChoiceState(self.work, chosen, self._drawn_sha256, self.labelled, self.scored)
+        return ChoiceState(self.work, self.losses, chosen, self._asked_sha256, self.labelled, self.scored)
 
     def go_on_from(self, state: ChoiceState) -> None:
         self.forget()
         self.work = state.work
+        self.losses = state.losses
         self._chosen = [] if state.chosen is None else [state.chosen]
-        self._drawn_sha256 = state.drawn_sha256
+        self._asked_sha256 = state.asked_sha256
         labelled, scored = state.labelled, state.scored
         self._labelled = None if labelled is None else lambda: labelled
         self._scored = None if scored is None else lambda: scored
 
-    @property
-    def has_begun(self) -> bool:
-        return bool(self._chosen) or self._labelled is not None
+    def lead(self, losses: np.ndarray) -> None:
+        """By these it is led, (scored rows,) float32."""
+        self.losses = losses
+        self._at_safe_point()
 
     @property
     def parts(self) -> int:
         """How many of its parts are over."""
         return sum(each.parts for each in self._chosen)
 
-    def begin_part(self, drawn: Points | Splices) -> None:
-        """These are its rows. Where a run goes on they are those of before, but for one that goes on with other bits:
-        what was said to others is nothing to them."""
-        digest = hashlib.sha256()
+    def begin_part(self, drawn: Points | Splices, by: str) -> None:
+        """These are its rows, and who answers them is known as `by`. Where a run goes on both are those of before, but
+        for one that goes on with other bits: what others said, or to others, is nothing to them."""
+        digest = hashlib.sha256(by.encode())
         for column in fields(drawn):
             digest.update(getattr(drawn, column.name).tobytes())
-        if digest.hexdigest() != self._drawn_sha256:
-            self._drawn_sha256 = digest.hexdigest()
+        if digest.hexdigest() != self._asked_sha256:
+            self._asked_sha256 = digest.hexdigest()
             self._labelled = self._scored = None
 
     def end_part(self, kept: SyntheticRows, losses: np.ndarray, kept_losses: np.ndarray) -> None:

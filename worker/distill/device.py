@@ -43,7 +43,7 @@ def choose_compute(training: TrainingConfig, threads: int, began: Mapping[str, A
     has_cuda = _has_cuda(os.environ.get(DEVICE, "auto"))
     device = torch.device("cuda", 0) if has_cuda else torch.device("cpu")
     precision = training.precision
-    if precision == "auto" and began is not None and began["device"] == _hardware(device):
+    if precision == "auto" and began is not None and _is_same_hardware(began, device):
         # Another release may choose another one, and an upgrade must not make a run inexact.
         precision = began["precision"]
     elif precision == "auto":
@@ -114,6 +114,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return Processor.here().has_fast_bf16
+
+
+def _is_same_hardware(began: Mapping[str, Any], device: torch.device) -> bool:
+    """A GPU by its name; a processor by its kind too, where the release that `began` the run recorded one."""
+    is_alike = bool(began["device"] == _hardware(device))
+    if device.type == "cuda":
+        return is_alike
+    kind = Processor.here().kind
+    return is_alike and bool(began.get("processor_kind", kind) == kind)
 
 
 def _hardware(device: torch.device) -> str:

@@ -49,6 +49,8 @@ class Guidance:
     # (rows, width) pooled, once begun; no rows where nothing reads them.
     vectors: np.ndarray | None = field(default=None, init=False)
     teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
+    # Of its answers to the real rows, once they are there: by these it is known which teacher it is, in what precision.
+    teacher_outputs_sha256: str = field(default="", init=False)
     _synthesizers: dict[tuple[int, bytes], Synthesizer] = field(default_factory=dict, init=False)
 
     def begin(self, table: torch.Tensor, folder: Path, *, shifts: bool) -> None:
@@ -126,12 +128,13 @@ class Guidance:
         objective: Objective,
         rows: np.ndarray,
     ) -> np.ndarray:
-        """(rows,) loss of each of these training rows under the student in evaluation mode. What leads a choice comes
-        first in it, and again where a run goes on with one: there it was counted before."""
+        """(rows,) loss of each of these training rows under the student in evaluation mode, by which the choice is led:
+        once for a round, wherever that goes on."""
+        if choice.losses is not None:
+            return choice.losses
 
         def after_batch(rows: int) -> None:
-            if not choice.has_begun:
-                answered(rows)
+            answered(rows)
             self.check_stop()
 
         with self.watch.on("scoring"):
@@ -146,14 +149,15 @@ class Guidance:
                 )
                 for part in parts_by_logits(len(rows), self.classes)
             ]
-            return np.concatenate(losses)
+            choice.lead(led_by := np.concatenate(losses))
+            return led_by
 
     def _label(
         self, choice: Choice, answered: Callable[[int], None], drawn: Points | Splices, *, keeps_features: bool
     ) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            choice.begin_part(drawn)
+            choice.begin_part(drawn, by=self.teacher_outputs_sha256)
             return label_rows(
                 drawn,
                 self.teacher,

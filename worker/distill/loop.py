@@ -138,6 +138,7 @@ class Run:
             self.checkpoints.goes_on_with(name, sha256)
         quality = measure_quality(said.logits["validation"], self.dataset.splits["validation"].labels)
         self.guidance.teacher_error = 1 - quality.accuracy
+        self.guidance.teacher_outputs_sha256 = said.inputs[TEACHER_OUTPUTS]
         is_first = not self.checkpoints.began_with(TEACHER_OUTPUTS)
         self.checkpoints.announce_resume()
         if is_first:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Self
 
 CPUINFO = Path("/proc/cpuinfo")
-# Names of vector and matrix instructions begin so, on x86 and on Arm; the kernel's list has much else, and more with
-# each of its releases.
-_ARITHMETIC = ("sse", "ssse", "avx", "amx", "fma", "f16c", "asimd", "sve", "sme", "bf16", "i8mm")
+# Names of vector and matrix instructions begin so in what the kernel tells of x86 and of Arm; it has much else there,
+# and more with each of its releases.
+_ARITHMETIC = {
+    "flags": ("sse", "ssse", "avx", "amx", "fma", "f16c"),
+    "Features": ("asimd", "sve", "sme", "bf16", "i8mm"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,18 @@ class Processor:
             lines = []
         # Those of the last core: on one machine all are alike.
         told = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-        flags = f"{told.get('flags', '')} {told.get('Features', '')}".split()
+        instructions = {
+            word
+            for field, names in _ARITHMETIC.items()
+            for word in told.get(field, "").split()
+            if word.startswith(names)
+        }
         return cls(
             name=told.get("model name", ""),
-            vendor=told.get("vendor_id", ""),
-            family=told.get("cpu family", ""),
-            model=told.get("model", ""),
-            instructions=tuple(sorted({flag for flag in flags if flag.startswith(_ARITHMETIC)})),
+            vendor=told.get("vendor_id") or told.get("CPU implementer", ""),
+            family=told.get("cpu family") or told.get("CPU architecture", ""),
+            model=told.get("model") or told.get("CPU part", ""),
+            instructions=tuple(sorted(instructions)),
         )
 
     @property

@@ -178,6 +178,7 @@ class ArmTraining:
                 number, self.round_sizes[number], self.position.rounds_without_gain, self.context.strategy
             )
         self.position.strategy = self.arm.strategy.state_dict()
+        self.context.strategy.choice.forget()
         if plan is None:
             self.context.events.emit("round", arm=self.arm.name, round=number + 1, stopped_early=True)
         return plan
@@ -326,6 +327,7 @@ class ArmTraining:
         self.position = resumed.position
         if resumed.choice is not None:
             self.context.strategy.choice.go_on_from(resumed.choice)
+            resumed.choice = None  # as large as the logits of all candidates, and whoever resumed lives on
         self._saved_at = self._place()
         self.best_weights = resumed.best_weights
         self.plan = resumed.plan

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.worker.distill.forked_engine import Instant, fork_engine
 from tests.worker.distill.test_resume import exactness_of_resumes
 from tests.worker.distill.tiny_runs import METHODS, events_of, make_run
-from worker.distill import exit_codes, labelling
+from worker.distill import exit_codes, guidance, labelling
 from worker.distill.checkpoint import ArmState, list_checkpoints, load_latest
 from worker.distill.choice import Choice, ChoiceState
 from worker.distill.errors import Stopped
@@ -28,6 +28,7 @@ Runner = Callable[[Path], Path]
 
 # A second kind of rows, and all that is known of them: points, whose teacher's features are learnt from.
 SHIFTED: dict[str, Any] = {"method__lift": "shift", "combine": [METHODS["lelp"]]}
+AT_ONCE: dict[str, Any] = {"method__warmup_epochs": 0.0}
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], int]:
 
 
 class TestChoice:
-    @pytest.mark.parametrize("changes", [{}, SHIFTED], ids=["spliced", "shifted"])
+    @pytest.mark.parametrize("changes", [{}, SHIFTED, AT_ONCE], ids=["spliced", "shifted", "before any step"])
     def test_stopped_after_each_of_its_batches_asks_no_row_twice_and_changes_nothing(
         self,
         changes: dict[str, Any],
@@ -148,11 +149,33 @@ class TestChoice:
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             file = checkpoint / "choice.safetensors"
             if file.exists():
-                save_file({name: -array for name, array in load_file(file).items()}, file)
+                arrays = load_file(file)
+                save_file({name: array if name == "losses" else -array for name, array in arrays.items()}, file)
                 record = json.loads((checkpoint / "state.json").read_text())
-                record["choice"]["drawn_sha256"] = "of others"
+                record["choice"]["asked_sha256"] = "of others"
                 (checkpoint / "state.json").write_text(json.dumps(record))
         assert made_by(run_engine(folder)) == expected
+
+    def test_goes_on_by_the_losses_that_led_it(
+        self, make: Callable[..., Path], run_engine: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Harm: another processor's losses are a little different, and by those another region is drawn from: all that
+        was asked is asked again."""
+        scored: list[int] = []
+        ask = guidance.predict_logits
+
+        def counted(*arguments: Any, rows: np.ndarray, **named: Any) -> np.ndarray:
+            scored.append(len(rows))
+            return ask(*arguments, rows=rows, **named)
+
+        monkeypatch.setattr(guidance, "predict_logits", counted)
+        expected = made_by(run_engine(make("whole", "sage")))
+        assert scored == [100, 100]
+        folder = make("killed", "sage", checkpoint_seconds=0.0)
+        dies_after(folder, 1)
+        scored.clear()
+        assert made_by(run_engine(folder)) == expected
+        assert scored == [100]
 
     def test_is_made_anew_by_a_release_that_does_not_know_of_it(
         self, make: Callable[..., Path], run_engine: Runner

@@ -96,8 +96,12 @@ class TestPrecision:
         assert choose_compute(training, 1, began).precision == "bf16"
         assert choose_compute(replace(training, precision="fp32"), 1, began).precision == "fp32"
         # Elsewhere it will not end with the same bits anyway, so it takes what is fast there.
-        self.on(replace(SLOW_IN_BF16, name="another one"), monkeypatch)
-        assert choose_compute(training, 1, began).precision == "fp32"
+        for other in (replace(SLOW_IN_BF16, name="another one"), replace(SLOW_IN_BF16, instructions=("avx2",))):
+            self.on(other, monkeypatch)
+            assert choose_compute(training, 1, began).precision == "fp32"
+        # A release that recorded no more than the name went by that.
+        del began["processor_kind"]
+        assert choose_compute(training, 1, began).precision == "bf16"
 
 
 class TestEnvironment:

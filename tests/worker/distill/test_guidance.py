@@ -51,6 +51,7 @@ class Bench:
             plan = recipe.strategy.plan_round(number, size, 0, context)
             assert plan is not None
             plans.append(plan)
+            context.choice.forget()
             self.progress.enter("training", number + 1)
         return plans
 
@@ -137,6 +138,7 @@ class TestBegin:
         guidance, rows = bench.make(), np.arange(0, 150, 3)
         context = guidance.context("student", 3, bench.student, bench.teacher, guidance.split, np.arange(150))
         whole = context.score(plain := Counting(), rows)
+        context.choice.forget()
         monkeypatch.setattr("worker.distill.rows._LOGITS_AT_ONCE", 21)
         in_parts = context.score(parted := Counting(), rows)
         np.testing.assert_array_equal(in_parts, whole)

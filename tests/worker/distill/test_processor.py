@@ -16,7 +16,14 @@ flags\t\t: fpu vme sse sse2 ssse3 fma f16c avx avx2 avx512f avx512_bf16 md_clear
 bugs\t\t: spectre_v1
 """
 EPYC = XEON.replace("GenuineIntel", "AuthenticAMD").replace("Intel(R) Xeon(R) Processor", "AMD EPYC")
-GRAVITON = "processor\t: 0\nBogoMIPS\t: 2100.00\nFeatures\t: fp asimd crc32 sve bf16 i8mm\nCPU implementer\t: 0x41\n"
+GRAVITON = """\
+processor\t: 0
+BogoMIPS\t: 2100.00
+Features\t: fp asimd crc32 sve bf16 i8mm
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd40
+"""
 
 
 def read(folder: Path, text: str) -> Processor:
@@ -34,7 +41,9 @@ class TestProcessor:
 
     def test_is_of_the_same_kind_under_a_kernel_that_lists_more(self, tmp_path: Path) -> None:
         """Harm: a new kernel makes every run under way inexact."""
-        assert read(tmp_path, XEON.format(more="")).kind == read(tmp_path, XEON.format(more=" la57 its_no")).kind
+        assert (
+            read(tmp_path, XEON.format(more="")).kind == read(tmp_path, XEON.format(more=" la57 its_no smep sme")).kind
+        )
 
     @pytest.mark.parametrize("text", [None, "", GRAVITON])
     def test_has_a_title_where_the_system_tells_none(self, text: str | None, tmp_path: Path) -> None:
@@ -42,8 +51,8 @@ class TestProcessor:
         assert found.name == ""
         assert found.title
 
-    def test_of_arm_tells_its_vector_instructions(self, tmp_path: Path) -> None:
-        assert read(tmp_path, GRAVITON).instructions == ("asimd", "bf16", "i8mm", "sve")
+    def test_of_arm_is_told_by_its_maker_and_part(self, tmp_path: Path) -> None:
+        assert read(tmp_path, GRAVITON).kind == "0x41 8/0xd40: asimd bf16 i8mm sve"
 
     @pytest.mark.parametrize(
         ("text", "is_fast"),

@@ -126,6 +126,7 @@ class TestNeeds:
 
         for number, size in enumerate(strategy.round_sizes(EPOCHS, ROWS)):
             strategy.plan_round(number, size, 0, replace(surroundings, synthesizer=synthesizer))
+            surroundings.choice.forget()
         assert bool(asked) == strategy.needs_projection
 
     @pytest.mark.parametrize("kind", ROUNDS)
@@ -174,6 +175,7 @@ class TestQuestions:
         for number, (size, questions) in enumerate(zip(sizes, planned, strict=True)):
             asked |= {"teacher": 0, "student": 0}
             strategy.plan_round(number, size, 0, heard)
+            heard.choice.forget()
             assert asked == {"teacher": questions.teacher, "student": questions.student}
 
     def test_a_round_of_so_few_rows_that_none_is_added_asks_only_for_its_scores(self) -> None:
@@ -298,7 +300,7 @@ class TestSage:
         assert len(real) == len({*real}) == 90 - good
         assert all(np.isfinite(value) for value in plan.facts.values())
         # The next round goes on where the real rows ended.
-        following = sage.plan_round(2, 90, 0, surroundings)
+        following = sage.plan_round(2, 90, 0, context())
         rest = [row for row in following.rows if row < ROWS][: ROWS - len(real)]
         assert not {*real} & {*rest}
 
@@ -312,8 +314,8 @@ class TestSage:
         assert shifted.weights.shape == (30, 5)
 
     def test_stops_after_two_rounds_in_which_the_loss_did_not_shrink(self) -> None:
-        sage, surroundings = strategy_of("sage", early_stopping=True, scored_rows=ROWS), context()
-        plans = [sage.plan_round(number, 90, 0, surroundings) for number in (1, 2, 3)]
+        sage = strategy_of("sage", early_stopping=True, scored_rows=ROWS)
+        plans = [sage.plan_round(number, 90, 0, context()) for number in (1, 2, 3)]
         assert [plan is None for plan in plans] == [False, False, True]
 
     def test_stops_when_validation_gains_nothing_any_more(self) -> None:
@@ -321,18 +323,18 @@ class TestSage:
         assert sage.plan_round(1, 90, 2, context()) is None
 
     def test_goes_on_where_early_stopping_is_off(self) -> None:
-        sage, surroundings = strategy_of("sage"), context()
-        assert all(sage.plan_round(number, 90, 5, surroundings) is not None for number in range(1, 6))
+        sage = strategy_of("sage")
+        assert all(sage.plan_round(number, 90, 5, context()) is not None for number in range(1, 6))
 
     def test_its_state_survives_json(self) -> None:
         import json
 
-        sage, surroundings = strategy_of("sage"), context()
-        sage.plan_round(1, 90, 0, surroundings)
+        sage = strategy_of("sage")
+        sage.plan_round(1, 90, 0, context())
         other = strategy_of("sage")
         other.load_state_dict(json.loads(json.dumps(sage.state_dict())))
         np.testing.assert_array_equal(
-            other.plan_round(2, 90, 0, surroundings).rows, sage.plan_round(2, 90, 0, surroundings).rows
+            other.plan_round(2, 90, 0, context()).rows, sage.plan_round(2, 90, 0, context()).rows
         )
 
 

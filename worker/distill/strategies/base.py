@@ -46,7 +46,7 @@ class StrategyContext:
     teacher_error: float  # share of the validation rows on which the teacher is wrong
     label: Callable[[Points | Splices], SyntheticRows]  # with the teacher's logits; drops what is not finite
     score_synthetic: Callable[[Objective, SyntheticRows], np.ndarray]  # (rows,) as `score`, of rows that are labelled
-    choice: Choice = field(default_factory=Choice)  # how far these two are in the round under way
+    choice: Choice = field(default_factory=Choice)  # how far all that is asked for the round's new rows is
 
 
 class DataStrategy(Protocol):
@@ -78,7 +78,8 @@ class DataStrategy(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the strategy carries from round to round, as plain JSON."""
+        """What the strategy carries from round to round, as plain JSON: a copy, which is saved also while the next
+        round is planned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -24,7 +24,8 @@ from worker.distill.synthesis import Points
 
 Lift = Literal["splice", "shift"]
 
-# So many candidates are there at a time, whatever the size of the round.
+# So many candidates are there at a time, whatever the size of the round. A checkpoint tells how many parts are over:
+# with another number here, the release that reads it would take other rows for those.
 _CANDIDATES_AT_ONCE = 65_536
 # From round to round the loss in the region has to shrink by this share, or the round was idle.
 _SHRINK_AT_LEAST = 0.01
@@ -91,7 +92,6 @@ class Guided:
             synthetic, told = self._make(region, wanted, generator, context)
             facts |= told
             extra = len(context.split) + np.arange(len(synthetic))
-        context.choice.forget()
         facts["extra_rows"] = float(len(extra))
         # Where the quality filter refused points, real rows fill the round: the budget stays what it is.
         rows = np.concatenate([self.real_rows.take(size - len(extra), context), extra])
