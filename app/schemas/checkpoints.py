@@ -9,7 +9,7 @@ from app.schemas.base import Page, ResponseModel
 
 class CheckpointRead(ResponseModel):
     step: int = Field(
-        description="Optimiser steps of the whole job so far, and one for each checkpoint before which none was taken."
+        description="Optimiser steps of the whole job so far, or one more than the last checkpoint's: it always rises."
     )
     arm: str | None = Field(
         description="What was being trained: `teacher_tuning`, `student`, `baseline.kd`, ...; null between two, and "

@@ -96,7 +96,8 @@ class Choice:
 
     def begin_part(self, drawn: Points | Splices, by: str) -> None:
         """These are its rows, and who answers them is known as `by`. Where a run goes on both are those of before, but
-        for one that goes on with other bits: what others said, or to others, is nothing to them."""
+        for one that goes on with other bits: what others said, or to others, is nothing to them. Parts that are over
+        stay, as rounds that are over do."""
         digest = hashlib.sha256(by.encode())
         for column in fields(drawn):
             digest.update(getattr(drawn, column.name).tobytes())
