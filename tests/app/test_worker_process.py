@@ -89,9 +89,11 @@ class TestWorkerProcess:
         code = (
             "import pathlib, signal, sys, time\n"
             f"def stop(*_): time.sleep(0.5); pathlib.Path({str(saved)!r}).touch(); sys.exit()\n"
-            f"signal.signal(signal.SIGTERM, stop); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+            f"signal.signal(signal.SIGTERM, stop); pathlib.Path({str(ready)!r}).touch()\n"
+            # Short sleeps: a signal that comes just before a sleep begins is handled when it is over.
+            "while True: time.sleep(0.05)"
         )
-        worker = WorkerProcess((*PYTHON, code), print, shutdown_seconds=10)
+        worker = WorkerProcess((*PYTHON, code), print, shutdown_seconds=60)
         worker.start()
         eventually(ready.exists)
         worker.ask_to_stop()
