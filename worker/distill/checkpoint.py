@@ -201,7 +201,14 @@ def _write_arm(folder: Path, prefix: str, state: ArmState) -> dict[str, Any]:
         return record
     save_arrays(_choice_arrays(state.choice), folder / f"{prefix}{_CHOICE_FILE}")
     parts = 0 if state.choice.chosen is None else state.choice.chosen.parts
-    choice = {"work": state.choice.work, "parts": parts, "asked_sha256": state.choice.asked_sha256}
+    choice = {
+        "by": state.choice.by,
+        "work": state.choice.work,
+        "part_work": state.choice.part_work,
+        "led_by_sha256": state.choice.led_by_sha256,
+        "parts": parts,
+        "drawn_sha256": state.choice.drawn_sha256,
+    }
     return record | {"choice": choice}
 
 
@@ -236,7 +243,17 @@ def _read_choice(file: Path, record: dict[str, Any]) -> ChoiceState:
         kept = _rows_of({name.removeprefix("kept/"): array for name, array in arrays.items()})
         chosen = Chosen(record["parts"], kept, arrays["candidate_losses"], arrays["kept_losses"])
     labelled, scored = (_predictions_of(arrays, name) for name in ("labelled", "scored"))
-    return ChoiceState(record["work"], arrays.get("losses"), chosen, record["asked_sha256"], labelled, scored)
+    return ChoiceState(
+        by=record["by"],
+        work=record["work"],
+        part_work=record["part_work"],
+        losses=arrays.get("losses"),
+        led_by_sha256=record["led_by_sha256"],
+        chosen=chosen,
+        drawn_sha256=record["drawn_sha256"],
+        labelled=labelled,
+        scored=scored,
+    )
 
 
 def _teacher_pass_arrays(state: TeacherPassState) -> dict[str, np.ndarray]:

@@ -82,7 +82,7 @@ class Guidance:
         """What the arm's strategy gets; what the `teacher` says is of the training rows. Of those the arm knows
         `split`, all or the labelled ones, and learns `rows`."""
         keeps_features = teacher is not None and teacher.features is not None
-        choice = Choice()
+        choice = Choice(self.teacher_outputs_sha256, functools.partial(self.progress.redo, arm))
         teacher_answered = functools.partial(self._answered, arm, choice, count_layers(self.teacher.model))
         student_answered = functools.partial(self._answered, arm, choice, count_layers(student.model))
         return StrategyContext(
@@ -101,7 +101,7 @@ class Guidance:
     def _answered(self, arm: str, choice: Choice, layers: int, rows: int) -> None:
         """A model of so many `layers` has said something to `rows`, as a round's `choice` for the arm asked."""
         work = forward_work(layers, rows)
-        choice.work += work
+        choice.spend(work)
         self.progress.advance(arm, work)
 
     def _synthesizer(self, rows: np.ndarray, neighbors: int) -> Synthesizer:
@@ -130,8 +130,9 @@ class Guidance:
     ) -> np.ndarray:
         """(rows,) loss of each of these training rows under the student in evaluation mode, by which the choice is led:
         once for a round, wherever that goes on."""
-        if choice.losses is not None:
-            return choice.losses
+        led_by = choice.losses(rows, repr(objective))
+        if led_by is not None:
+            return led_by
 
         def after_batch(rows: int) -> None:
             answered(rows)
@@ -149,7 +150,8 @@ class Guidance:
                 )
                 for part in parts_by_logits(len(rows), self.classes)
             ]
-            choice.lead(led_by := np.concatenate(losses))
+            led_by = np.concatenate(losses)
+            choice.lead(led_by, rows, repr(objective))
             return led_by
 
     def _label(
@@ -157,7 +159,7 @@ class Guidance:
     ) -> SyntheticRows:
         assert self.vectors is not None, "begin() comes before it"
         with self.watch.on("labelling"):
-            choice.begin_part(drawn, by=self.teacher_outputs_sha256)
+            choice.begin_part(drawn)
             return label_rows(
                 drawn,
                 self.teacher,

@@ -78,9 +78,11 @@ class Progress:
         """The work of `part` that the run has done, in this process or before."""
         return self._done.get(part, 0.0)
 
-    def redo(self, part: str) -> None:
-        """What was done of `part` is lost, and to be done anew."""
-        self._done_before_this_process -= self._done.pop(part, 0.0)
+    def redo(self, part: str, work: float | None = None) -> None:
+        """What an earlier process did of `part`, all or so much of it, is lost, and to be done anew."""
+        lost = self._done.get(part, 0.0) if work is None else work
+        self._done[part] = self._done.get(part, 0.0) - lost
+        self._done_before_this_process -= lost
 
     def report(self, *, force: bool = False) -> None:
         now = time.monotonic()

@@ -136,7 +136,7 @@ class ArmTraining:
         self.best_weights: dict[str, torch.Tensor] = {}
         # Losses stay on the device between log points: reading one makes the processor wait for it.
         self._window_losses: list[torch.Tensor] = []
-        self._saved_at: tuple[int, int, float] | None = None  # the place of the newest checkpoint
+        self._saved_at: tuple[int, int, int] | None = None  # the place of the newest checkpoint
         context.strategy.choice.call_at_safe_points(self._reach_safe_point)
         if resumed is not None:
             self._restore(resumed)
@@ -310,9 +310,9 @@ class ArmTraining:
     def _reach_safe_point(self, *, is_round_end: bool = False) -> None:
         self.context.at_safe_point(self.state, is_round_end=is_round_end, is_saved=self._place() == self._saved_at)
 
-    def _place(self) -> tuple[int, int, float]:
-        """Round, step, and how far the choice of the round's new rows is."""
-        return self.position.round, self.position.step, self.context.strategy.choice.work
+    def _place(self) -> tuple[int, int, int]:
+        """Round, step, and where in the choice of the round's new rows."""
+        return self.position.round, self.position.step, self.context.strategy.choice.changes
 
     def _record(self) -> dict[str, Any]:
         position = self.position

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from worker.distill.choice import Choice, ChoiceState
 from worker.distill.errors import Stopped
 from worker.distill.events import EventLog
 from worker.distill.loop import distil
+from worker.distill.progress import Progress
+from worker.distill.rows import Predictions
+from worker.distill.splicing import Splices
+from worker.distill.synthesis import Points
 
 # With test_runs: what these runs begin with, the map above all, is made once in a process.
 pytestmark = pytest.mark.xdist_group("engine_runs")
@@ -29,6 +34,12 @@ Runner = Callable[[Path], Path]
 # A second kind of rows, and all that is known of them: points, whose teacher's features are learnt from.
 SHIFTED: dict[str, Any] = {"method__lift": "shift", "combine": [METHODS["lelp"]]}
 AT_ONCE: dict[str, Any] = {"method__warmup_epochs": 0.0}
+
+ROWS = np.arange(3)
+LOSSES = np.array([0.5, 0.25, 1.0], np.float32)
+DRAWN = Splices(np.arange(2), np.arange(8).reshape(2, 4))
+DRAWN_NEXT = Splices(np.arange(2), np.arange(8).reshape(2, 4) + 1)
+SAID = Predictions(np.ones((2, 3), np.float32), None)
 
 
 @pytest.fixture
@@ -63,16 +74,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], int]:
-    """Run a folder to its end, stopped after each batch of a choice; returns how often it was."""
+    """Run a folder to its end, stopped after the scoring and after each batch of a choice; returns how often it was."""
 
     def run(folder: Path) -> int:
         told = [False]
-        for said in ("teacher_said", "student_said"):
+        for said in ("lead", "teacher_said", "student_said"):
             told_before = getattr(Choice, said)
 
-            def tell(choice: Choice, so_far: Any, told_before: Any = told_before) -> None:
+            def tell(choice: Choice, *what: Any, told_before: Any = told_before) -> None:
                 told[0] = True
-                told_before(choice, so_far)
+                told_before(choice, *what)
 
             monkeypatch.setattr(Choice, said, tell)
         stops = 0
@@ -92,7 +103,21 @@ def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], int]:
     return run
 
 
-class TestChoice:
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """What each part of a run, as it was over, had come to in the progress."""
+    parts: list[tuple[str, float]] = []
+    complete = Progress.complete
+
+    def told(progress: Progress, part: str) -> None:
+        parts.append((part, progress.done(part)))
+        complete(progress, part)
+
+    monkeypatch.setattr(Progress, "complete", told)
+    return parts
+
+
+class TestRounds:
     @pytest.mark.parametrize("changes", [{}, SHIFTED, AT_ONCE], ids=["spliced", "shifted", "before any step"])
     def test_stopped_after_each_of_its_batches_asks_no_row_twice_and_changes_nothing(
         self,
@@ -112,8 +137,9 @@ class TestChoice:
         asked.clear()
         folder = make("stopped", "sage", **changes)
         stops = run_in_pieces(folder)
-        # Two rounds of two parts, each answered by teacher and student in two batches or more.
-        assert stops == len(undisturbed) >= 2 * 2 * 2 * 2
+        # Two rounds, each led by losses, of two parts, each answered by teacher and student in two batches or more.
+        assert stops == 2 + len(undisturbed)
+        assert len(undisturbed) >= 2 * 2 * 2 * 2
         assert asked == undisturbed
         assert made_by(folder / "artifact") == expected
         assert exactness_of_resumes(folder) == [True] * stops
@@ -140,21 +166,43 @@ class TestChoice:
         assert exactness_of_resumes(folder) == [True]
         assert asked == undisturbed[batch:]
 
-    def test_is_nothing_to_rows_that_were_not_drawn_then(self, make: Callable[..., Path], run_engine: Runner) -> None:
-        """Harm: a run goes on on another machine, where the losses, and so the rows drawn by them, are a little
-        different, and these get the answers to other texts."""
+    @pytest.mark.parametrize(
+        ("differs", "stays"),
+        [
+            pytest.param("drawn_sha256", ["losses"], id="other rows drawn"),
+            pytest.param("led_by_sha256", [], id="other rows scored"),
+            pytest.param("by", [], id="another teacher"),
+        ],
+    )
+    def test_is_dropped_where_it_is_of_something_else(
+        self,
+        differs: str,
+        stays: list[str],
+        make: Callable[..., Path],
+        run_engine: Runner,
+        asked: list[int],
+        works: list[tuple[str, float]],
+    ) -> None:
+        """Harm: a run goes on on another machine, with a teacher that was tuned anew, or under another release, and
+        its rows get the answers to other texts, or another teacher's; or their work is counted twice."""
         expected = made_by(run_engine(make("whole", "sage")))
+        expected_works, undisturbed = list(works), list(asked)
+        for disturbed in (works, asked):
+            disturbed.clear()
         folder = make("killed", "sage", checkpoint_seconds=0.0)
         dies_after(folder, 2)
         for checkpoint in list_checkpoints(folder / "checkpoints"):
             file = checkpoint / "choice.safetensors"
             if file.exists():
                 arrays = load_file(file)
-                save_file({name: array if name == "losses" else -array for name, array in arrays.items()}, file)
+                save_file({name: array if name in stays else -array for name, array in arrays.items()}, file)
                 record = json.loads((checkpoint / "state.json").read_text())
-                record["choice"]["asked_sha256"] = "of others"
+                record["choice"][differs] = "of others"
                 (checkpoint / "state.json").write_text(json.dumps(record))
         assert made_by(run_engine(folder)) == expected
+        assert asked == undisturbed
+        assert [part for part, _ in works] == [part for part, _ in expected_works]
+        np.testing.assert_allclose([work for _, work in works], [work for _, work in expected_works])
 
     def test_goes_on_by_the_losses_that_led_it(
         self, make: Callable[..., Path], run_engine: Runner, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +254,96 @@ class TestChoice:
         assert choice.scored is None
         assert made_by(run_engine(folder)) == expected
         assert exactness_of_resumes(folder) == [True]
+
+
+class TestChoice:
+    def choice(self, by: str = "teacher") -> tuple[Choice, list[float]]:
+        lost: list[float] = []
+        return Choice(by, lost.append), lost
+
+    def part_way(self) -> Choice:
+        """One that has made a part, and asked both models about half of the next."""
+        choice, _ = self.choice()
+        choice.spend(1.0)
+        choice.lead(LOSSES, ROWS, "kd")
+        choice.begin_part(DRAWN)
+        choice.spend(2.0)
+        choice.end_part(DRAWN.taken(np.arange(1)).labelled(SAID.logits[:1]), LOSSES, LOSSES[:1])
+        choice.begin_part(DRAWN_NEXT)
+        choice.spend(4.0)
+        choice.teacher_said(lambda: SAID)
+        choice.spend(8.0)
+        choice.student_said(lambda: SAID)
+        return choice
+
+    def resumed(self, by: str = "teacher") -> tuple[Choice, list[float]]:
+        state = self.part_way().state()
+        assert state is not None
+        choice, lost = self.choice(by)
+        choice.go_on_from(state)
+        return choice, lost
+
+    def test_goes_on_with_all_that_was_said(self) -> None:
+        choice, lost = self.resumed()
+        np.testing.assert_array_equal(choice.losses(ROWS, "kd"), LOSSES)
+        assert choice.parts == 1
+        choice.begin_part(DRAWN_NEXT)
+        assert choice.labelled is choice.scored is SAID
+        assert (choice.work, lost) == (15.0, [])
+
+    @pytest.mark.parametrize(("rows", "of"), [(ROWS[::-1], "kd"), (ROWS, "another")])
+    def test_led_by_other_losses_it_begins_anew(self, rows: np.ndarray, of: str) -> None:
+        choice, lost = self.resumed()
+        assert choice.losses(rows, of) is None
+        assert choice.parts == 0
+        assert choice.labelled is choice.scored is choice.state() is None
+        assert (choice.work, lost) == (0.0, [15.0])
+
+    def test_answered_by_another_teacher_it_begins_anew(self) -> None:
+        choice, lost = self.resumed("another teacher")
+        assert choice.losses(ROWS, "kd") is choice.state() is None
+        # Nothing was counted yet, so nothing is to be given back.
+        assert (choice.work, lost) == (0.0, [])
+
+    def test_of_other_rows_the_part_under_way_alone_begins_anew(self) -> None:
+        choice, lost = self.resumed()
+        choice.begin_part(DRAWN)
+        assert choice.parts == 1
+        assert choice.labelled is choice.scored is None
+        assert (choice.work, lost) == (3.0, [12.0])
+
+    def test_points_a_hair_away_are_those_that_were_drawn(self) -> None:
+        """Harm: another processor multiplies a little otherwise, and all that was asked is asked again."""
+        points = Points(
+            anchors=np.arange(2),
+            sources=np.arange(4, dtype=np.int32).reshape(2, 2),
+            weights=np.full((2, 2), 0.5, np.float32),
+            coordinates=np.ones((2, 2), np.float32),
+            drawn=np.arange(4).reshape(2, 2),
+            distances=np.ones(2, np.float32),
+        )
+        choice, lost = self.choice()
+        choice.begin_part(points)
+        choice.spend(1.0)
+        choice.teacher_said(lambda: SAID)
+        choice.begin_part(replace(points, coordinates=np.nextafter(points.coordinates, np.float32(2))))
+        assert choice.labelled is SAID
+        choice.begin_part(replace(points, sources=points.sources[::-1]))
+        assert choice.labelled is None
+        assert lost == [0.0, 1.0]
+
+    def test_what_is_asked_again_after_a_loss_is_not_where_it_was(self) -> None:
+        """Harm: the place of what was dropped is taken for that of the newest checkpoint, and a stop there saves
+        nothing: the next run drops it again."""
+        choice, _ = self.resumed()
+        places = [choice.changes]
+        choice.begin_part(DRAWN)
+        for say in (choice.teacher_said, choice.student_said):
+            choice.spend(6.0)
+            say(lambda: SAID)
+            places.append(choice.changes)
+        assert choice.work == 15.0
+        assert len(set(places)) == len(places)
 
 
 def made_by(artifact: Path) -> tuple[str, dict[str, Any]]:

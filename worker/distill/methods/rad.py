@@ -32,6 +32,7 @@ class Rad(Method):
         return Part(guide=RobustMargins(self.teacher_error))
 
 
+@dataclass(frozen=True)
 class Gain(Objective):
     """1 - (p_1 - p_2), the student's two greatest probabilities: what is to be gained by a row."""
 
