@@ -1,6 +1,6 @@
 """What POST /jobs refuses because teacher, dataset and job do not fit each other.
 
-And what a release before took: a request that is sent again is answered before this is asked.
+And of the job alone what a release before took: a request that is sent again is answered before this is asked.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,11 @@ from app.schemas.methods.registry import Method
 from app.schemas.methods.taid import Taid
 
 _LABELS_SHOWN = 5
+
+
+def check_alone(job: JobCreate) -> None:
+    """Refuse a job that no teacher and no dataset would fit."""
+    _check_target(job)
 
 
 def check_ready(kind: str, row: Dataset | Teacher) -> None:
@@ -45,7 +50,6 @@ def check_fit(job: JobCreate, teacher: Teacher, dataset: Dataset) -> None:
     _check_length(job, teacher)
     _check_subclasses(job, teacher, dataset)
     _check_gate(job, dataset)
-    _check_target(job)
     _check_rows_without_label(job, dataset)
     if job.teacher_tuning is None:
         _check_labels(teacher, dataset)

@@ -26,7 +26,7 @@ from app.queue import wake
 from app.repositories import datasets, idempotency, jobs, teachers
 from app.repositories.pages import Page
 from app.schemas.job_bodies import JobCreate, is_metadata_key
-from app.services.job_checks import check_fit, check_ready
+from app.services.job_checks import check_alone, check_fit, check_ready
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ def submit(
             earlier = idempotency.find(session, idempotency_key, hours=settings.idempotency_hours)
             if earlier is not None:
                 return _repeated(session, earlier.job_id, earlier.body_sha256, body_sha256, idempotency_key)
+    check_alone(body)
     job_id = new_id("job")
     with write_session(settings) as session:
         teacher = _checked_teacher(session, body)

@@ -95,6 +95,7 @@ class TestRunDistil:
             ({"training": {"epochs": -1}}, "training.epochs is -1"),
             ({"method": {"type": "sagee"}}, 'method.type is "sagee"'),
             ({"method": {"type": "sage", "warmup_epochs": 9}}, "warmup_epochs"),
+            ({"method": {"type": "taid", "lambda_start": 0, "lambda_end": 0}}, "method.lambda_end is 0"),
         ],
     )
     def test_sends_nothing_for_a_job_that_would_be_refused(
