@@ -20,7 +20,16 @@ from app.client.api import Api, ClientError, Json, NoAnswer, NotFound, Refused, 
 from app.client.arguments import DatasetArgument, TeacherArgument
 from app.client.download import PlaceTaken
 from app.client.jobs import NoStudent, fetch_student, follow, upload_teacher
-from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step, warn
+from app.client.screen import (
+    describe_dataset,
+    describe_leads,
+    describe_teacher,
+    done,
+    make_console,
+    results_table,
+    step,
+    warn,
+)
 from app.client.server import connect
 from app.domain.ids import new_id
 from app.settings import get_settings
@@ -184,6 +193,8 @@ def _bring(errand: Errand, job: Json, teacher: Json | None, title: str) -> None:
     console.print()
     layers = {"teacher": teacher and teacher["layers"], "student": job["student"]["layers"]}
     console.print(results_table(job["result"], layers=layers, main_method=job["method"]["type"]))
+    for sentence in describe_leads(job["result"]):
+        console.print(sentence, soft_wrap=True)
     console.print(f"\nThe student     {output}", soft_wrap=True)
     console.print(f"In Python       transformers.pipeline('text-classification', {str(output)!r})", soft_wrap=True)
 

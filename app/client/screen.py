@@ -167,6 +167,25 @@ def results_table(result: Json, *, layers: dict[str, int | None], main_method: s
     return table
 
 
+def describe_leads(result: Json) -> list[str]:
+    """Of each model beside the student, by how much the student's accuracy is above its; none of a job whose engine did
+    not measure that yet."""
+    sentences = []
+    for name, lead in result["student"].get("ahead_of", {}).items():
+        sentence = (
+            f"Student less {'teacher' if name == 'teacher' else _title(name)}: {_points(lead['accuracy'])} points of "
+            f"accuracy (95 % interval {_points(lead['low'])} to {_points(lead['high'])})"
+        )
+        if lead["low"] <= 0 <= lead["high"]:
+            sentence += ", which may be chance"
+        sentences.append(sentence)
+    return sentences
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
+
+
 def _sized(model: str, layers: dict[str, int | None]) -> str:
     return model if layers[model] is None else f"{model}, {layers[model]} layers"
 

@@ -14,7 +14,15 @@ from rich.text import Text
 from app import seeds
 from app.client.api import Api, ClientError, Json
 from app.client.jobs import fetch_student, follow, upload_teacher
-from app.client.screen import describe_dataset, describe_teacher, done, make_console, results_table, step
+from app.client.screen import (
+    describe_dataset,
+    describe_leads,
+    describe_teacher,
+    done,
+    make_console,
+    results_table,
+    step,
+)
 from app.client.server import StartedServer, find_or_start
 from app.demo.classify import classify
 from app.demo.materials import Materials, shipped
@@ -77,6 +85,8 @@ def tell(console: Console, api: Api, materials: Materials, output: Path) -> Json
     console.print()
     layers = {"teacher": teacher["layers"], "student": body["student"]["layers"]}
     console.print(results_table(job["result"], layers=layers, main_method=method))
+    for sentence in describe_leads(job["result"]):
+        console.print(sentence, soft_wrap=True)
     console.print(f"\nThe student       {folder / 'student'}", soft_wrap=True)
     console.print(f"Swagger UI        {api.address}/docs", soft_wrap=True)
     console.print(f"This job          {api.address}/jobs/{job['id']}", soft_wrap=True)

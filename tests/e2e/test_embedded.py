@@ -58,6 +58,7 @@ class TestPostToDownload:
         assert result["teacher"]["test"]["accuracy"] > 0.6  # chance: 0.25
         assert result["student"]["test"]["accuracy"] > 0.6
         assert set(result["baselines"]) == {"fine_tune"}
+        assert set(result["student"]["ahead_of"]) == {"teacher", "fine_tune"}
         assert result["student"]["parameters"] < result["teacher"]["parameters"]
 
     def test_job_tells_what_happened(self, embedded: Embedded, finished: Json) -> None:

@@ -266,13 +266,16 @@ class Run:
             arm: measurer.measure_student(student, weights, teacher)
             for arm, weights in self.checkpoints.finished_weights.items()
         }
-        teacher["latency_ms"], of_students = measurer.measure_latencies(self.teacher, student)
-        for summary in measured.values():
-            summary["latency_ms"] = dict(of_students)  # they are of one shape, and no time goes by the weights
+        of_teacher, of_students = measurer.measure_latencies(self.teacher, student)
+        teacher.summary["latency_ms"] = of_teacher
+        for model in measured.values():
+            model.summary["latency_ms"] = dict(of_students)  # they are of one shape, and no time goes by the weights
+        baselines = {method.type: measured[baseline(method.type)] for method in self.job.baselines}
+        ahead_of = measured[STUDENT].ahead_of({"teacher": teacher} | baselines)
         return {
-            "teacher": teacher,
-            "student": measured[STUDENT],
-            "baselines": {method.type: measured[baseline(method.type)] for method in self.job.baselines},
+            "teacher": teacher.summary,
+            "student": measured[STUDENT].summary | {"ahead_of": ahead_of},
+            "baselines": {name: model.summary for name, model in baselines.items()},
             "labels": self.dataset.labels,
             "hardware": hardware(self.compute),
             "threads": self.compute.threads,

@@ -1,6 +1,7 @@
 """What a run is worth: every model that it made, and the teacher, measured alike."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,24 @@ import torch
 
 from worker.distill.data import Dataset
 from worker.distill.errors import NanLoss
-from worker.distill.evaluate import agreement, measure_latencies, measure_quality
+from worker.distill.evaluate import agreement, measure_latencies, measure_lead, measure_quality
 from worker.distill.network import Network
 from worker.distill.networks import put_weights
 from worker.distill.predict import predict_logits, rows_not_finite
 
 HELD_OUT_SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model of a run."""
+
+    summary: dict[str, Any]  # as the job's result has it
+    is_right: np.ndarray  # (rows,) bool, of the rows that are reported
+
+    def ahead_of(self, others: Mapping[str, "Measured"]) -> dict[str, dict[str, float]]:
+        """By how much it is above each of the others, by their names."""
+        return {name: measure_lead(self.is_right, other.is_right).as_dict() for name, other in others.items()}
 
 
 class Measurer:
@@ -36,15 +49,13 @@ class Measurer:
         self.max_length = max_length
         self.check_stop = check_stop
         self.splits = [name for name in HELD_OUT_SPLITS if name in dataset.splits]
-        # Retention, agreement and latency are taken on the test split, or on validation where there is none.
+        # Retention, agreement, leads and latency are taken on the test split, or on validation where there is none.
         self.reported = self.splits[-1]
 
-    def measure_teacher(self, teacher: Network) -> dict[str, Any]:
-        return self._summary(teacher.model, self.teacher_logits, whole_accuracy=None)
+    def measure_teacher(self, teacher: Network) -> Measured:
+        return self._measured(teacher.model, self.teacher_logits, whole_accuracy=None)
 
-    def measure_student(
-        self, student: Network, weights: dict[str, torch.Tensor], teacher: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def measure_student(self, student: Network, weights: dict[str, torch.Tensor], teacher: Measured) -> Measured:
         """`student` with its arm's best `weights`; `teacher` is what `measure_teacher` gave."""
         put_weights(student, weights)
         logits = {}
@@ -56,7 +67,7 @@ class Measurer:
                     f"the trained student answers some {name} rows with logits that are not finite numbers: lower the "
                     "learning rate (a tenth is a good next try), or set training.precision to fp32."
                 )
-        return self._summary(student.model, logits, whole_accuracy=teacher[self.reported]["accuracy"])
+        return self._measured(student.model, logits, whole_accuracy=float(teacher.is_right.mean()))
 
     def measure_latencies(self, *networks: Network) -> list[dict[str, float]]:
         """Of each, in turns."""
@@ -64,15 +75,15 @@ class Measurer:
         examples = self.dataset.examples[self.reported]
         return measure_latencies(models, self.tokenizer, examples, self.max_length, self.check_stop)
 
-    def _summary(
+    def _measured(
         self, model: torch.nn.Module, logits: Mapping[str, np.ndarray], *, whole_accuracy: float | None
-    ) -> dict[str, Any]:
+    ) -> Measured:
         quality: dict[str, dict[str, float]] = {
             name: measure_quality(logits[name], self.dataset.splits[name].labels).as_dict() for name in self.splits
         }
         accuracy = quality[self.reported]["accuracy"]
         whole = accuracy if whole_accuracy is None else whole_accuracy
-        return {
+        summary = {
             "validation": quality["validation"],
             "test": quality.get("test"),
             "retention": accuracy / whole if whole else None,
@@ -80,3 +91,5 @@ class Measurer:
             "parameters": sum(p.numel() for p in model.parameters()),
             "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         }
+        is_right = logits[self.reported].argmax(1) == self.dataset.splits[self.reported].labels
+        return Measured(summary, is_right)

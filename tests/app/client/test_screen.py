@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.client.screen import JobView, results_table, step, warn
+from app.client.screen import JobView, describe_leads, results_table, step, warn
 
 Json = dict[str, Any]
 
@@ -126,6 +126,22 @@ class TestResultsTable:
         ]
         assert any("teacher, 6 layers" in line and "97.00%" in line for line in lines)
         assert any("fine-tuned alone" in line and "95.00%" in line for line in lines)
+
+    def test_tells_which_differences_the_rows_do_not_prove(self) -> None:
+        """Harm: a student is taken for better than another by six of six hundred sentences."""
+        ahead_of = {
+            "teacher": {"accuracy": -0.02, "low": -0.031, "high": -0.008},
+            "fine_tune": {"accuracy": 0.01, "low": -0.006, "high": 0.0261},
+        }
+        assert describe_leads({"student": {"ahead_of": ahead_of}}) == [
+            "Student less teacher: -2.00 points of accuracy (95 % interval -3.10 to -0.80)",
+            "Student less fine-tuned alone: +1.00 points of accuracy (95 % interval -0.60 to +2.61), which may be "
+            "chance",
+        ]
+
+    def test_tells_nothing_of_what_was_not_measured(self) -> None:
+        """Harm: a job of an older engine cannot be shown."""
+        assert describe_leads({"student": self.numbers(0.9)}) == []
 
     def test_falls_back_to_the_validation_split(self, console: Console) -> None:
         numbers = {**self.numbers(0.97), "test": None}

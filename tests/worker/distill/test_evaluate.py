@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from worker.distill.evaluate import measure_latencies, measure_quality
+from worker.distill.evaluate import measure_latencies, measure_lead, measure_quality
 
 
 def logits_of(probabilities: list[list[float]]) -> np.ndarray:
@@ -71,6 +71,35 @@ class TestLatencies:
         began: list[float] = []
         latencies(*[Answering(clock, 1.0)] * 2, texts=10, check_stop=lambda: began.append(clock.now))
         assert began == pytest.approx([0, 15, 30, 45])
+
+
+class TestLead:
+    def test_by_hand(self) -> None:
+        """Of 100 rows the one alone gets 10 right, the other alone 4."""
+        is_right, other = np.zeros(100, bool), np.zeros(100, bool)
+        is_right[:60] = other[10:64] = True
+        lead = measure_lead(is_right, other)
+        assert lead.accuracy == pytest.approx(0.06)
+        half = 1.96 * np.sqrt(10.5 + 4.5 - 6**2 / 102) / 102
+        assert (lead.low, lead.high) == (pytest.approx(6 / 102 - half), pytest.approx(6 / 102 + half))
+
+    def test_of_two_that_answer_alike_is_not_certain(self) -> None:
+        """Harm: two models that are alike on twenty rows are said to be alike on all."""
+        lead = measure_lead(np.ones(20, bool), np.ones(20, bool))
+        assert lead.accuracy == 0
+        assert lead.low == -lead.high < -0.05
+
+    def test_stays_within_what_there_is(self) -> None:
+        lead = measure_lead(np.ones(3, bool), np.zeros(3, bool))
+        assert (lead.accuracy, lead.high) == (1, 1)
+        assert 0 < lead.low < 1
+
+    def test_holds_the_truth_nineteen_times_of_twenty(self) -> None:
+        """On 200 rows of which the one alone gets 8 % right, the other alone 5 %."""
+        draws = np.random.default_rng(0).random((2_000, 200))
+        leads = [measure_lead(row < 0.08, (row > 0.5) & (row < 0.55)) for row in draws]
+        held = np.mean([lead.low <= 0.03 <= lead.high for lead in leads])
+        assert 0.94 <= held <= 0.97
 
 
 class TestQuality:

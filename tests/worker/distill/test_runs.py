@@ -328,6 +328,18 @@ class TestArtifact:
             exec(block.replace('"a text"', repr("the cat " * 50)), names)
         assert names["label"] in LABELS
 
+    def test_the_card_says_how_far_the_student_is_from_each_model(self, tmp_path: Path, run_engine: Runner) -> None:
+        artifact = run_engine(make_run(tmp_path / "run", "kd", baselines=[METHODS["fine_tune"]]))
+        ahead_of = json.loads((artifact / "metrics.json").read_text())["student"]["ahead_of"]
+        lines = [line for line in (artifact / "README.md").read_text().splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+        heading, _, teacher, student, baseline = ([cell.strip() for cell in line.split("|")] for line in lines)
+        column = heading.index("student less it")
+        assert student[column] == ""
+        for name, row in (("teacher", teacher), ("fine_tune", baseline)):
+            assert name in row[1]
+            assert row[column].startswith(f"{ahead_of[name]['accuracy']:+.4f} (")
+
     def test_pairs_of_texts_are_distilled_too(self, tmp_path: Path, run_engine: Runner) -> None:
         artifact = run_engine(make_run(tmp_path / "run", "sage", has_pairs=True))
         tokenizer = AutoTokenizer.from_pretrained(artifact)
