@@ -53,6 +53,7 @@ class EngineProcess:
         # Why we killed it; empty where somebody else did, or nobody.
         self._kill_reason = ""
         self._kill_at = float("inf")
+        self._is_told = False  # to stop
         self._lock = threading.Lock()
         # From then on its number may be another's.
         self._is_reaped = False
@@ -99,10 +100,12 @@ class EngineProcess:
         return self._ended.wait(seconds)
 
     def stop(self, grace_seconds: float) -> None:
-        """Ask it to write a checkpoint and exit; its group is killed when the grace is over. Returns at once."""
+        """Ask it to write a checkpoint and exit; its group is killed when the grace is over. Asked again, it can only
+        have less time. Returns at once."""
         self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         with self._lock:
-            if not self._is_reaped:
+            if not self._is_reaped and not self._is_told:
+                self._is_told = True
                 # The engine alone: it needs its helpers until its checkpoint is written.
                 os.kill(self.pid, signal.SIGTERM)
 

@@ -26,9 +26,16 @@ class Run:
         self.folder = folder
         self.job = json.loads((folder / "job.json").read_text())
         self.events = EventLog(folder / "events.jsonl")
-        self.is_stopped = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: self.is_stopped.set())
+        self.is_stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
         threading.Thread(target=self._die_with_parent, daemon=True).start()
+
+    def _stop(self, *_: object) -> None:
+        self.is_stopped = True
+
+    def wait_until_stopped(self) -> None:
+        while not self.is_stopped:
+            time.sleep(0.02)
 
     def _die_with_parent(self) -> None:
         os.read(0, 1)
@@ -88,7 +95,7 @@ def student(run: Run) -> int:
 
 def endless(run: Run) -> int:
     run.begin()
-    run.is_stopped.wait()
+    run.wait_until_stopped()
     run.checkpoint(STEP)
     return 75
 
@@ -154,7 +161,7 @@ def stopped(run: Run) -> int:
     """Stopped by somebody who is not its worker, before it got anywhere."""
     run.begin()
     os.kill(os.getpid(), signal.SIGTERM)
-    run.is_stopped.wait()
+    run.wait_until_stopped()
     return 75
 
 
@@ -179,9 +186,9 @@ def greedy(run: Run) -> int:
 
 
 def pausing_student(run: Run) -> int:
-    """A student that takes two seconds and checkpoints all the while, as fast as the disk lets it."""
+    """A student that takes five seconds and checkpoints all the while, as fast as the disk lets it."""
     run.begin()
-    for step in range(1, 21):
+    for step in range(1, 51):
         run.checkpoint(step)
         run.events.metric("train/loss", step, 1.0)
         time.sleep(0.1)

@@ -215,6 +215,26 @@ class TestStop:
         assert (tmp_path / "checkpoint").exists()
         assert process.outcome(None).end is EngineEnd.STOPPED
 
+    def test_engine_is_told_once_and_may_be_given_less_time(self, start: Start, tmp_path: Path) -> None:
+        """Harm: the second signal interrupts what the engine does about the first."""
+        process = start(
+            """
+            import signal, time, pathlib
+            signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+            pathlib.Path("ready").touch()
+            while True:
+                time.sleep(0.05)
+            """
+        )
+        log = tmp_path / "engine.log"
+        wait_for((tmp_path / "ready").exists)
+        process.stop(grace_seconds=60)
+        wait_for(lambda: "told" in log.read_text())
+        process.stop(grace_seconds=0.5)
+        assert process.wait(30)
+        assert log.read_text().split() == ["told"]
+        assert process.outcome(None).end is EngineEnd.KILLED
+
     def test_engine_that_does_not_listen_is_killed_after_the_grace(self, start: Start, tmp_path: Path) -> None:
         process = start(
             """

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
 
@@ -45,8 +44,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.distill", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="folder with job.json")
     folder: Path = parser.parse_args().run_dir
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # No threading.Event: a second signal that comes while its set() holds its lock would wait for the first, for ever.
+    told_to_stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told_to_stop.append(number))
     if os.environ.get(PARENT_PIPE) == "1":
         die_with_parent()
     # A step enters hundreds of short parallel regions. Threads that sleep between them cost a quarter of it; threads
@@ -74,7 +74,7 @@ def main() -> int:
 
         gc.freeze()
         gc.enable()
-        distil(folder, events, stop.is_set)
+        distil(folder, events, lambda: bool(told_to_stop))
     except Stopped:
         return exit_codes.STOPPED
     except Exception as error:

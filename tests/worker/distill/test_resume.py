@@ -1,6 +1,8 @@
 """A run killed at any moment and resumed ends with the same bits as one never killed."""
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -364,6 +366,21 @@ class TestStop:
         assert checkpoint.name == "00000010"
         assert content_of(run_engine(folder)) == expected
         assert exactness_of_resumes(folder) == [True]
+
+    def test_sigterms_one_after_the_other_are_one(self, make_killed: Callable[..., Path]) -> None:
+        """Harm: a signal that comes while another is handled waits for it, in the same thread, until the engine is
+        killed for it and what it should have saved is lost."""
+        folder = make_killed("kd", training__epochs=200.0)
+        engine = fork_engine(folder)
+        while not (folder / "events.jsonl").exists():
+            assert engine.is_alive()
+        assert engine.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            for _ in range(2_000):
+                os.kill(engine.pid, signal.SIGTERM)
+        engine.join(60)
+        engine.kill()  # where it is stuck, it listens to nothing else
+        assert engine.exitcode == exit_codes.STOPPED
 
     @pytest.mark.parametrize(
         ("kind", "changes", "validation"),
