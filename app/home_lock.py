@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 LOCK_FILE = "up.lock"
 
@@ -32,15 +34,26 @@ def home_lock(home: Path) -> Iterator[HomeLock]:
     """Hold the home while the block lasts. Raises HomeTaken where another process does."""
     path = home / LOCK_FILE
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HomeTaken(running_address(home)) from error
+        if not _lock_soon(file):
+            raise HomeTaken(running_address(home))
         path.write_text("")  # what one that was killed left there
         try:
             yield HomeLock(path)
         finally:
             path.write_text("")
+
+
+def _lock_soon(file: IO[str]) -> bool:
+    """Lock it for this process alone; False where it is held."""
+    # Those below hold it too, for as long as it takes to ask.
+    for pause_seconds in [*[0.01] * 30, 0.0]:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause_seconds)
+        else:
+            return True
+    return False
 
 
 def is_held(home: Path) -> bool:
