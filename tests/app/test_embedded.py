@@ -35,7 +35,7 @@ def serving(settings: Settings) -> Iterator[tuple[ApiThread, int]]:
     with contextlib.closing(bind("127.0.0.1", 0)) as listener:
         api = ApiThread(settings, listener)
         api.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not api.is_serving and time.monotonic() < deadline:
             time.sleep(0.01)
         yield api, listener.getsockname()[1]
@@ -135,7 +135,11 @@ class TestUp:
 def worker_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A program in the worker's place, which writes its process id into the file that this gives."""
     pid = tmp_path / "worker.pid"
-    code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    aside = pid.with_suffix(".aside")
+    code = (
+        f"import os, pathlib, time; pathlib.Path({str(aside)!r}).write_text(str(os.getpid())); "
+        f"os.rename({str(aside)!r}, {str(pid)!r}); time.sleep(600)"
+    )
     monkeypatch.setattr(embedded, "WORKER_COMMAND", (sys.executable, "-c", code))
     return pid
 
@@ -226,10 +230,10 @@ class TestApiThread:
         head += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         with (
             serving(change_settings(shutdown_seconds=600)) as (api, port),
-            socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
         ):
             connection.sendall(head)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not is_in_flight(port) and time.monotonic() < deadline:
                 time.sleep(0.01)
             api.ask_to_stop()

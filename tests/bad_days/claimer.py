@@ -8,7 +8,7 @@ import sys
 
 from sqlalchemy import text
 
-from app.db.session import write_session
+from app.db.session import wait_without_limits, write_session
 from app.repositories import leases
 
 
@@ -16,6 +16,7 @@ def main() -> None:
     name, lock = sys.argv[1], int(sys.argv[2])
     print("ready", flush=True)
     with write_session() as session:
+        wait_without_limits(session.connection())
         session.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": lock})
     while True:
         with write_session() as session:

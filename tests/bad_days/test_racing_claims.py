@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from app.db.models import Attempt, Job
-from app.db.session import read_session
+from app.db.session import read_session, wait_without_limits
 from tests.bad_days.conftest import wait_until
 from tests.fixtures.factories import add_job
 
@@ -41,6 +41,7 @@ class TestProcesses:
                 for number in range(PROCESSES)
             ]
             with read_session() as session:
+                wait_without_limits(session.connection())
                 session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
                 for claimer in claimers:
                     assert claimer.stdout is not None

@@ -15,7 +15,7 @@ def run_quick(module: str, page: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=280,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return page.read_text()

@@ -40,7 +40,7 @@ class Bench:
 
     def measure(self, plan: Plan, dataset: Dataset, setting: Setting) -> Plan:  # noqa: ARG002
         assert self.under_way.acquire(blocking=False), "more are under way than may be"
-        self.together.wait(10)  # raises where fewer are
+        self.together.wait(60)  # raises where fewer are
         self.done.append(plan)
         self.under_way.release()
         return plan

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 START_SECONDS = 60.0
-JOB_SECONDS = 150.0
+JOB_SECONDS = 250.0
 
 # Short leases, so that a test of a killed worker need not wait for half a minute.
 QUICK = {

@@ -13,7 +13,7 @@ from tests.e2e import student, tiny
 from tests.e2e.system import Embedded
 
 # The system that they talk to serves the tests of this group.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded"), pytest.mark.timeout(900)]
 
 STILLHOUSE = [sys.executable, "-P", "-m", "app.cli"]
 

@@ -15,7 +15,7 @@ from tests.e2e import student, tiny
 from tests.e2e.system import Embedded, Json, Up, engines_of, environment, wait_for
 
 # One running system serves them and those of test_methods, so they stay in one process.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +74,12 @@ class TestKilledWorker:
     def test_engine_dies_and_the_job_ends_with_the_same_student(self, embedded: Embedded, finished: Json) -> None:
         client, up = embedded.client, embedded.up
         job_id = client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
-        wait_for(lambda: client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
+        wait_for(lambda: client.events(job_id, "checkpoint"), 150.0, "checkpoint", process=up)
         worker = up.worker()
         engines = engines_of(worker)
         assert len(engines) == 1
         worker.kill()
-        assert psutil.wait_procs(engines, timeout=10.0)[1] == []
+        assert psutil.wait_procs(engines, timeout=30.0)[1] == []
 
         job = client.wait_until_succeeded(job_id, process=up)
         assert job["attempt"] == 2
@@ -92,11 +92,11 @@ class TestCtrlC:
     def test_stops_everything_and_the_next_start_finishes_the_job(self, embedded: Embedded, finished: Json) -> None:
         up = embedded.up
         job_id = embedded.client.post_job(teacher=embedded.teacher, dataset=embedded.dataset)["id"]
-        wait_for(lambda: embedded.client.events(job_id, "checkpoint"), 60.0, "checkpoint", process=up)
+        wait_for(lambda: embedded.client.events(job_id, "checkpoint"), 150.0, "checkpoint", process=up)
         everything = up.descendants()
         assert engines_of(up.worker())
         assert up.stop(signal.SIGINT, seconds=30.0) == 0
-        assert psutil.wait_procs(everything, timeout=10.0)[1] == []
+        assert psutil.wait_procs(everything, timeout=30.0)[1] == []
 
         embedded.start_again()
         job = embedded.client.wait_until_succeeded(job_id, process=embedded.up)

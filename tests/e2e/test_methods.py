@@ -14,7 +14,7 @@ from tests.e2e.system import Embedded
 from tests.e2e.tiny import JOB
 
 # With test_embedded, whose running system serves them too.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded"), pytest.mark.timeout(900)]
 
 SAMPLE = [
     ("taid",),

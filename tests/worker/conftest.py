@@ -74,7 +74,7 @@ class Bench:
 
     def __init__(self, teacher_folder: Path) -> None:
         self.teacher_folder = teacher_folder
-        self.shutdown = Shutdown(seconds=5.0)
+        self.shutdown = Shutdown(seconds=60.0)
         self._started: list[tuple[threading.Thread, Shutdown]] = []
 
     @property

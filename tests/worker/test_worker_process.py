@@ -129,7 +129,7 @@ class TestEnding:
     ) -> None:
         """Harm: a worker leaves without a word because the store is slow, the job waits until its lease has run out,
         and the attempt counts as lost."""
-        change_settings(shutdown_seconds=4)
+        change_settings(shutdown_seconds=8)
         job_id = local_bench.add_job()
         worker = start_worker(STALLED_WORKER, STALLED_KEYS="/checkpoints/", STALLED_PART="endless")
         worker.wait_until_ready()
@@ -169,7 +169,7 @@ class TestEnding:
         self, local_bench: Bench, start_worker: StartWorker, change_settings: ChangeSettings
     ) -> None:
         """Harm: as above, of a job whose teacher is being fetched, or whose student is being stored."""
-        change_settings(shutdown_seconds=4)
+        change_settings(shutdown_seconds=8)
         job_id = local_bench.add_job()
         worker = start_worker(STALLED_WORKER, STALLED_KEYS="teachers/", STALLED_PART="student")
         worker.wait_until_ready()

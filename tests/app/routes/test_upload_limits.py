@@ -214,7 +214,7 @@ class TestTransfer:
                 b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 4_000_000
             )
             # The rest never comes: the API has noted where leftovers would be, and waits in the middle of the body.
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not (is_begun() and open_sessions() == 0):
                 assert time.monotonic() < deadline, "it holds a session"
                 time.sleep(0.02)
@@ -255,7 +255,7 @@ class TestBrokenConnection:
                 b"POST /datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
                 b"Content-Length: 11900000\r\n\r\n" + HEAD + b"x" * 9_000_000
             )
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             # Until the first part has left for the store: that is the state in which something could remain.
             while not unfinished() and time.monotonic() < deadline:
                 time.sleep(0.02)
