@@ -1,6 +1,6 @@
 """What POST /jobs refuses because teacher, dataset and job do not fit each other.
 
-And of the job alone what a release before took: a request that is sent again is answered before this is asked.
+And what is wrong with the job alone that a release before took: sent again, the request has to find the job it made.
 """
 
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class Chosen:
 class ChoiceState:
     """How far a choice is."""
 
-    by: str  # who answers it, by hash: which teacher, in what precision
+    by: str  # who answers it, by the hash of its outputs: which teacher, in what precision, computed on what
     work: float  # that it has cost, in the progress's unit
     part_work: float  # and of that the part under way
     losses: np.ndarray | None  # (scored rows,) float32, by which it is led, once they are known and if any are
@@ -54,16 +54,16 @@ class ChoiceState:
 class Choice:
     """The one of the round under way; it may be saved between two batches of what is asked for it.
 
-    Where a run goes on as it was, what it goes on with here is what it asks for again. Where it does not (another
-    processor, a teacher that was tuned anew, another release), what was said to other rows, or by another, is dropped,
-    and the work of it told to `lose`: of the whole choice, or of the part under way.
+    A run that goes on as it was asks for the same again, and finds it here. One that does not (another processor, a
+    teacher that was tuned anew, another release) has dropped what is of something else: all of a choice that another
+    answered or that other losses led, of other rows drawn the part under way. Work that was counted is told to `lose`.
     """
 
     def __init__(self, by: str = "", lose: Callable[[float], None] = lambda _: None) -> None:
         self._by = by
         self._lose = lose
         self._at_safe_point: Callable[[], None] = lambda: None
-        self.changes = 0  # never less: what was dropped and asked again is not where it was
+        self.changes = 0  # only rises, so that what was dropped and asked again is not taken for what was saved before
         self.forget()
 
     def forget(self) -> None:
@@ -116,7 +116,8 @@ class Choice:
         self._part_work += work
 
     def losses(self, rows: np.ndarray, of: str) -> np.ndarray | None:
-        """(rows,) float32 the losses `of` that kind of these rows, if it is led by them already."""
+        """(rows,) float32 the losses `of` that kind of these rows, if it is led by them already; led by others it is
+        forgotten."""
         if self._losses is None:
             return None
         if self._led_by_sha256 == _sha256(of, rows):
@@ -139,7 +140,8 @@ class Choice:
 
     def begin_part(self, drawn: Points | Splices) -> None:
         """These are its rows. Parts that are over stay, as rounds that are over do."""
-        # By which real rows each is made of: what is computed from those may differ in the last bit elsewhere.
+        # By which real rows, and which of their words, each is made of: the weights that are computed from those may
+        # differ in the last bit elsewhere.
         columns = (getattr(drawn, column.name) for column in fields(drawn))
         drawn_sha256 = _sha256("", *(column for column in columns if column.dtype.kind == "i"))
         if drawn_sha256 != self._drawn_sha256:

@@ -49,7 +49,8 @@ class Guidance:
     # (rows, width) pooled, once begun; no rows where nothing reads them.
     vectors: np.ndarray | None = field(default=None, init=False)
     teacher_error: float = field(default=math.nan, init=False)  # on the validation rows, once it has answered them
-    # Of its answers to the real rows, once they are there: by these it is known which teacher it is, in what precision.
+    # Of its answers to the real rows, once they are there: by these it is known which teacher it is, in what precision
+    # and on what hardware.
     teacher_outputs_sha256: str = field(default="", init=False)
     _synthesizers: dict[tuple[int, bytes], Synthesizer] = field(default_factory=dict, init=False)
 

@@ -41,7 +41,8 @@ class StrategyContext:
     split: Split
     rows: np.ndarray  # those of the split that the arm learns from, ascending
     synthesizer: Callable[[int], Synthesizer]  # by number of neighbours; fits the projection when first asked
-    # (rows,) loss of these rows under the student as it is now, by an objective that looks at each row by itself.
+    # (rows,) loss of these rows under the student as it is now, by an objective that looks at each row by itself; a
+    # checkpoint knows it by its repr, which therefore says all that it computes by, and no address.
     score: Callable[[Objective, np.ndarray], np.ndarray]
     teacher_error: float  # share of the validation rows on which the teacher is wrong
     label: Callable[[Points | Splices], SyntheticRows]  # with the teacher's logits; drops what is not finite
