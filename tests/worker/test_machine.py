@@ -73,7 +73,10 @@ class TestCountOomKills:
 @pytest.fixture
 def process(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, Path]]:
     """A real process, and the folder of what the kernel says of it."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    code = "print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # before that it has hardly any memory
         folder = kernel / "processes" / str(child.pid)
         folder.mkdir(parents=True)
         monkeypatch.setattr(machine, "_PROCESSES", kernel / "processes")
